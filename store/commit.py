@@ -1,0 +1,99 @@
+"""How bytes become part of a store: whole or not at all, and only where nothing was before.
+
+`put_if_absent` is the one seam that another kind of storage would have to fill.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import StorageError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+_MENDS = {
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some of the quota and run the same command again",
+    errno.EROFS: "the file system is read-only; choose another --store",
+    errno.EACCES: "not allowed to write there; choose another --store",
+    errno.EPERM: "not permitted there (a store needs hard links); choose another --store",
+    errno.ENOTSUP: "this file system has no hard links, which a store needs; choose another --store",
+}
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into a StorageError of one line that names the path and the mend."""
+    try:
+        yield
+    except OSError as error:
+        mend = _MENDS.get(error.errno or 0, "run the same command again; whole shards are kept")
+        raise StorageError(f"{error.filename or path}: {error.strerror or error}; {mend}") from error
+
+
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """Open a new file in the folder of `path`; it is removed at the end, whatever happens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    try:
+        with temporary.open("xb") as file:
+            yield file, temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def link_if_absent(temporary: Path, path: Path) -> bool:
+    """Give a finished, fsynced file its name; False, and nothing changed, where the name is taken."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    _fsync_folder(path.parent)
+    return True
+
+
+def put_if_absent(path: Path, data: bytes) -> bool:
+    """Store `data` at `path`, durable when this returns, unless something is there already.
+
+    Returns:
+        True if these bytes were put, False if the path was taken (and was left as it is).
+
+    Raises:
+        StorageError: the disk failed.
+    """
+    with storage_errors(path), temporary_beside(path) as (file, temporary):
+        _write_durably(file, data)
+        return link_if_absent(temporary, path)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Store `data` at `path` in one step, over whatever is there: for what can be derived again.
+
+    Raises:
+        StorageError: the disk failed.
+    """
+    with storage_errors(path), temporary_beside(path) as (file, temporary):
+        _write_durably(file, data)
+        temporary.replace(path)
+        _fsync_folder(path.parent)
+
+
+def _write_durably(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

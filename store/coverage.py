@@ -1,0 +1,143 @@
+"""What became of every video of one model: the receipts' facts as columns.
+
+The truth is the receipts. `finalise` copies them into Zarr arrays under `index/`; a reader takes those, and
+opens only the receipts of shards that the arrays do not know yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import StoreError
+from .derived import read_arrays, write_arrays
+from .receipts import FAILED, OK, Receipt, list_receipts, read_receipts
+from .schema import FeatureSpec
+
+# One chunk of an index array is this many rows, whatever the store's size, so that chunks never move.
+INDEX_CHUNK_ROWS = 8192
+
+_COLUMNS: dict[str, tuple[str, bool, float]] = {  # name → dtype, one value a clip?, fill value
+    "frames": ("int32", False, -1),
+    "fps": ("float64", False, np.nan),
+    "starts": ("int32", True, -1),
+    "times_seconds": ("float64", True, np.nan),
+    "padded": ("int32", True, -1),
+    "crc32c": ("uint32", True, 0),
+    "status": ("int8", False, 0),  # the last one written: what it says is there, is there
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """Columns over a store's rows, of one model.
+
+    Attributes:
+        columns: status (rows, views) int8: 0 no receipt yet, 1 ok, 2 failed; frames, fps (rows, views);
+            starts, times_seconds, padded, crc32c (rows, views, clips); see `ClipFacts` for their meaning.
+        reasons: (row, view) → why it failed, in one line.
+    """
+
+    columns: dict[str, NDArray[np.generic]]
+    reasons: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    @property
+    def status(self) -> NDArray[np.int8]:
+        """(rows, views) int8: 0 no receipt yet, 1 ok, 2 failed."""
+        return self.columns["status"].astype(np.int8, copy=False)
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        """(rows, views) bool: whole maps are there."""
+        return np.equal(self.status, OK)
+
+    @property
+    def failed(self) -> NDArray[np.bool_]:
+        """(rows, views) bool: the video was tried and cannot be used."""
+        return np.equal(self.status, FAILED)
+
+
+def empty_coverage(spec: FeatureSpec, rows: int) -> Coverage:
+    """Nothing known of any row."""
+    columns = {}
+    for name, (dtype, per_clip, fill) in _COLUMNS.items():
+        shape = (rows, spec.views, spec.clips) if per_clip else (rows, spec.views)
+        columns[name] = np.full(shape, fill, dtype=dtype)
+    return Coverage(columns=columns)
+
+
+def coverage_of_receipts(folder: Path, spec: FeatureSpec, *, rows: int, shard_videos: int) -> Coverage:
+    """Read every receipt of a model.
+
+    Raises:
+        StoreError: a receipt is malformed, or was made under another provenance.
+    """
+    coverage = empty_coverage(spec, rows)
+    for receipt in read_receipts(folder, list_receipts(folder)):
+        _enter(coverage, receipt, folder, spec, shard_videos)
+    return coverage
+
+
+def load_coverage(folder: Path, spec: FeatureSpec, *, rows: int, shard_videos: int) -> Coverage:
+    """The consolidated columns, where there are any, and the receipts that are newer.
+
+    Raises:
+        StoreError: a receipt is malformed, or was made under another provenance.
+    """
+    coverage = empty_coverage(spec, rows)
+    if (folder / "index" / "status" / "zarr.json").exists():
+        # Status first: it is written last, so what it says is there, is there.
+        names = sorted(_COLUMNS, key=lambda name: name != "status")
+        for name, values in read_arrays(folder / "index", names).items():
+            coverage.columns[name][: len(values)] = values[:rows]
+    unread = []  # what the arrays do not know yet, and the reasons of failures, which they do not hold
+    for shard, view in list_receipts(folder):
+        status = coverage.status[shard * shard_videos : (shard + 1) * shard_videos, view : view + 1]
+        if not status.any() or (status == FAILED).any():
+            unread.append((shard, view))
+    for receipt in read_receipts(folder, unread):
+        _enter(coverage, receipt, folder, spec, shard_videos)
+    return coverage
+
+
+def save_coverage(folder: Path, coverage: Coverage) -> None:
+    """Write the columns as Zarr arrays under `index/`, for readers of this and any other Zarr library."""
+    write_arrays(
+        folder / "index",
+        {name: (coverage.columns[name], INDEX_CHUNK_ROWS, fill) for name, (_, _, fill) in _COLUMNS.items()},
+    )
+
+
+def _enter(coverage: Coverage, receipt: Receipt, folder: Path, spec: FeatureSpec, shard_videos: int) -> None:
+    where = f"{folder}/receipts, shard {receipt.shard}"
+    if receipt.fingerprint != spec.fingerprint:
+        raise StoreError(
+            f"{where}: its receipt belongs to maps made otherwise; remove that shard and run again"
+        )
+    first, view = receipt.shard * shard_videos, receipt.view
+    rows = coverage.status.shape[0]
+    for entry in receipt.videos:
+        if not (first <= entry.row < min(first + shard_videos, rows) and view < spec.views):
+            raise StoreError(f"{where}: its receipt names row {entry.row}, which is not of that shard")
+        at = (entry.row, view)
+        coverage.columns["status"][at] = OK if entry.ok else FAILED
+        if entry.facts is None:
+            coverage.reasons[at] = entry.reason
+            continue
+        facts = entry.facts
+        sizes = {len(facts.starts), len(facts.times_seconds), len(facts.padded), len(entry.crc32c)}
+        if sizes != {spec.clips}:
+            raise StoreError(f"{where}: its receipt gives row {entry.row} other than {spec.clips} clips")
+        values: dict[str, ArrayLike] = {
+            "frames": facts.frames,
+            "fps": facts.fps,
+            "starts": facts.starts,
+            "times_seconds": facts.times_seconds,
+            "padded": facts.padded,
+            "crc32c": entry.crc32c,
+        }
+        for name, value in values.items():
+            coverage.columns[name][at] = value

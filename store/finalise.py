@@ -1,0 +1,70 @@
+"""What is derived from receipts and manifest, written again from them at any time: safe to repeat or interrupt."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .commit import replace, storage_errors
+from .coverage import INDEX_CHUNK_ROWS, coverage_of_receipts, save_coverage
+from .derived import write_arrays
+from .manifest import Manifest
+from .reader import Store
+
+STRING_CHUNK_BYTES = 1 << 20
+
+
+def finalise(store: Store) -> None:
+    """Merge every model's receipts into its `index/` arrays, and rewrite `videos/` and `failures.jsonl`.
+
+    Raises:
+        StoreError: a receipt is malformed.
+        StorageError: the disk failed.
+    """
+    failures = []
+    with storage_errors(store.path):
+        for model, clip_frames in store.models:
+            features = store.features(model, clip_frames)
+            coverage = coverage_of_receipts(
+                features.folder, features.spec, rows=store.videos.rows, shard_videos=store.shard_videos
+            )
+            save_coverage(features.folder, coverage)
+            for (row, view), reason in sorted(coverage.reasons.items()):
+                failures.append(
+                    {
+                        "id": store.videos.ids[row],
+                        "path": store.videos.paths[row],
+                        "row": row,
+                        "view": view,
+                        "model": model,
+                        "clip_frames": clip_frames,
+                        "reason": reason,
+                    }
+                )
+        _save_videos(store, store.videos)
+    lines = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
+    replace(store.path / "failures.jsonl", lines.encode())
+
+
+def _save_videos(store: Store, videos: Manifest) -> None:
+    """The manifest as Zarr arrays; strings are UTF-8 bytes with offsets, which every Zarr library reads."""
+    columns: dict[str, NDArray[np.generic]] = {
+        "labels": videos.labels,
+        "start_seconds": videos.start_seconds,
+        "end_seconds": videos.end_seconds,
+    }
+    columns |= {f"splits/{name}": videos.split(name) for name in videos.split_names}
+    for name, strings in (("ids", videos.ids), ("paths", videos.paths), ("groups", videos.groups)):
+        encoded = [text.encode() for text in strings]
+        columns[f"{name}/offsets"] = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        columns[f"{name}/utf8"] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+    write_arrays(
+        store.path / "videos",
+        {
+            name: (values, STRING_CHUNK_BYTES if name.endswith("utf8") else INDEX_CHUNK_ROWS, 0)
+            for name, values in columns.items()
+        },
+        attributes={"class_names": list(videos.class_names)},
+    )

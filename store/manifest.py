@@ -1,0 +1,261 @@
+"""The videos of a store: immutable segments, and the columns that readers see.
+
+A segment is one JSON file of columns, put once. Its first row is a multiple of the store's videos a shard,
+so that adding videos never touches a shard that exists; the rows between two segments are holes: id "",
+label -1, in no split.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import StoreError
+from .commit import put_if_absent
+from .schema import FORMAT, canonical_json
+
+PARTS = {"train": 1, "val": 2, "test": 3}
+PART_NAMES = {0: "none", **{number: name for name, number in PARTS.items()}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestVideo:
+    """One video to be added: see `faster.extract.annotations.VideoRecord` for the fields' meaning."""
+
+    id: str
+    path: str
+    label: int = -1
+    splits: Mapping[str, str] = field(default_factory=dict)
+    group: str = ""
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All rows of a store, in order.
+
+    Attributes:
+        ids: one a row; "" is a hole.
+        paths: relative to the video root that the extraction was given.
+        labels: (rows,) int32, index into `class_names`; -1 is unlabelled.
+        groups: rows of one group must not be parted by a validation share; "" is none.
+        start_seconds, end_seconds: (rows,) float64, NaN where the row is the whole file.
+        class_names: what the labels stand for.
+        missing: videos that a source listed and that were not on disk when it was read: id → (label, splits).
+        root: video root of the newest segment.
+        segments: bytes of the segment files, oldest first (their digests are the manifest's identity).
+    """
+
+    ids: list[str]
+    paths: list[str]
+    labels: NDArray[np.int32]
+    groups: list[str]
+    start_seconds: NDArray[np.float64]
+    end_seconds: NDArray[np.float64]
+    class_names: tuple[str, ...]
+    missing: Mapping[str, tuple[int, Mapping[str, str]]]
+    root: str
+    segments: tuple[bytes, ...]
+    _splits: Mapping[str, NDArray[np.int8]]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, holes included."""
+        return len(self.ids)
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Row of each video id."""
+        return {name: row for row, name in enumerate(self.ids) if name}
+
+    @cached_property
+    def exists(self) -> NDArray[np.bool_]:
+        """(rows,) bool: False for holes."""
+        return np.array([bool(name) for name in self.ids], dtype=bool)
+
+    @property
+    def split_names(self) -> list[str]:
+        """The named splits, sorted."""
+        return sorted(self._splits)
+
+    def split(self, name: str) -> NDArray[np.int8]:
+        """(rows,) int8: 0 not in it, 1 train, 2 val, 3 test.
+
+        Raises:
+            StoreError: no split of this name.
+        """
+        if name not in self._splits:
+            known = ", ".join(self.split_names) or "none"
+            raise StoreError(f"the store has no split {name!r}; it has: {known}")
+        return self._splits[name]
+
+    def missing_in(self, split: str, part: str) -> int:
+        """How many videos of a split's part were listed and not on disk."""
+        return sum(splits.get(split) == part for _, splits in self.missing.values())
+
+
+def load(store: Path) -> Manifest:
+    """Read a store's manifest.
+
+    Raises:
+        StoreError: a segment is malformed, or there is none.
+    """
+    files = sorted((store / "manifest").glob("[0-9]*.json"))
+    if not files:
+        raise StoreError(
+            f"{store} has no manifest: no extraction has begun there; run faster extract --store {store}"
+        )
+    raw = tuple(file.read_bytes() for file in files)
+    columns = [_parse(file, data) for file, data in zip(files, raw, strict=True)]
+    rows = columns[-1]["start"] + len(columns[-1]["ids"])
+    ids, paths, groups = [""] * rows, [""] * rows, [""] * rows
+    labels = np.full(rows, -1, dtype=np.int32)
+    start, end = np.full(rows, np.nan), np.full(rows, np.nan)
+    splits: dict[str, NDArray[np.int8]] = {}
+    missing: dict[str, tuple[int, Mapping[str, str]]] = {}
+    for column in columns:
+        first = column["start"]
+        here = slice(first, first + len(column["ids"]))
+        ids[here], paths[here], groups[here] = column["ids"], column["paths"], column["groups"]
+        labels[here] = column["labels"]
+        start[here] = [np.nan if value is None else value for value in column["start_seconds"]]
+        end[here] = [np.nan if value is None else value for value in column["end_seconds"]]
+        for name, parts in column["splits"].items():
+            splits.setdefault(name, np.zeros(rows, dtype=np.int8))[here] = parts
+        missing.update({name: (entry["label"], entry["splits"]) for name, entry in column["missing"].items()})
+    present = set(ids)
+    return Manifest(
+        ids=ids,
+        paths=paths,
+        labels=labels,
+        groups=groups,
+        start_seconds=start,
+        end_seconds=end,
+        class_names=tuple(columns[0]["class_names"]),
+        missing={name: entry for name, entry in missing.items() if name not in present},
+        root=columns[-1]["root"],
+        segments=raw,
+        _splits=splits,
+    )
+
+
+def append(
+    store: Path,
+    *,
+    videos: Sequence[ManifestVideo],
+    missing: Sequence[ManifestVideo],
+    class_names: Sequence[str],
+    root: Path,
+    shard_videos: int,
+) -> Manifest:
+    """Add the videos that the store does not have yet, as one new segment, and return the whole manifest.
+
+    Videos that it has must carry the same label and splits. Where two runs append at once, the one whose
+    file comes second reads the first one's and adds what is left.
+
+    Raises:
+        StoreError: the class names, or a known video's label or splits, differ from the store's.
+        StorageError: the disk failed.
+    """
+    while True:
+        has = any((store / "manifest").glob("[0-9]*.json"))
+        current = load(store) if has else None
+        fresh = list(videos) if current is None else _new_ones(current, videos, class_names)
+        known_missing = {} if current is None else current.missing
+        fresh_missing = [video for video in missing if video.id not in known_missing]
+        if current is not None and not fresh and not fresh_missing:
+            return current
+        rows = 0 if current is None else current.rows
+        number = 0 if current is None else len(current.segments)
+        segment = _segment(
+            start=-(-rows // shard_videos) * shard_videos,
+            videos=fresh,
+            missing=fresh_missing,
+            class_names=class_names,
+            root=root,
+        )
+        put_if_absent(store / "manifest" / f"{number:06d}.json", segment)
+
+
+def _new_ones(
+    current: Manifest, videos: Sequence[ManifestVideo], class_names: Sequence[str]
+) -> list[ManifestVideo]:
+    if tuple(class_names) != current.class_names:
+        raise StoreError(
+            f"the source has {len(class_names)} classes, the store {len(current.class_names)}, or their names or "
+            "order differ; labels would not mean the same: write to another --store"
+        )
+    fresh = []
+    for video in videos:
+        row = current.row_of.get(video.id)
+        if row is None:
+            fresh.append(video)
+            continue
+        splits = {
+            name: PART_NAMES[part] for name in current.split_names if (part := int(current.split(name)[row]))
+        }
+        if (video.label, dict(video.splits)) != (int(current.labels[row]), splits):
+            raise StoreError(
+                f"{video.id}: the store has label {current.labels[row]} and splits {splits}, the source label "
+                f"{video.label} and splits {dict(video.splits)}; a manifest is written once: write to another --store"
+            )
+    return fresh
+
+
+def _segment(
+    *,
+    start: int,
+    videos: Sequence[ManifestVideo],
+    missing: Sequence[ManifestVideo],
+    class_names: Sequence[str],
+    root: Path,
+) -> bytes:
+    names = sorted({name for video in videos for name in video.splits})
+    return canonical_json(
+        {
+            "format": FORMAT,
+            "start": start,
+            "root": str(root),
+            "class_names": list(class_names),
+            "ids": [video.id for video in videos],
+            "paths": [video.path for video in videos],
+            "labels": [video.label for video in videos],
+            "groups": [video.group for video in videos],
+            "start_seconds": [video.start_seconds for video in videos],
+            "end_seconds": [video.end_seconds for video in videos],
+            "splits": {
+                name: [PARTS[video.splits[name]] if name in video.splits else 0 for video in videos]
+                for name in names
+            },
+            "missing": {video.id: {"label": video.label, "splits": dict(video.splits)} for video in missing},
+        }
+    )
+
+
+def _parse(file: Path, data: bytes) -> dict[str, Any]:
+    try:
+        column = json.loads(data)
+        count = len(column["ids"])
+        lengths = [len(column[k]) for k in ("paths", "labels", "groups", "start_seconds", "end_seconds")]
+        lengths += [len(parts) for parts in column["splits"].values()]
+        sound = (
+            column["format"] == FORMAT
+            and all(length == count for length in lengths)
+            and isinstance(column["start"], int)
+            and 0 <= column["start"] <= 1_000_000_000
+            and all(-1 <= label < len(column["class_names"]) for label in column["labels"])
+            and isinstance(column["missing"], dict)
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StoreError(f"{file}: not a manifest segment: {error!r}") from error
+    if not sound:
+        raise StoreError(f"{file}: a manifest segment whose columns do not fit together")
+    return column  # type: ignore[no-any-return]

@@ -1,0 +1,160 @@
+"""The receipt: the small file that says that a shard is whole, and what is known only after decoding.
+
+A shard without a receipt does not exist. Receipts hold no times, hosts or other accidents, so that a run
+that was interrupted ends with the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from ..errors import StoreError
+from .schema import FORMAT, canonical_json
+
+OK = 1
+FAILED = 2
+
+_NAME = re.compile(r"(\d{6,})\.v(\d+)\.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFacts:
+    """What decoding told of one video; every sequence has one entry a clip.
+
+    Attributes:
+        frames: T, frames of the video (or of its segment).
+        fps: average frame rate.
+        starts: index of each clip's first frame.
+        times_seconds: presentation time of each clip's first frame.
+        padded: frames of each clip that repeat the video's last one.
+    """
+
+    frames: int
+    fps: float
+    starts: tuple[int, ...]
+    times_seconds: tuple[float, ...]
+    padded: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoEntry:
+    """One video in a receipt: its facts and each clip's crc32c, or the reason of its failure."""
+
+    row: int
+    facts: ClipFacts | None = None
+    crc32c: tuple[int, ...] = ()
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the video's maps are in the shard."""
+        return self.facts is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """A file of a shard: its key relative to the model's folder, size and SHA-256."""
+
+    key: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """A shard's receipt: which files it is made of and what became of each of its videos."""
+
+    shard: int
+    view: int
+    fingerprint: str
+    ids_digest: str
+    objects: tuple[StoredObject, ...]
+    videos: tuple[VideoEntry, ...]
+
+    def to_bytes(self) -> bytes:
+        """The receipt's file."""
+        return canonical_json({"format": FORMAT, **asdict(self)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, name: str) -> Self:
+        """Read a receipt's file.
+
+        Raises:
+            StoreError: it is not one.
+        """
+        try:
+            value: Mapping[str, Any] = json.loads(data)
+            if value["format"] != FORMAT:
+                raise ValueError(f"format {value['format']!r}, expected {FORMAT}")
+            return cls(
+                shard=int(value["shard"]),
+                view=int(value["view"]),
+                fingerprint=str(value["fingerprint"]),
+                ids_digest=str(value["ids_digest"]),
+                objects=tuple(StoredObject(**entry) for entry in value["objects"]),
+                videos=tuple(_video_entry(entry) for entry in value["videos"]),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StoreError(f"{name}: not a receipt: {error!r}") from error
+
+
+def receipt_path(folder: Path, shard: int, view: int) -> Path:
+    """Where the receipt of a shard lies; `folder` is the model's."""
+    return folder / "receipts" / f"{shard:06d}.v{view}.json"
+
+
+def list_receipts(folder: Path) -> list[tuple[int, int]]:
+    """The (shard, view) pairs that have receipts, sorted. Opens none of them."""
+    try:
+        names = [entry.name for entry in (folder / "receipts").iterdir()]
+    except FileNotFoundError:
+        return []
+    matches = [match for name in names if (match := _NAME.fullmatch(name))]
+    return sorted((int(match[1]), int(match[2])) for match in matches)
+
+
+def read_receipt(folder: Path, shard: int, view: int) -> Receipt:
+    """Read one receipt.
+
+    Raises:
+        StoreError: it is missing or malformed, or it is another shard's.
+    """
+    path = receipt_path(folder, shard, view)
+    try:
+        receipt = Receipt.from_bytes(path.read_bytes(), name=str(path))
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror or error}") from error
+    if (receipt.shard, receipt.view) != (shard, view):
+        raise StoreError(f"{path}: is the receipt of shard {receipt.shard}, view {receipt.view}")
+    return receipt
+
+
+def read_receipts(folder: Path, pairs: list[tuple[int, int]]) -> Iterator[Receipt]:
+    """Read several receipts, in the order given."""
+    for shard, view in pairs:
+        yield read_receipt(folder, shard, view)
+
+
+def _video_entry(entry: Mapping[str, Any]) -> VideoEntry:
+    facts = entry["facts"]
+    return VideoEntry(
+        row=int(entry["row"]),
+        facts=None if facts is None else _facts(facts),
+        crc32c=tuple(int(value) for value in entry["crc32c"]),
+        reason=str(entry["reason"]),
+    )
+
+
+def _facts(facts: Mapping[str, Any]) -> ClipFacts:
+    return ClipFacts(
+        frames=int(facts["frames"]),
+        fps=float(facts["fps"]),
+        starts=tuple(int(value) for value in facts["starts"]),
+        times_seconds=tuple(float(value) for value in facts["times_seconds"]),
+        padded=tuple(int(value) for value in facts["padded"]),
+    )

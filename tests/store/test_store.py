@@ -1,0 +1,265 @@
+"""A store is written through one writer, and read the same by our reader and by other Zarr libraries."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorstore
+import zarr
+from faster import store as stores
+from faster.errors import ProvenanceMismatch, StoreError
+from faster.store import manifest as manifests
+from faster.store import writer
+from faster.store.receipts import list_receipts, read_receipt
+from stores import make_facts, make_maps, make_spec, make_store, make_videos, write_shard
+
+VIDEOS = 10
+FAILED = {3: "audio only", 9: "decoder gave 1 of 9 frames"}
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> stores.Store:
+    specs = [
+        make_spec("r2d26"),
+        make_spec("r2plus1d50", num_classes=0, class_names=None, map_shape=(1, 3, 3, 2048)),
+    ]
+    return make_store(tmp_path / "s.zarr", specs, make_videos(VIDEOS), failed=FAILED)
+
+
+def expected_maps(spec: stores.FeatureSpec) -> np.ndarray:
+    maps = np.full((VIDEOS, 1, spec.clips, *spec.map_shape), np.nan, dtype=np.float16)
+    for row in set(range(VIDEOS)) - set(FAILED):
+        maps[row, 0] = make_maps(spec, row)[0]
+    return maps
+
+
+@pytest.mark.parametrize("model", ["r2d26", "r2plus1d50"])
+def test_other_zarr_libraries_read_the_same_maps(whole: stores.Store, model: str) -> None:
+    features = whole.features(model, 8)
+    path = features.folder / "maps"
+    by_zarr = np.asarray(zarr.open_array(path, mode="r")[...])
+    by_tensorstore = tensorstore.open(
+        {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}, open=True
+    ).result()
+    by_dask = whole.to_dask(model, 8).compute()
+    for read in (by_zarr, by_tensorstore.read().result(), by_dask):
+        np.testing.assert_array_equal(read, expected_maps(features.spec))
+
+
+def test_reader_gives_any_clips_in_any_order(whole: stores.Store) -> None:
+    features = whole.features("r2plus1d50", 8)
+    expected = expected_maps(features.spec)
+    rng = np.random.default_rng(0)
+    rows = rng.choice([0, 1, 2, 4, 5, 6, 7, 8], size=50)
+    clips = rng.integers(0, 4, size=50)
+    np.testing.assert_array_equal(features.read_maps(rows, 0, clips), expected[rows, 0, clips])
+    out = np.empty((2, *features.map_shape), dtype=np.float16)
+    assert features.read_maps([8, 0], 0, 3, out=out) is out
+    np.testing.assert_array_equal(out, expected[[8, 0], 0, 3])
+
+
+def test_logits_are_what_was_written_and_zarr_reads_them(whole: stores.Store) -> None:
+    features = whole.features("r2d26", 8)
+    rows, clips = np.array([8, 0, 5]), np.array([1, 3, 0])
+    expected = np.stack([make_maps(features.spec, r)[1][c] for r, c in zip(rows, clips, strict=True)])
+    np.testing.assert_array_equal(features.read_logits(rows, 0, clips), expected)
+    array = zarr.open_array(features.folder / "logits", mode="r")
+    np.testing.assert_array_equal(np.asarray(array[...])[rows, 0, clips], expected)
+    assert np.isnan(array[3]).all()
+    with pytest.raises(StoreError, match="without a classifier"):
+        whole.features("r2plus1d50", 8).read_logits([0], 0, 0)
+
+
+def test_clips_lie_on_pages_in_order_and_the_receipt_knows_their_checksums(whole: stores.Store) -> None:
+    import google_crc32c
+
+    features = whole.features("r2d26", 8)
+    receipt = read_receipt(features.folder, 0, 0)
+    data = (features.folder / receipt.objects[0].key).read_bytes()
+    assert receipt.objects[0].sha256 == hashlib.sha256(data).hexdigest()
+    index = np.frombuffer(data[-4 * 4 * 16 - 4 : -4], dtype="<u8").reshape(4, 4, 2)
+    present = index[:3].reshape(-1, 2)
+    assert (present[:, 0] % 4096 == 0).all()
+    assert (np.diff(present[:, 0].astype(int)) == 4096).all()
+    for entry in receipt.videos[:3]:
+        for (offset, size), checksum in zip(index[entry.row], entry.crc32c, strict=True):
+            assert google_crc32c.value(data[int(offset) : int(offset + size)]) == checksum
+    assert (index[3] == 2**64 - 1).all()
+    assert receipt.videos[3].reason == "audio only"
+
+
+def test_failures_and_facts_are_the_same_before_and_after_finalise(tmp_path: Path) -> None:
+    unfinished = make_store(
+        tmp_path / "s.zarr", [make_spec()], make_videos(VIDEOS), failed=FAILED, finalise=False
+    )
+    before = unfinished.features("r2d26", 8).coverage
+    stores.finalise(unfinished)
+    after = stores.open(unfinished.path).features("r2d26", 8).coverage
+    assert before.reasons == after.reasons == {(row, 0): reason for row, reason in FAILED.items()}
+    for name, values in before.columns.items():
+        np.testing.assert_array_equal(values, after.columns[name], err_msg=name)
+    lines = [json.loads(line) for line in (unfinished.path / "failures.jsonl").read_text().splitlines()]
+    assert [(line["row"], line["reason"]) for line in lines] == list(FAILED.items())
+
+
+def test_a_reader_sees_shards_newer_than_the_consolidated_arrays(tmp_path: Path) -> None:
+    spec = make_spec()
+    store = make_store(tmp_path / "s.zarr", [spec], make_videos(8))
+    manifest = manifests.append(
+        store.path, videos=make_videos(12), missing=[], class_names="abc", root=Path("videos"), shard_videos=4
+    )
+    writer.fit_arrays(store.path, spec, manifest, 4)
+    write_shard(store.path, spec, manifest, 2, 4)
+    features = stores.open(store.path).features("r2d26", 8)
+    assert features.ok[:, 0].sum() == 12
+    np.testing.assert_array_equal(features.read_maps([9], 0, 1)[0], make_maps(spec, 9)[0][1])
+
+
+def test_appended_videos_begin_a_shard_and_leave_the_old_ones_alone(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(6), missing=make_videos(8)[6:])
+    shard = store.path / make_spec().folder / "maps/c/1/0/0/0/0/0/0"
+    before = shard.read_bytes()
+    assert store.videos.missing_in("split1", "train") == 2
+    appended = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(9))
+    assert shard.read_bytes() == before
+    assert [row for row, name in enumerate(appended.videos.ids) if not name] == [6, 7]
+    assert appended.videos.row_of[make_videos(9)[6].id] == 8
+    assert not appended.videos.missing
+    features = appended.features("r2d26", 8)
+    np.testing.assert_array_equal(features.ok[:, 0], [True] * 6 + [False] * 2 + [True] * 3)
+    whole = np.asarray(zarr.open_array(features.folder / "maps", mode="r")[...])
+    assert np.isnan(whole[6:8]).all()
+    np.testing.assert_array_equal(whole[10, 0], make_maps(features.spec, 10)[0])
+
+
+def test_manifest_refuses_labels_that_changed(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(4))
+    changed = [*make_videos(3), stores.ManifestVideo(id=make_videos(4)[3].id, path="x", label=2)]
+    with pytest.raises(StoreError, match="has label 0"):
+        manifests.append(
+            store.path, videos=changed, missing=[], class_names="abc", root=Path("v"), shard_videos=4
+        )
+    with pytest.raises(StoreError, match="classes"):
+        manifests.append(
+            store.path, videos=changed, missing=[], class_names="ab", root=Path("v"), shard_videos=4
+        )
+
+
+def test_manifest_is_readable_as_zarr_arrays(whole: stores.Store) -> None:
+    group = zarr.open_group(whole.path / "videos", mode="r")
+    offsets, text = np.asarray(group["ids/offsets"]), np.asarray(group["ids/utf8"]).tobytes()
+    assert [text[a:b].decode() for a, b in itertools.pairwise(offsets)] == whole.videos.ids
+    np.testing.assert_array_equal(group["labels"], whole.videos.labels)
+    np.testing.assert_array_equal(group["splits/split1"], whole.videos.split("split1"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"weights_digest": "1" * 64}, {"transform": {"size": 32}}, {"clips": 8}, {"precision": "bfloat16"}],
+)
+def test_other_provenance_is_refused_with_the_difference(
+    whole: stores.Store, change: dict[str, object]
+) -> None:
+    with pytest.raises(ProvenanceMismatch) as caught:
+        writer.declare(whole.path, make_spec(**change), recorded={}, trained_on=[])
+    name, value = next(iter(change.items()))
+    assert f"{name}: store has" in str(caught.value) and json.dumps(value)[:50] in str(caught.value)
+
+
+def test_a_shard_is_committed_once_and_a_second_writer_leaves_it(tmp_path: Path) -> None:
+    spec = make_spec()
+    store = make_store(tmp_path / "s.zarr", [spec], make_videos(4))
+    receipt_file = store.path / spec.folder / "receipts/000000.v0.json"
+    before = {p: p.read_bytes() for p in store.path.rglob("*") if p.is_file()}
+    with stores.ShardWriter(store.path, spec, manifest=store.videos, shard=0, view=0, shard_videos=4) as late:
+        for row in range(4):
+            late.add(row, make_maps(spec, row + 50)[0], make_maps(spec, row)[1], make_facts(spec))
+        assert late.commit().to_bytes() == receipt_file.read_bytes()
+    assert {p: p.read_bytes() for p in store.path.rglob("*") if p.is_file()} == before
+
+
+def test_data_without_a_receipt_is_adopted_as_it_is(tmp_path: Path) -> None:
+    """A writer killed between data and receipt: the next one's receipt describes the bytes that are there."""
+    spec = make_spec()
+    store = make_store(tmp_path / "s.zarr", [spec], make_videos(4))
+    folder = store.path / spec.folder
+    (folder / "receipts/000000.v0.json").unlink()
+    with stores.ShardWriter(
+        store.path, spec, manifest=store.videos, shard=0, view=0, shard_videos=4
+    ) as again:
+        for row in range(4):
+            again.add(row, make_maps(spec, row + 50)[0], make_maps(spec, row)[1], make_facts(spec))
+        receipt = again.commit()
+    data = (folder / receipt.objects[0].key).read_bytes()
+    assert receipt.objects[0].sha256 == hashlib.sha256(data).hexdigest()
+    import google_crc32c
+
+    assert receipt.videos[2].crc32c[1] == google_crc32c.value(make_maps(spec, 2)[0][1].tobytes())
+
+
+def test_an_abandoned_shard_leaves_nothing(tmp_path: Path) -> None:
+    spec = make_spec()
+    store = make_store(tmp_path / "s.zarr", [spec], make_videos(4))
+    manifest = manifests.append(
+        store.path, videos=make_videos(8), missing=[], class_names="abc", root=Path("videos"), shard_videos=4
+    )
+    before = sorted(p for p in store.path.rglob("*") if p.is_file())
+    with (
+        pytest.raises(KeyboardInterrupt),
+        stores.ShardWriter(store.path, spec, manifest=manifest, shard=1, view=0, shard_videos=4) as abandoned,
+    ):
+        abandoned.add(4, *make_maps(spec, 4), make_facts(spec))
+        raise KeyboardInterrupt
+    assert sorted(p for p in store.path.rglob("*") if p.is_file()) == before
+    assert list_receipts(store.path / spec.folder) == [(0, 0)]
+
+
+def test_a_shard_with_a_video_left_out_is_not_committed(tmp_path: Path) -> None:
+    spec = make_spec()
+    store = make_store(tmp_path / "s.zarr", [spec], make_videos(4))
+    with (
+        stores.ShardWriter(store.path, spec, manifest=store.videos, shard=0, view=0, shard_videos=4) as part,
+        pytest.raises(StoreError, match="1 of its 4"),
+    ):
+        part.fail(0, "broken")
+        part.commit()
+
+
+def test_what_is_not_there_is_said_in_one_line(whole: stores.Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"r2d26 at 8 frames, r2plus1d50 at 8 frames.*faster extract"):
+        whole.features("r3d50", 8)
+    with pytest.raises(StoreError, match=r"no maps of r2d26 for .*faster inspect"):
+        whole.features("r2d26", 8).read_maps([0, 3], 0, 0)
+    with pytest.raises(StoreError, match="clip 4 asked of 4"):
+        whole.features("r2d26", 8).read_maps([0], 0, 4)
+    with pytest.raises(StoreError, match="not a store"):
+        stores.open(tmp_path / "nothing.zarr")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").touch()
+    with pytest.raises(StoreError, match="exists and is not a store"):
+        writer.create(tmp_path / "other", shard_videos=4)
+
+
+def test_a_cut_shard_is_an_error_not_zeros(whole: stores.Store) -> None:
+    shard = whole.features("r2d26", 8).folder / "maps/c/0/0/0/0/0/0/0"
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(StoreError, match="cut off"):
+        whole.features("r2d26", 8).read_maps([0], 0, 0)
+    shard.unlink()
+    with pytest.raises(StoreError, match="No such file"):
+        whole.features("r2d26", 8).read_maps([0], 0, 0)
+
+
+def test_inspect_counts_what_became_of_every_video(whole: stores.Store) -> None:
+    summary = stores.inspect(whole.path)
+    assert (summary.videos, summary.labelled, summary.classes) == (10, 10, 3)
+    model = summary.models[0]
+    assert (model.whole, model.failed, model.pending) == (8, 2, 0)
+    assert model.reasons == {"audio only": 1, "decoder gave 1 of 9 frames": 1}
+    assert model.bytes_per_video == 4 * 2 * 2 * 16 * 2
+    assert sum(summary.splits["split1"].values()) == 10
