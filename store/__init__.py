@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .finalise import finalise
 from .inspect import inspect
-from .manifest import ManifestVideo
+from .manifest import Manifest, VideoRecord
 from .reader import Features, Store
 from .receipts import ClipFacts
 from .schema import FeatureSpec
@@ -22,9 +22,10 @@ __all__ = [
     "ClipFacts",
     "FeatureSpec",
     "Features",
-    "ManifestVideo",
+    "Manifest",
     "ShardWriter",
     "Store",
+    "VideoRecord",
     "finalise",
     "inspect",
     "open",

@@ -26,8 +26,18 @@ PART_NAMES = {0: "none", **{number: name for name, number in PARTS.items()}}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ManifestVideo:
-    """One video to be added: see `faster.extract.annotations.VideoRecord` for the fields' meaning."""
+class VideoRecord:
+    """One row of a source or a store: a video, or one segment of it.
+
+    Attributes:
+        id: stable name of the row: its path with extension; of Kinetics "<youtube_id>_<start:06d>_<end:06d>";
+            a segment adds "#t=<start>,<end>" in seconds.
+        path: the file, posix, relative to the video root.
+        label: index into the class names, -1 where unlabelled.
+        splits: named split → "train", "val" or "test"; a split that does not hold the video is absent.
+        group: what must stay on one side of a split (UCF-101 "Archery/g07"; a segment's video), or empty.
+        start_seconds, end_seconds: the segment within the file, None for the whole file.
+    """
 
     id: str
     path: str
@@ -150,8 +160,8 @@ def load(store: Path) -> Manifest:
 def append(
     store: Path,
     *,
-    videos: Sequence[ManifestVideo],
-    missing: Sequence[ManifestVideo],
+    videos: Sequence[VideoRecord],
+    missing: Sequence[VideoRecord],
     class_names: Sequence[str],
     root: Path,
     shard_videos: int,
@@ -186,8 +196,8 @@ def append(
 
 
 def _new_ones(
-    current: Manifest, videos: Sequence[ManifestVideo], class_names: Sequence[str]
-) -> list[ManifestVideo]:
+    current: Manifest, videos: Sequence[VideoRecord], class_names: Sequence[str]
+) -> list[VideoRecord]:
     if tuple(class_names) != current.class_names:
         raise StoreError(
             f"the source has {len(class_names)} classes, the store {len(current.class_names)}, or their names or "
@@ -213,8 +223,8 @@ def _new_ones(
 def _segment(
     *,
     start: int,
-    videos: Sequence[ManifestVideo],
-    missing: Sequence[ManifestVideo],
+    videos: Sequence[VideoRecord],
+    missing: Sequence[VideoRecord],
     class_names: Sequence[str],
     root: Path,
 ) -> bytes:

@@ -52,8 +52,18 @@ def create(path: Path, *, shard_videos: int) -> int:
         path.mkdir(parents=True, exist_ok=True)
     put_if_absent(metadata, group_metadata({"faster": {"format": FORMAT, "shard_videos": shard_videos}}))
     put_if_absent(path / "features" / "zarr.json", group_metadata())
-    with storage_errors(path), temporary_beside(path / "probe"):
-        return Store(path).shard_videos
+    return Store(path).shard_videos
+
+
+def require_writable(path: Path) -> None:
+    """Make sure that a store can be written at `path`, before anything costly begins; leaves nothing there.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    with storage_errors(path), temporary_beside(parent / "probe"):
+        pass
 
 
 def declare(

@@ -139,7 +139,7 @@ def test_appended_videos_begin_a_shard_and_leave_the_old_ones_alone(tmp_path: Pa
 
 def test_manifest_refuses_labels_that_changed(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(4))
-    changed = [*make_videos(3), stores.ManifestVideo(id=make_videos(4)[3].id, path="x", label=2)]
+    changed = [*make_videos(3), stores.VideoRecord(id=make_videos(4)[3].id, path="x", label=2)]
     with pytest.raises(StoreError, match="has label 0"):
         manifests.append(
             store.path, videos=changed, missing=[], class_names="abc", root=Path("v"), shard_videos=4

@@ -33,10 +33,10 @@ def make_spec(model: str = "r2d26", **changes: object) -> stores.FeatureSpec:
 
 def make_videos(
     count: int, *, classes: int = 3, splits: Mapping[int, str] | None = None
-) -> list[stores.ManifestVideo]:
+) -> list[stores.VideoRecord]:
     parts = ["train", "train", "train", "test"]
     return [
-        stores.ManifestVideo(
+        stores.VideoRecord(
             id=f"{'abc'[i % classes]}/víd eo {i}.mp4",
             path=f"{'abc'[i % classes]}/víd eo {i}.mp4",
             label=i % classes,
@@ -62,12 +62,12 @@ def make_maps(
 def make_store(
     path: Path,
     specs: Sequence[stores.FeatureSpec],
-    videos: Sequence[stores.ManifestVideo],
+    videos: Sequence[stores.VideoRecord],
     *,
     shard_videos: int = 4,
     class_names: Sequence[str] = ("a", "b", "c"),
     failed: Mapping[int, str] | None = None,
-    missing: Sequence[stores.ManifestVideo] = (),
+    missing: Sequence[stores.VideoRecord] = (),
     trained_on: Sequence[str] = (),
     gflops: Mapping[str, float] | None = None,
     signal: bool = False,
