@@ -1,0 +1,90 @@
+"""Backbones by name: what `--model` can say.
+
+@register("mynet")
+def mynet(num_classes: int | None) -> nn.Module: ...
+
+build("r2plus1d50")                     # a network of the paper
+build("r2d14-w16", num_classes=6)       # narrower: stem width 16 instead of 64
+build("package.module:function")        # any importable function of the same form
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from ...errors import UsageError
+from .adapters import as_backbone, import_function
+from .base import Backbone
+
+STEM_WIDTH = 64
+"""Stem channels of a name without `-w`."""
+
+_Builder = TypeVar("_Builder", bound=Callable[..., object])
+
+_builders: dict[str, Callable[..., object]] = {}
+_scalable: set[str] = set()
+
+
+def register(name: str, *, scalable: bool = False) -> Callable[[_Builder], _Builder]:
+    """Decorate `function(num_classes: int | None) -> nn.Module` so that `build(name)` calls it.
+
+    A `scalable` one also takes `width: int`, and is known as `<name>-w<width>` too.
+    Raises UsageError where the name is taken or is not of letters, digits, `_`, `.` and `-`.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or re.search(r"-w\d+$", name):
+        raise UsageError(
+            f"{name!r} cannot be a model's name: letters, digits, _ . - only, and no -w<width> at its end"
+        )
+
+    def decorate(function: _Builder) -> _Builder:
+        if name in _builders:
+            raise UsageError(f"model {name!r} is registered already; choose another name")
+        _builders[name] = function
+        if scalable:
+            _scalable.add(name)
+        return function
+
+    return decorate
+
+
+def build(name: str, num_classes: int | None = None) -> Backbone:
+    """The backbone called `name`, freshly initialised, with a classifier for `num_classes` (None: without).
+
+    Raises UsageError for an unknown name (the message lists the known ones and the nearest), and for a function
+    of the user's that does not return an `nn.Module` with `channels` and `features`.
+    """
+    if ":" in name:
+        return as_backbone(import_function(name)(num_classes), name)
+    if name in _builders:
+        return as_backbone(_builders[name](num_classes), name)
+    base, _, width = name.rpartition("-w")
+    if base in _scalable and re.fullmatch(r"[1-9]\d{0,3}", width):
+        if int(width) == STEM_WIDTH:
+            raise UsageError(f"{name!r} is {base!r}: one name for one network, so use that")
+        return as_backbone(_builders[base](num_classes, width=int(width)), name)
+    raise UsageError(_unknown(name))
+
+
+def known_names() -> list[str]:
+    """Every registered name, sorted; most also exist as `<name>-w<width>`, see `is_scalable`."""
+    return sorted(_builders)
+
+
+def is_scalable(name: str) -> bool:
+    """Whether `<name>-w<width>` exists too."""
+    return name in _scalable
+
+
+def _unknown(name: str) -> str:
+    """One line for a name that nobody registered."""
+    base, dash, width = name.rpartition("-w")
+    stem = base if dash and width.isdigit() else name
+    near = difflib.get_close_matches(stem, _builders, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near and near[0] != stem else ""
+    return (
+        f"unknown model {name!r}; {hint}known: {', '.join(known_names())}; narrower ones as r2d26-w16; "
+        "your own as package.module:function"
+    )
