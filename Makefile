@@ -33,7 +33,7 @@ format: $(VENV)/.installed
 # The root is the package, which mypy cannot see by itself: it checks through a link of the package's name.
 types: $(VENV)/.installed
 	mkdir -p build/types && ln -sfn ../.. build/types/faster
-	MYPYPATH=build/types $(RUN)/python -m mypy -p faster --exclude '^(tests|benchmarks|build)/'
+	MYPYPATH=build/types $(RUN)/python -m mypy -p faster --exclude 'faster/(tests|benchmarks|build|\.venv)/'
 
 wheel: $(VENV)/.installed
 	$(RUN)/python -m build --outdir dist

@@ -21,7 +21,9 @@ def interruptible(what_is_kept: str) -> Iterator[None]:
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(f"stopped by {signal.Signals(number).name}; {what_is_kept}, run the same command again")
+        raise Interrupted(
+            f"stopped by {signal.Signals(number).name}; {what_is_kept}, run the same command again"
+        )
 
     if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
         yield

@@ -1,0 +1,1 @@
+"""Feature maps to scores: train and evaluate aggregators from a store. Imports nothing by itself."""

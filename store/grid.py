@@ -24,7 +24,7 @@ def uniform_subset(grid: int, clips: int) -> tuple[NDArray[np.int64], bool]:
     _check(grid, clips)
     if grid % clips == 0:
         return np.arange(clips, dtype=np.int64) * (grid // clips), True
-    return np.round(np.arange(clips) * grid / clips).astype(np.int64), False
+    return (2 * np.arange(clips, dtype=np.int64) * grid + clips) // (2 * clips), False
 
 
 def random_subset(rng: np.random.Generator, grid: int, clips: int) -> NDArray[np.int64]:

@@ -1,0 +1,70 @@
+"""A batch of videos whose clips come from more than one model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipBatch:
+    """N clips of each of B videos: one tensor a model, and for each clip which model and row it is.
+
+    models    the models' names
+    inputs    for each model (rows, l, h, w, c) maps, or (rows, K) logits; any floating type
+    model_of  (B, N) int64, an index into `models`; on the CPU, as `row_of` is
+    row_of    (B, N) int64, a row of that model's tensor
+    labels    (B,) int64
+    videos    (B,) int64, the videos' rows in the store
+    """
+
+    models: tuple[str, ...]
+    inputs: Mapping[str, Tensor]
+    model_of: Tensor
+    row_of: Tensor
+    labels: Tensor
+    videos: Tensor
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """All clips as one (B, N, …) tensor; the models' shapes must agree.
+
+        With one model whose rows lie in order this is a view (a cast, where the type differs), otherwise one
+        gather.
+        """
+        videos, clips = self.model_of.shape
+        owner, rows = self.model_of.flatten(), self.row_of.flatten()
+        first = self.inputs[self.models[int(owner[0])]]
+        if bool((owner == owner[0]).all()) and _in_order(rows, first):
+            return first.to(dtype).reshape(videos, clips, *first.shape[1:])
+        out = torch.empty((videos * clips, *first.shape[1:]), dtype=dtype, device=first.device)
+        for index in sorted(set(owner.tolist())):
+            tensor = self.inputs[self.models[index]]
+            places = (owner == index).nonzero().squeeze(1)
+            wanted = rows[places]
+            part = tensor if _in_order(wanted, tensor) else tensor[wanted.to(tensor.device)]
+            out.index_copy_(0, places.to(out.device), part.to(dtype))
+        return out.view(videos, clips, *first.shape[1:])
+
+    def at(self, t: int) -> tuple[Tensor, str]:
+        """The clips at time t as (B, …), and the one model that they all come from."""
+        index = int(self.model_of[0, t])
+        if not bool((self.model_of[:, t] == index).all()):
+            raise ValueError(f"the clips at time {t} come from more than one model; step takes one at a time")
+        tensor = self.inputs[self.models[index]]
+        return tensor[self.row_of[:, t].to(tensor.device)], self.models[index]
+
+    def map(self, function: Callable[[str, Tensor], Tensor]) -> ClipBatch:
+        """The same batch with `function(model, tensor)`, row by row, in place of each model's tensor."""
+        return replace(self, inputs={model: function(model, tensor) for model, tensor in self.inputs.items()})
+
+    def to(self, device: torch.device) -> ClipBatch:
+        """The batch with its inputs and labels on `device`; the copy overlaps where they are pinned."""
+        inputs = {model: tensor.to(device, non_blocking=True) for model, tensor in self.inputs.items()}
+        return replace(self, inputs=inputs, labels=self.labels.to(device, non_blocking=True))
+
+
+def _in_order(rows: Tensor, tensor: Tensor) -> bool:
+    return len(rows) == len(tensor) and torch.equal(rows, torch.arange(len(rows)))

@@ -1,0 +1,221 @@
+"""Evaluating a trained aggregator: one answer a video, and what it covers and costs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .. import store as stores
+from ..errors import DataError
+from ..run_folder import write_file
+from ..store import FeatureSpec, Store
+from ..store.grid import uniform_subset
+from .base import Aggregator, MapShape
+from .loader import ClipReader, uniform_batches
+from .metrics import TOP, Metrics, confusion_matrix, measure, ranked
+from .runs import Run, RunConfig
+from .selection import Mix, PartCoverage, choose_mix, part_rows, require_unseen
+
+# What must be the same for an aggregator to understand another store's maps.
+_SAME_MAPS = ("weights_digest", "clip_frames", "frame_stride", "map_shape", "transform")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Video-level figures of one part of a split.
+
+    `confusion` is (K, K), row the label, column the answer; `gflops_per_video` counts the backbones on N
+    clips and the aggregator, in multiply-adds; `notes` are lines that the reader of the figures should see.
+    """
+
+    part: str
+    split: str
+    metrics: Metrics
+    confusion: NDArray[np.int64]
+    coverage: PartCoverage
+    gflops_per_video: float
+    notes: tuple[str, ...]
+    predictions: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {
+            **asdict(self),
+            "confusion": self.confusion.tolist(),
+            "notes": list(self.notes),
+            "predictions": str(self.predictions),
+        }
+
+
+def evaluate(
+    run: Run,
+    *,
+    store: str | Path | None = None,
+    split: str | None = None,
+    part: str | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+) -> Evaluation:
+    """Evaluate a run on its own report part, or on another store, split or part; write the predictions.
+
+    They go into the run's folder as predictions.csv, or predictions-<store>-<split>-<part>.csv where the
+    videos are not the run's own report part.
+
+    Raises DataError where the part has no labelled video with maps, where a video was in the training of
+    the run or of a backbone in use, or where the store's maps or classes are not those of the run.
+    """
+    config = run.config
+    opened = stores.open(store or config.store)
+    split, part = split or config.split, part or config.report_part
+    mix = choose_mix(
+        opened,
+        pattern=config.pattern,
+        clips=config.clips,
+        clip_frames=config.clip_frames,
+        expensive=config.expensive,
+        cheap=config.cheap,
+    )
+    _require_same_maps(opened, mix, config)
+    own = (str(opened.path.resolve()), split, part) == (config.store, config.split, config.report_part)
+    name = "predictions.csv" if own else f"predictions-{opened.path.stem}-{split}-{part}.csv"
+    return report(
+        run.aggregator,
+        opened,
+        mix,
+        split=split,
+        part=part,
+        trained_on=run.trained_on,
+        predictions=run.path / name,
+        batch_size=batch_size,
+        device=choose_device(device),
+    )
+
+
+def report(
+    aggregator: Aggregator[Any],
+    store: Store,
+    mix: Mix,
+    *,
+    split: str,
+    part: str,
+    trained_on: frozenset[str],
+    predictions: Path,
+    batch_size: int,
+    device: torch.device,
+) -> Evaluation:
+    """Score a part of a split, write the predictions file, and say what the figures cover."""
+    rows, coverage = part_rows(store, mix, split, part)
+    if not len(rows):
+        raise DataError(f"{store.path}: no labelled {part} video of {split} has maps ({coverage})")
+    require_unseen(store, mix, rows, part)
+    seen = [store.videos.ids[row] for row in rows if store.videos.ids[row] in trained_on]
+    if seen:
+        raise DataError(
+            f"{len(seen)} of the {len(rows)} {part} videos of {split} were in this run's own training "
+            f"({seen[0]}, …); evaluate on the split that it was trained on, or train on this one"
+        )
+    labels = store.videos.labels[rows].astype(np.int64)
+    aggregator.to(device).eval()
+    reader = ClipReader(mix, store.videos.labels, reads=aggregator.reads, pin=device.type == "cuda")
+    logits = score(aggregator, reader, rows, batch_size=batch_size, device=device)
+    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if bad.size:
+        raise DataError(
+            f"{store.path}: the scores of {store.videos.ids[rows[bad[0]]]} are not finite; are its maps?"
+        )
+    write_predictions(predictions, store, rows, logits)
+    return Evaluation(
+        part=part,
+        split=split,
+        metrics=measure(logits, labels),
+        confusion=confusion_matrix(logits, labels),
+        coverage=coverage,
+        gflops_per_video=mix.backbone_gflops + aggregator_gflops_of(aggregator, mix.map_shapes, mix.models),
+        notes=tuple(notes(mix)),
+        predictions=predictions,
+    )
+
+
+def score(
+    aggregator: Aggregator[Any],
+    reader: ClipReader,
+    rows: NDArray[np.int64],
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> NDArray[np.float64]:
+    """Logits (n, K) of the videos, each by its N uniform clips."""
+    with torch.inference_mode():
+        batches = uniform_batches(reader, rows, batch_size=batch_size)
+        return np.concatenate([aggregator(batch.to(device)).double().cpu().numpy() for batch in batches])
+
+
+def aggregator_gflops_of(
+    aggregator: Aggregator[Any], map_shapes: Mapping[str, MapShape], models: Sequence[str]
+) -> float:
+    """GFLOPs of the aggregator on one video, whose clip at each time comes from that model."""
+    shapes = {map_shapes[model] for model in models}
+    if len(shapes) == 1:
+        return aggregator.gflops(len(models), shapes.pop())
+    # Only an aggregator that treats each clip by itself takes maps of different shapes: its costs add up.
+    return sum(aggregator.gflops(1, map_shapes[model]) for model in models)
+
+
+def notes(mix: Mix) -> list[str]:
+    """What the reader of a mix's figures should know."""
+    lines = []
+    if not uniform_subset(mix.grid, mix.clips)[1]:
+        lines.append(
+            f"{mix.clips} does not divide the store's {mix.grid} clips a video: the nearest clips are taken, "
+            "not exactly those that the paper's uniform sampling would give"
+        )
+    for model, features in mix.features.items():
+        if features.spec.weights_random:
+            lines.append(f"{model} has random weights: its maps, and these figures, mean nothing")
+    return lines
+
+
+def write_predictions(path: Path, store: Store, rows: NDArray[np.int64], logits: NDArray[np.float64]) -> None:
+    """One line a video: id, label, predicted class, and the best five with their probabilities."""
+    names, top = store.class_names, ranked(logits, TOP)
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ranks = range(1, top.shape[1] + 1)
+    header = ["id", "label", "predicted"]
+    writer.writerow(header + [f"{what}{k}" for k in ranks for what in ("class", "probability")])
+    for index, row in enumerate(rows):
+        best = [x for k in top[index] for x in (names[k], f"{probabilities[index, k]:.6f}")]
+        line = [store.videos.ids[row], names[store.videos.labels[row]], names[top[index, 0]], *best]
+        writer.writerow(line)
+    write_file(path, text.getvalue().encode())
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The named device, or the first GPU, or the CPU."""
+    return torch.device(name or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+
+
+def _require_same_maps(store: Store, mix: Mix, config: RunConfig) -> None:
+    if store.class_names != config.class_names:
+        raise DataError(
+            f"{store.path} has other classes ({len(store.class_names)}) than the run ({len(config.class_names)}); "
+            "an aggregator answers with the classes that it was trained on"
+        )
+    for model, features in mix.features.items():
+        trained = FeatureSpec.from_dict(config.models[model]["spec"])
+        changed = [name for name in _SAME_MAPS if getattr(trained, name) != getattr(features.spec, name)]
+        if changed:
+            raise DataError(
+                f"{store.path}: the maps of {model} are not those of the run, they differ in "
+                f"{', '.join(changed)}; extract with the weights and settings of {config.store}"
+            )

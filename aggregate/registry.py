@@ -1,0 +1,58 @@
+"""Aggregators by name. A new one is a decorated class; the conformance suite then tests it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from ..errors import UsageError
+from .base import Aggregator, MapShape
+
+AggregatorT = TypeVar("AggregatorT", bound=type[Aggregator[Any]])
+
+_REGISTRY: dict[str, type[Aggregator[Any]]] = {}
+
+
+def register(name: str) -> Callable[[AggregatorT], AggregatorT]:
+    """Class decorator: make an aggregator known as `name`. Raises ValueError where the name is taken."""
+
+    def add(cls: AggregatorT) -> AggregatorT:
+        if name in _REGISTRY:
+            raise ValueError(f"aggregator {name!r} is already registered, by {_REGISTRY[name].__qualname__}")
+        cls.name = name
+        _REGISTRY[name] = cls
+        return cls
+
+    return add
+
+
+def known_names() -> list[str]:
+    """The names that `build` knows, sorted."""
+    from . import average, concat, fast_gru, gru, lstm  # noqa: F401 (each registers itself)
+
+    return sorted(_REGISTRY)
+
+
+def build(
+    name: str,
+    *,
+    map_shapes: Mapping[str, MapShape],
+    num_classes: int,
+    dropout: float = 0.0,
+    reads: str = "maps",
+) -> Aggregator[Any]:
+    """An aggregator with fresh weights, drawn from torch's global random state.
+
+    `map_shapes` gives each model's (l, h, w, c). `dropout` acts before the last layer. `reads` is "logits"
+    to average the models' own class logits, which only "average" can do.
+
+    Raises UsageError for an unknown name (it lists the known ones), and for maps that differ in shape where
+    the aggregator needs one shape.
+    """
+    if name not in known_names():
+        near = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"no aggregator is called {name!r}; known: {', '.join(sorted(_REGISTRY))}{hint}")
+    extra = {} if reads == "maps" else {"reads": reads}
+    return _REGISTRY[name](map_shapes=map_shapes, num_classes=num_classes, dropout=dropout, **extra)

@@ -1,0 +1,110 @@
+"""A trained aggregator's run: its config, and how it is read back from its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from ..errors import RunError
+from ..run_folder import read_json
+from .base import Aggregator, MapShape
+from .registry import build
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that a run settled on, as its config.json holds it beside the training options.
+
+    Attributes:
+        store, store_fingerprint: the store's absolute path, and what it held.
+        split, report_part: the named split, and the part of it that is reported on: "test" or "val".
+        aggregator, dropout, reads, map_shapes: what `registry.build` takes.
+        pattern, clips, clip_frames, expensive, cheap: what `choose_mix` takes; a model not in use is None.
+        class_names: what the answers stand for.
+        models: for each model in use its "spec" (what decided its maps) and what else was "recorded".
+        validation_share: share of the train part that chose the best epoch.
+        videos: how many for training, validation and report, and a digest of which.
+    """
+
+    store: str
+    store_fingerprint: str
+    split: str
+    report_part: str
+    aggregator: str
+    dropout: float
+    reads: str
+    map_shapes: Mapping[str, MapShape]
+    pattern: str
+    clips: int
+    clip_frames: int
+    expensive: str | None
+    cheap: str | None
+    class_names: tuple[str, ...]
+    models: Mapping[str, Mapping[str, Any]]
+    validation_share: float
+    videos: Mapping[str, Any]
+
+    def build(self) -> Aggregator[Any]:
+        """The aggregator, with fresh weights."""
+        return build(
+            self.aggregator,
+            map_shapes=self.map_shapes,
+            num_classes=len(self.class_names),
+            dropout=self.dropout,
+            reads=self.reads,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Read back what `to_dict` gave; other keys are ignored. Raises KeyError or TypeError."""
+        own = {field.name: values[field.name] for field in fields(cls)}
+        shapes = {model: tuple(shape) for model, shape in own["map_shapes"].items()}
+        return cls(**{**own, "map_shapes": shapes, "class_names": tuple(own["class_names"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run: its config, its aggregator with the best weights (eval mode, CPU), the ids it saw."""
+
+    path: Path
+    config: RunConfig
+    aggregator: Aggregator[Any]
+    trained_on: frozenset[str]
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run folder of `faster train-agg`. Raises RunError where it is not a whole one."""
+    path = Path(path)
+    try:
+        config = RunConfig.from_dict(read_json(path / "config.json"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path}/config.json is not of an aggregator's run ({error!r})") from error
+    aggregator = config.build().eval()
+    load_best(path, aggregator)
+    if not (path / "trained_on.json").exists():  # written when training is over
+        raise RunError(f"{path} is not finished; run its train-agg command again, it goes on where it was")
+    trained_on = frozenset(read_json(path / "trained_on.json"))
+    return Run(path=path, config=config, aggregator=aggregator, trained_on=trained_on)
+
+
+def load_best(path: Path, aggregator: Aggregator[Any]) -> None:
+    """Put the run's best weights into the aggregator. Raises RunError where they are missing or do not fit."""
+    weights = path / "best.safetensors"
+    if not weights.exists():
+        raise RunError(
+            f"{weights} is missing: the run has no whole epoch yet; run its train-agg command again"
+        )
+    try:
+        aggregator.load_state_dict(load_file(weights))
+    except Exception as error:  # safetensors' own type, or torch's RuntimeError
+        raise RunError(f"{weights} does not fit the run's config.json: {error}") from error

@@ -1,0 +1,44 @@
+"""`faster demo`: the whole pipeline in minutes."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command("demo", short_help="The whole pipeline on a small set of real videos, in minutes.")
+@click.option(
+    "--folder", type=click.Path(), default="faster-demo", show_default=True, help="Where everything goes."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def demo_command(folder: str, as_json: bool) -> None:
+    """Render videos, train two backbones, extract, train aggregators, evaluate, predict, and report.
+
+    The classes are ordered pairs of short events. Averaging the clips' scores can tell which two events a video
+    shows, never their order; a recurrent aggregator can.
+
+    \b
+    Example:
+        faster demo
+    """
+    from .events import average_ceiling, chance
+    from .run import DemoConfig, demo
+
+    config = DemoConfig(folder=folder)
+    result = demo(config, say=lambda line: click.echo(line, err=True))
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+        return
+    click.echo(result.files.table_text)
+    click.echo(
+        f"chance is {100 * chance(config.events.events):.1f} %; averaging can reach exactly "
+        f"{100 * average_ceiling(config.events.events):.1f} % in expectation, for it cannot see the order"
+    )
+    best = ", ".join(f"{name} {100 * p:.1f} %" for name, p in result.prediction.top(3))
+    click.echo(
+        f"{result.prediction.path} (unseen, is {result.label}): {best}; {result.prediction.gflops:.3f} GFLOPs"
+    )
+    steps = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
+    click.echo(f"{sum(result.seconds.values()):.0f} s: {steps}")
+    click.echo(f"plot: {result.files.plot_png}\npage: {result.files.page}")

@@ -1,0 +1,388 @@
+"""The demo's videos: ordered pairs of short events, made so that clips know the events but not their order.
+
+A class is an ordered pair of different events, "sweep-then-grow". A video has two halves of equal length. Each
+half shows one event at a random time and then stays neutral for longer than a clip. Everything else about a
+half (when its event starts, how long it lasts, where, in what colour and size, every pixel of noise) is drawn
+the same way in both, independently, and does not depend on the class. The background runs through one closed
+loop in each half.
+
+It follows that a video of class (A, B) with its halves exchanged **is** a video of class (B, A), and exactly
+as probable. Both consist of the same clips, so whoever pools clips without regard to their order cannot tell
+the two classes apart: see `average_ceiling`. Each frame is coded on its own, at a fixed quantiser, so that
+this holds for the decoded video too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from ..errors import DataError, StorageError, UsageError
+
+FloatArray = npt.NDArray[np.float32]
+FrameArray = npt.NDArray[np.uint8]
+
+# --- what an event looks like -----------------------------------------------------------------------------
+
+# Signed distance to a form's edge, negative inside, at points (u, v) in units of the form's radius.
+Form = Callable[[FloatArray, FloatArray], FloatArray]
+FORMS: tuple[Form, ...] = (
+    lambda u, v: np.hypot(u, v) - 1.0,  # disc
+    lambda u, v: np.maximum(abs(u), abs(v)) - 0.85,  # square
+    lambda u, v: abs(np.hypot(u, v) - 0.8) - 0.25,  # ring
+    lambda u, v: np.maximum(v, 0.866 * abs(u) - 0.5 * v) - 0.6,  # triangle
+    lambda u, v: np.maximum(np.minimum(abs(u), abs(v)) - 0.3, np.maximum(abs(u), abs(v)) - 1.0),  # cross
+    lambda u, v: abs(u) + abs(v) - 1.15,  # diamond
+)
+
+# Where the form is in each frame of an event: (dx, dy) in frame sizes, scale, opacity, from the event's phase in
+# [0, 1], the frame's number and the direction, +1 or -1.
+Motion = Callable[[FloatArray, FloatArray, int], tuple[npt.ArrayLike, ...]]
+MOTIONS: dict[str, Motion] = {
+    "sweep": lambda phase, frame, sign: (sign * 0.3 * (2 * phase - 1), 0.0, 1.0, 1.0),
+    "grow": lambda phase, frame, sign: (0.0, 0.0, 1.2 + sign * 0.7 * (2 * phase - 1), 1.0),
+    "orbit": lambda phase, frame, sign: (
+        0.18 * np.cos(2 * math.pi * phase),
+        sign * 0.18 * np.sin(2 * math.pi * phase),
+        1.0,
+        1.0,
+    ),
+    "lift": lambda phase, frame, sign: (0.0, sign * 0.3 * (2 * phase - 1), 1.0, 1.0),
+    "blink": lambda phase, frame, sign: (0.0, 0.0, 1.0, frame // 2 % 2 == (sign < 0)),
+    "shake": lambda phase, frame, sign: (*(2 * [sign * 0.12 * np.sin(2 * math.pi * frame / 4)]), 1.0, 1.0),
+}
+KINDS = tuple(MOTIONS)  # the kind at position i has form i as its own
+
+
+# --- what averaging can know ------------------------------------------------------------------------------
+
+
+def chance(events: int) -> float:
+    """Accuracy of guessing among the K(K-1) equally frequent ordered pairs of K `events`: 1/(K(K-1))."""
+    return 1 / math.perm(events, 2)
+
+
+def clip_ceiling(events: int) -> float:
+    """Best accuracy from one clip that shows an event of K: 1/(2(K-1)).
+
+    The clip tells one event of the pair. Whether it is the first or the second, and which of the K-1 others is
+    its partner, stays open: 2(K-1) equally probable classes.
+    """
+    return 1 / (2 * (events - 1))
+
+
+def average_ceiling(events: int) -> float:
+    """Best expected accuracy of any rule that ignores the clips' order: exactly 1/2, whatever K is.
+
+    Exchange the halves of a video of (A, B): the result is a video of (B, A), exactly as probable, of the same
+    clips. Given the clips without their order the two classes are thus equally probable, and any answer is right
+    with probability 1/2 at most. Telling *which* two events occur can be perfect, and then names one of
+    the K(K-1)/2 unordered pairs, each of which holds 2 of the K(K-1) classes: 1/2 is reached.
+
+    This is exact for an even number N of clips that lie end to end or further apart, and for a pattern that
+    gives clips i and i + N/2 the same model. It is an expectation: a finite test set scatters about it.
+    """
+    return math.comb(events, 2) / math.perm(events, 2)
+
+
+# --- the set and one video's random numbers ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventSet:
+    """Everything that decides the set's videos; the same values give the same pixels.
+
+    `difficulty` in [0, 1] lowers contrast, adds noise and distractors, and is the share of events that take a
+    form drawn at random in place of their kind's own: at 1 the kinds differ in motion only.
+
+    Raises UsageError for values that cannot be rendered.
+    """
+
+    events: int = 3  # K, the first K of KINDS
+    videos_per_class: int = 50  # train and test together
+    test_videos_per_class: int = 15
+    frames: int = 128
+    size: int = 72  # height and width, pixels
+    fps: int = 25
+    event_frames: tuple[int, int] = (8, 14)  # shortest and longest, both included
+    gap_frames_min: int = 16  # neutral frames after an event, at least
+    difficulty: float = 0.3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        shortest, longest = self.event_frames
+        half_frames_min = longest + self.gap_frames_min
+        rules = (
+            (3 <= self.events <= len(KINDS), f"events={self.events}: 3 to {len(KINDS)} are possible"),
+            (
+                0 < self.test_videos_per_class < self.videos_per_class,
+                f"test_videos_per_class={self.test_videos_per_class}: 1 to videos_per_class - 1 "
+                f"= {self.videos_per_class - 1} are possible",
+            ),
+            (
+                4 <= shortest <= longest,
+                f"event_frames={self.event_frames}: (shortest, longest), shortest at least 4",
+            ),
+            (
+                self.gap_frames_min > 8,
+                f"gap_frames_min={self.gap_frames_min}: must be longer than a clip of 8 frames",
+            ),
+            (
+                self.frames % 2 == 0 and self.frames // 2 >= half_frames_min,
+                f"frames={self.frames}: must be even, and each half must hold the longest event "
+                f"and the gap, so at least {2 * half_frames_min}",
+            ),
+            (
+                self.size % 2 == 0 and self.size >= 32,
+                f"size={self.size}: must be even (H.264 chroma) and at least 32",
+            ),
+            (self.fps > 0, f"fps={self.fps}: must be positive"),
+            (0 <= self.difficulty <= 1, f"difficulty={self.difficulty}: must lie in [0, 1]"),
+            (self.seed >= 0, f"seed={self.seed}: must not be negative"),
+        )
+        for holds, message in rules:
+            if not holds:
+                raise UsageError(message)
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The (first, second) event of each class, in label order; K(K-1) of them."""
+        return tuple(itertools.permutations(KINDS[: self.events], 2))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Such as "sweep-then-grow", in label order."""
+        return tuple(f"{first}-then-{second}" for first, second in self.pairs)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Half:
+    """The random numbers of one half of a video: all of its event but the kind, and its noise."""
+
+    start_frame: int  # within the half
+    event_frames: int
+    centre: tuple[float, float]  # (x, y) in frame sizes
+    radius: float  # in frame sizes
+    colour: FloatArray  # (3,), 0 to 255
+    direction: int  # +1 or -1
+    form: int | None  # a form for whatever kind is shown; None: the kind's own
+    noise: FloatArray  # (frames / 2, size, size, 1), grey levels
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Script:
+    """All random numbers of one video; with a class they give its pixels."""
+
+    background: FloatArray  # (frames / 2, size, size, 3), one closed loop, shown in both halves
+    first: Half
+    second: Half
+
+    def exchanged(self) -> Script:
+        """The two halves in the other order: exactly as probable as this script."""
+        return replace(self, first=self.second, second=self.first)
+
+
+def draw_script(config: EventSet, index: int) -> Script:
+    """Draw the random numbers of video `index`: a function of `config` and `index`, never of a class."""
+    rng = np.random.default_rng([config.seed, index])
+    base = rng.uniform(90, 150, 3).astype(np.float32)
+    return Script(
+        background=_draw_background(config, rng, base),
+        first=_draw_half(config, rng, base),
+        second=_draw_half(config, rng, base),
+    )
+
+
+def _draw_half(config: EventSet, rng: np.random.Generator, base: FloatArray) -> Half:
+    half_frames = config.frames // 2
+    shortest, longest = config.event_frames
+    event_frames = int(rng.integers(shortest, longest + 1))
+    x, y = rng.uniform(0.35, 0.65, 2)
+    shared, form = rng.random() < config.difficulty, int(rng.integers(config.events))
+    noise = rng.standard_normal((half_frames, config.size, config.size, 1), dtype=np.float32)
+    return Half(
+        start_frame=int(rng.integers(half_frames - config.gap_frames_min - event_frames + 1)),
+        event_frames=event_frames,
+        centre=(float(x), float(y)),
+        radius=float(rng.uniform(0.1, 0.14)),
+        colour=_draw_colour(config, rng, base),
+        direction=int(rng.choice((-1, 1))),
+        form=form if shared else None,
+        noise=noise * np.float32(3 + 15 * config.difficulty),
+    )
+
+
+def _draw_colour(config: EventSet, rng: np.random.Generator, base: FloatArray) -> FloatArray:
+    """Draw a colour (3,) lighter or darker than the background's, by less the harder the set is."""
+    contrast = (100 - 55 * config.difficulty) * rng.choice((-1, 1)) * rng.uniform(0.7, 1.3, 3)
+    colour: FloatArray = np.clip(base + contrast, 0, 255).astype(np.float32)
+    return colour
+
+
+def _draw_background(config: EventSet, rng: np.random.Generator, base: FloatArray) -> FloatArray:
+    """Draw a smooth texture with distractors, swaying once round a small circle in half a video."""
+    turn = np.arange(config.frames // 2) / (config.frames // 2) + rng.random()
+    sway = rng.uniform(0.03, 0.07)
+    dx = (sway * np.cos(2 * np.pi * turn)).astype(np.float32)
+    dy = (sway * np.sin(2 * np.pi * turn) * rng.choice((-1, 1))).astype(np.float32)
+    y, x = _grid(config.size)
+    frames = np.tile(base, (len(turn), config.size, config.size, 1))
+    for _ in range(3):
+        wave_x, wave_y = rng.normal(0, 1.2, 2).astype(np.float32)
+        angle = 2 * np.pi * (wave_x * (x - dx[:, None, None]) + wave_y * (y - dy[:, None, None]) + rng.random())
+        frames += np.cos(angle, dtype=np.float32)[..., None] * rng.uniform(-14, 14, 3).astype(np.float32)
+    for _ in range(rng.integers(1 + round(6 * config.difficulty))):
+        centre_x, centre_y = rng.uniform(0, 1, 2)
+        cover = _cover(
+            FORMS[rng.integers(config.events)],
+            config.size,
+            centre_x + dx,
+            centre_y + dy,
+            np.full(len(turn), rng.uniform(0.06, 0.12), np.float32),
+        )
+        frames += cover[..., None] * (_draw_colour(config, rng, base) - frames)
+    return frames
+
+
+# --- rendering --------------------------------------------------------------------------------------------
+
+
+def render_frames(config: EventSet, label: int, index: int) -> FrameArray:
+    """Render video `index` as class `label`: uint8 RGB (frames, size, size, 3), before encoding."""
+    return render_script(config, label, draw_script(config, index))
+
+
+def render_script(config: EventSet, label: int, script: Script) -> FrameArray:
+    """Render a script as class `label`: uint8 RGB (frames, size, size, 3).
+
+    Exchanged halves and an exchanged pair of events give the same two halves in the other order.
+    """
+    halves = zip((script.first, script.second), config.pairs[label], strict=True)
+    return np.concatenate([_render_half(config, script.background, half, kind) for half, kind in halves])
+
+
+def _render_half(config: EventSet, background: FloatArray, half: Half, kind: str) -> FrameArray:
+    frame = np.arange(half.event_frames, dtype=np.float32)
+    dx, dy, scale, opacity = MOTIONS[kind](frame / (half.event_frames - 1), frame, half.direction)
+    form = FORMS[KINDS.index(kind) if half.form is None else half.form]
+    x, y = half.centre
+    radius = np.broadcast_to(half.radius * np.asarray(scale), frame.shape)
+    cover = _cover(form, config.size, x + np.asarray(dx), y + np.asarray(dy), radius)
+    cover = cover * np.broadcast_to(opacity, frame.shape).astype(np.float32)[:, None, None]
+
+    canvas = background.copy()
+    event = canvas[half.start_frame : half.start_frame + half.event_frames]
+    event += cover[..., None] * (half.colour - event)
+    canvas += half.noise
+    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+
+
+def _grid(size: int) -> tuple[FloatArray, FloatArray]:
+    """Return the pixel centres' (y, x), each (size, size), in frame sizes."""
+    line = (np.arange(size, dtype=np.float32) + 0.5) / size
+    y, x = np.meshgrid(line, line, indexing="ij")
+    return y, x
+
+
+def _cover(
+    form: Form, size: int, centre_x: npt.ArrayLike, centre_y: npt.ArrayLike, radius: npt.ArrayLike
+) -> FloatArray:
+    """Return how much of each pixel a moving form covers, float32 (frames, size, size) in [0, 1]."""
+    y, x = _grid(size)
+    at_x, at_y, scale = (
+        np.atleast_1d(np.asarray(value, np.float32))[:, None, None] for value in (centre_x, centre_y, radius)
+    )
+    distance_pixels = form((x - at_x) / scale, (y - at_y) / scale) * scale * size
+    cover: FloatArray = np.clip(0.5 - distance_pixels, 0, 1).astype(np.float32)
+    return cover
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedVideo:
+    """One file of the set: `path` is relative to the set's folder, train|test/<class>/<name>.mp4."""
+
+    path: Path
+    label: int
+    index: int
+
+
+def planned_videos(config: EventSet) -> tuple[PlannedVideo, ...]:
+    """List the files of the set, the same number of each class in train and in test.
+
+    A file's name is a digest of its number and of the set's values: it says nothing of the class, and another
+    set has other names.
+    """
+    classes = len(config.class_names)
+    planned = []
+    for index in range(classes * config.videos_per_class):
+        label, number = index % classes, index // classes
+        part = "test" if number < config.test_videos_per_class else "train"
+        name = hashlib.blake2s(f"{config} {index}".encode(), digest_size=6).hexdigest()
+        path = Path(part, config.class_names[label], f"{name}.mp4")
+        planned.append(PlannedVideo(path=path, label=label, index=index))
+    return tuple(planned)
+
+
+def write_set(config: EventSet, folder: Path, *, progress: bool = False) -> tuple[Path, ...]:
+    """Write the set's videos below `folder` and return their paths; files already there are kept.
+
+    A file is written under a hidden name and then renamed, so one with its final name is whole. `progress`
+    shows a bar. Raises DataError if `folder` holds videos of another set, StorageError if the disk fails.
+    """
+    planned = planned_videos(config)
+    paths = tuple(folder / video.path for video in planned)
+    foreign = set(folder.rglob("*.mp4")) - set(paths)
+    if foreign:
+        raise DataError(
+            f"{folder} holds {len(foreign)} videos that are not of this set, such as {min(foreign)}: "
+            "choose another folder or remove it"
+        )
+    todo = [(video, path) for video, path in zip(planned, paths, strict=True) if not path.exists()]
+    bar = tqdm(total=len(todo), desc="rendering videos", unit="video", disable=not progress)
+    try:
+        for parent in {path.parent for path in paths}:
+            parent.mkdir(parents=True, exist_ok=True)
+        # Threads suffice: numpy and the encoder release the interpreter's lock for nearly all of the work.
+        with bar, ThreadPoolExecutor(max_workers=2) as pool:
+            for _ in pool.map(lambda item: _write_video(config, *item), todo):
+                bar.update()
+    except OSError as error:
+        raise StorageError(f"cannot write videos below {folder}: {error}") from error
+    return paths
+
+
+def _write_video(config: EventSet, video: PlannedVideo, path: Path) -> None:
+    partial = path.with_name(f".{path.stem}.part")
+    encode(render_frames(config, video.label, video.index), partial, fps=config.fps)
+    partial.replace(path)
+
+
+def encode(frames: FrameArray, path: Path, *, fps: int) -> None:
+    """Write uint8 RGB frames (T, H, W, 3) as H.264 in mp4, each frame coded by itself.
+
+    Key frames only and a fixed quantiser: what a frame decodes to depends on nothing but that frame, so the
+    codec leaves no trace of the time. Raises OSError (av.FFmpegError) when the file cannot be written.
+    """
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"g": "1", "qp": "24", "preset": "superfast"}
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

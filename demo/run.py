@@ -1,0 +1,234 @@
+"""The whole pipeline on a small set of real videos, in minutes: what `faster demo` does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..aggregate.report import ReportFiles, ReportMeta, ReportRow, write_report
+from ..aggregate.train import TrainConfig, TrainResult, train_agg
+from ..extract.pretrain import TrainBackboneConfig, TrainBackboneResult, train_backbone
+from ..extract.run import ExtractConfig, extract
+from ..predict import Prediction, Predictor
+from .events import EventSet, average_ceiling, chance, clip_ceiling, planned_videos, write_set
+
+Say = Callable[[str], None]
+
+EXPENSIVE, CHEAP = "r2plus1d14-w8", "r2d14-w8"
+# (aggregator, pattern): averaging and recurrence over the same mixtures, from all-cheap to all-expensive.
+CELLS = (
+    ("average", "all-C"),
+    ("average", "1:3"),
+    ("average", "all-E"),
+    ("concat", "1:3"),
+    ("lstm", "1:3"),
+    ("gru", "1:3"),
+    ("fast-gru", "all-C"),
+    ("fast-gru", "1:7"),
+    ("fast-gru", "1:3"),
+    ("fast-gru", "all-E"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """What the demo makes, and where; fixed before anyone looked at its results.
+
+    Attributes:
+        folder: holds the videos, the weights, the store, the runs and the report.
+        events: the videos; see `EventSet`.
+        size, clips, clip_frames: the extraction's; the clips lie end to end.
+        backbone_epochs, aggregator_epochs: of the two training stages.
+        seeds: of the aggregators; backbones are trained once.
+        cells: (aggregator, pattern) pairs.
+    """
+
+    folder: str = "faster-demo"
+    events: EventSet = field(default_factory=EventSet)
+    size: int = 64
+    clips: int = 16
+    clip_frames: int = 8
+    backbone_epochs: int = 20
+    aggregator_epochs: int = 20
+    seeds: tuple[int, ...] = (0, 1, 2)
+    cells: tuple[tuple[str, str], ...] = CELLS
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What came out.
+
+    Attributes:
+        rows: a row of the table for each cell, with one accuracy a seed.
+        backbones: what training gave, the expensive one first.
+        prediction: of one video of the test part, whose true class is `label`.
+        seconds: of each step.
+    """
+
+    rows: tuple[ReportRow, ...]
+    backbones: tuple[TrainBackboneResult, ...]
+    prediction: Prediction
+    label: str
+    files: ReportFiles
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {
+            "rows": [asdict(row) for row in self.rows],
+            "backbones": [backbone.to_dict() for backbone in self.backbones],
+            "prediction": {**self.prediction.to_dict(), "label": self.label},
+            "page": str(self.files.page),
+            "plot": str(self.files.plot_png),
+            "seconds": self.seconds,
+        }
+
+
+def demo(config: DemoConfig, *, say: Say = print, progress: bool = True) -> DemoResult:
+    """Render videos, train two backbones, extract both, train and evaluate aggregators, predict, report.
+
+    Run again in the same folder, it does only what is not done yet.
+
+    Raises:
+        FasterError: as the stages do.
+    """
+    folder, events, clock = Path(config.folder), config.events, _Clock(say)
+    with clock.step("render", "rendering labelled videos"):
+        write_set(events, folder / "videos", progress=progress)
+    backbones = []
+    for model in (EXPENSIVE, CHEAP):
+        with clock.step(f"train {model}", f"training the backbone {model} on the training videos"):
+            backbones.append(train_backbone(_backbone_config(config, model), say=_quiet, progress=progress))
+    with clock.step("extract", "extracting both models' maps of every clip, one decode for both"):
+        extract(_extract_config(config), say=_quiet, progress=progress)
+    results: dict[tuple[str, str], list[TrainResult]] = {cell: [] for cell in config.cells}
+    with clock.step(
+        "aggregate", f"training {len(config.cells)} aggregators × {len(config.seeds)} seeds on the maps"
+    ):
+        for cell, seed in _progress(config, progress):
+            results[cell].append(
+                train_agg(_aggregator_config(config, *cell, seed), say=_quiet, progress=False)
+            )
+    with clock.step("predict", "classifying one video of the test part, live"):
+        video = next(video for video in planned_videos(events) if video.path.parts[0] == "test")
+        run = results[config.cells[-2]][0].run
+        (prediction,) = Predictor(run).predict([folder / "videos" / video.path])
+    rows = tuple(_row(config, *cell, found) for cell, found in results.items())
+    files = write_report(rows, _meta(config, backbones), folder / "report")
+    return DemoResult(
+        rows=rows,
+        backbones=tuple(backbones),
+        prediction=prediction,
+        label=events.class_names[video.label],
+        files=files,
+        seconds=clock.seconds,
+    )
+
+
+class _Clock:
+    def __init__(self, say: Say) -> None:
+        self.seconds: dict[str, float] = {}
+        self._say = say
+
+    @contextmanager
+    def step(self, name: str, line: str) -> Iterator[None]:
+        self._say(f"{len(self.seconds) + 1}. {line}")
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+
+
+def _quiet(line: str) -> None:
+    """The stages' own remarks would drown the demo's."""
+
+
+def _backbone_config(config: DemoConfig, model: str) -> TrainBackboneConfig:
+    return TrainBackboneConfig(
+        model=model,
+        source=str(Path(config.folder) / "videos"),
+        out=str(Path(config.folder) / "weights"),
+        clip_frames=config.clip_frames,
+        size=config.size,
+        epochs=config.backbone_epochs,
+        validation_clips=config.clips,
+    )
+
+
+def _extract_config(config: DemoConfig) -> ExtractConfig:
+    folder = Path(config.folder)
+    return ExtractConfig(
+        models=(EXPENSIVE, CHEAP),
+        source=str(folder / "videos"),
+        store=str(folder / "demo.zarr"),
+        weights=tuple(str(folder / "weights" / f"{model}.safetensors") for model in (EXPENSIVE, CHEAP)),
+        clip_frames=config.clip_frames,
+        clips=config.clips,
+        size=config.size,
+    )
+
+
+def _aggregator_config(config: DemoConfig, aggregator: str, pattern: str, seed: int) -> TrainConfig:
+    folder = Path(config.folder)
+    name = f"{aggregator}-{pattern.replace(':', '-')}-s{seed}"
+    return TrainConfig(
+        store=folder / "demo.zarr",
+        aggregator=aggregator,
+        pattern=pattern,
+        out=folder / "runs" / name,
+        epochs=config.aggregator_epochs,
+        seed=seed,
+        device="cpu",
+    )
+
+
+def _progress(config: DemoConfig, shown: bool) -> Iterator[tuple[tuple[str, str], int]]:
+    from tqdm import tqdm
+
+    pairs = [
+        (cell, seed)
+        for cell in config.cells
+        # Averaging trains nothing where the backbones score the classes themselves: one seed is all.
+        for seed in (config.seeds if cell[0] != "average" else config.seeds[:1])
+    ]
+    yield from tqdm(pairs, desc="aggregate", unit="run", disable=not shown)
+
+
+def _row(config: DemoConfig, aggregator: str, pattern: str, results: list[TrainResult]) -> ReportRow:
+    return ReportRow(
+        aggregator=aggregator,
+        pattern=pattern,
+        clips=config.clips,
+        seeds=config.seeds[: len(results)],
+        top1=tuple(result.report.metrics.top1 for result in results),
+        gflops_per_video=results[0].report.gflops_per_video,
+    )
+
+
+def _meta(config: DemoConfig, backbones: list[TrainBackboneResult]) -> ReportMeta:
+    events = config.events
+    return ReportMeta(
+        title="FASTER in minutes: ordered pairs of events",
+        lines=(
+            f"{events.videos_per_class - events.test_videos_per_class} training and {events.test_videos_per_class} "
+            f"test videos for each of {len(events.class_names)} classes, {events.frames} frames of {events.size}×"
+            f"{events.size}, rendered with seed {events.seed}",
+            *(
+                f"{model}: {config.backbone_epochs} epochs from scratch; video top-1 of its own averaged scores on "
+                f"the test part {100 * (backbone.test_top1 or 0):.1f} %"
+                for model, backbone in zip((EXPENSIVE, CHEAP), backbones, strict=True)
+            ),
+            f"{config.clips} clips of {config.clip_frames} frames a video, both models, from one store",
+            f"each aggregator: {config.aggregator_epochs} epochs, seeds {', '.join(map(str, config.seeds))}; the best "
+            "epoch chosen on a share of the training videos, the test part looked at once",
+            "made by: faster demo",
+        ),
+        ceilings=(
+            ("averaging at best", average_ceiling(events.events)),
+            ("one clip at best", clip_ceiling(events.events)),
+            ("chance", chance(events.events)),
+        ),
+    )

@@ -1,0 +1,159 @@
+"""`faster extract` and `faster train-backbone`: they parse, make one call, and print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+def source_options(command: CommandT) -> CommandT:
+    """The argument and options that say which videos: shared by the commands that read a source."""
+    for option in (
+        click.option(
+            "--limit", type=click.IntRange(1), help="Take this many videos, spread over the classes."
+        ),
+        click.option(
+            "--allow-missing", is_flag=True, help="Go on without listed videos that are not on disk."
+        ),
+        click.option("--video-root", type=click.Path(), help="Where the videos of an annotation file lie."),
+        click.option(
+            "--format",
+            "annotation_format",
+            help="class-folders, kinetics, mmaction, ucf101, hmdb51 or files; told from the files by default.",
+        ),
+        click.argument("source", nargs=-1, type=click.Path()),
+    ):
+        command = option(command)
+    return command
+
+
+def source_of(source: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    """The SOURCE argument as the configuration takes it."""
+    return source if len(source) > 1 else (source[0] if source else None)
+
+
+@click.command("extract", short_help="Write every clip's feature maps into a store.")
+@source_options
+@click.option(
+    "--model", "models", multiple=True, required=True, help="A backbone (see: faster models); repeatable."
+)
+@click.option("--store", type=click.Path(), help="The store to write; named after the folder by default.")
+@click.option(
+    "--weights", multiple=True, type=click.Path(), help="A file for each --model, in order [weights/MODEL.*]."
+)
+@click.option(
+    "--allow-random", is_flag=True, help="Random weights where none are found: smoke tests and timing only."
+)
+@click.option("--clip-frames", type=click.IntRange(1), default=8, show_default=True, help="L, frames a clip.")
+@click.option("--clips", type=click.IntRange(1), help="M, clips a video; 256 / clip frames by default.")
+@click.option(
+    "--size", type=click.IntRange(1), default=224, show_default=True, help="Pixels of a frame's side."
+)
+@click.option(
+    "--every",
+    "every_seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Cut files into segments of this many seconds.",
+)
+@click.option(
+    "--devices", default=None, help="For example cuda:0,cuda:1; the GPU if there is one, else the CPU."
+)
+@click.option(
+    "--decoders", type=click.IntRange(1), default=1, show_default=True, help="Decoding processes a device."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def extract_command(source: tuple[str, ...], devices: str | None, as_json: bool, **options: Any) -> None:
+    """Run frozen backbones over every clip of SOURCE and write their maps into a Zarr store.
+
+    SOURCE is a folder of videos (class folders, or with an annotation file in it or beside it), an annotation
+    file, or video files; videos/ by default, or the current folder where there is none. Weights are looked for
+    in weights/. Run again, it does only what is not whole yet.
+
+    \b
+    Examples:
+        faster extract --model r2plus1d50
+        faster extract UCF-101 --model r2plus1d50 --model r2d26 --store ucf.zarr --allow-missing
+        faster extract talk.mp4 --model r2d26 --every 10 --allow-random
+    """
+    from .run import ExtractConfig, extract
+
+    config = ExtractConfig(
+        source=source_of(source),
+        devices=tuple(devices.split(",")) if devices else (_default_device(),),
+        **options,
+    )
+    summary = extract(config, say=lambda line: click.echo(line, err=True))
+    if as_json:
+        click.echo(json.dumps(summary.to_dict(), indent=2))
+        return
+    click.echo(
+        f"{summary.store}: {summary.extracted} videos extracted in {summary.seconds:.1f} s "
+        f"({summary.clips_per_second:.1f} clips/s, {summary.gflops_spent:,.0f} GFLOPs), "
+        f"{summary.already_whole} were whole already, {summary.missing} are missing on disk"
+    )
+    for reason, count in list(summary.failed.items())[:10]:
+        click.echo(f"  failed {count}: {reason}")
+    if summary.failed:
+        click.echo(f"  all failures with their reasons: {summary.store}/failures.jsonl")
+    click.echo(f"next: faster train-agg --store {summary.store}")
+
+
+@click.command("train-backbone", short_help="Stage one: train a backbone on the same sources.")
+@source_options
+@click.option(
+    "--model", required=True, help="A backbone (see: faster models), for example r2d26 or r2plus1d26-w16."
+)
+@click.option("--split", help="Named split whose train part is trained on; the first by default.")
+@click.option("--out", type=click.Path(), default="weights", show_default=True, help="Folder of the weights.")
+@click.option("--clip-frames", type=click.IntRange(1), default=8, show_default=True, help="L, frames a clip.")
+@click.option(
+    "--size", type=click.IntRange(1), default=224, show_default=True, help="Pixels of a frame's side."
+)
+@click.option(
+    "--epochs", type=click.IntRange(1), default=45, show_default=True, help="Each takes one clip a video."
+)
+@click.option("--batch-size", type=click.IntRange(2), default=16, show_default=True, help="Clips a step.")
+@click.option("--learning-rate", type=float, default=0.05, show_default=True, help="At the end of warm-up.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, order and views."
+)
+@click.option("--device", default=None, help="The GPU if there is one, else the CPU.")
+@click.option("--decoders", type=click.IntRange(1), default=1, show_default=True, help="Decoding processes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def train_backbone_command(
+    source: tuple[str, ...], device: str | None, as_json: bool, **options: Any
+) -> None:
+    """Train a backbone from scratch on SOURCE and write weights/MODEL.safetensors, where extract finds it.
+
+    The paper's stage one (§4): one random clip of each video an epoch, random scale, crop and flip, SGD with a
+    cosine schedule; the best epoch is chosen on a share of the train part. Run again, it goes on where it was
+    stopped.
+
+    \b
+    Example:
+        faster train-backbone UCF-101 --model r2d26 --split split1 --size 112 --allow-missing
+    """
+    from .pretrain import TrainBackboneConfig, train_backbone
+
+    config = TrainBackboneConfig(source=source_of(source), device=device or _default_device(), **options)
+    result = train_backbone(config, say=lambda line: click.echo(line, err=True))
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+        return
+    tested = "" if result.test_top1 is None else f", test {100 * result.test_top1:.1f} %"
+    click.echo(
+        f"{result.weights}: best epoch {result.best_epoch}, video top-1: validation "
+        f"{100 * result.validation_top1:.1f} %{tested}; trained on {result.trained_on} videos"
+    )
+    click.echo(f"next: faster extract --model {config.model}")
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,108 @@
+"""Who runs the shards: this process, or one process a device."""
+
+from __future__ import annotations
+
+import multiprocessing
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+
+import torch
+
+from .. import store as stores
+from ..errors import FasterError, Interrupted
+from .frozen import FrozenBackbone
+from .shards import Job, Report, ShardTask, load_networks, run_shards
+
+
+def run_serial(
+    job: Job,
+    specs: Sequence[stores.FeatureSpec],
+    manifest: stores.Manifest,
+    tasks: Sequence[ShardTask],
+    *,
+    networks: Sequence[FrozenBackbone],
+    report: Report,
+) -> None:
+    """Run all tasks here, on the networks' device."""
+    run_shards(job, specs, manifest, tasks, networks, report)
+
+
+def run_processes(
+    job: Job,
+    specs: Sequence[stores.FeatureSpec],
+    manifest: stores.Manifest,
+    tasks: Sequence[ShardTask],
+    *,
+    devices: Sequence[str],
+    report: Report,
+) -> None:
+    """Deal the tasks out to one spawned process a device; task i goes to device i mod n.
+
+    Raises:
+        FasterError: as a process raised it; the others are ended, and their whole shards are kept.
+        Interrupted: a process died.
+    """
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, torch.get_num_threads() // len(devices))
+    processes, pipes = [], []
+    try:
+        for i, device in enumerate(devices):
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(
+                target=_device_main,
+                args=(job, specs, manifest, tasks[i :: len(devices)], device, threads, theirs),
+                name=f"extract on {device}",
+            )
+            process.start()
+            theirs.close()
+            processes.append(process)
+            pipes.append(ours)
+        _follow(pipes, devices, report)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _follow(pipes: Sequence[Connection], devices: Sequence[str], report: Report) -> None:
+    """Pass every process's reports on until each has said that it is done."""
+    running = dict(zip(pipes, devices, strict=True))
+    while running:
+        for pipe in wait(list(running)):
+            assert isinstance(pipe, Connection)
+            try:
+                message = pipe.recv()
+            except EOFError:
+                raise Interrupted(
+                    f"the process on {running[pipe]} died; whole shards are kept, run the same command again"
+                ) from None
+            if message is None:
+                del running[pipe]
+            elif isinstance(message, FasterError):
+                raise message
+            elif isinstance(message, str):
+                raise RuntimeError(f"the process on {running[pipe]} failed:\n{message}")
+            else:
+                report(*message)
+
+
+def _device_main(
+    job: Job,
+    specs: Sequence[stores.FeatureSpec],
+    manifest: stores.Manifest,
+    tasks: Sequence[ShardTask],
+    device: str,
+    threads: int,
+    pipe: Connection,
+) -> None:
+    torch.set_num_threads(threads)
+    try:
+        networks = [network for network, _ in load_networks(job, device)]
+        run_shards(job, specs, manifest, tasks, networks, lambda *figures: pipe.send(figures))
+        pipe.send(None)
+    except FasterError as error:
+        pipe.send(error)
+    except Exception:
+        pipe.send(traceback.format_exc())

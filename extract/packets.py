@@ -1,0 +1,268 @@
+"""A video file opened safely, and its frames counted from its packets.
+
+Headers lie about the number of frames, so every packet is read (not decoded) once. A frame's index is the rank
+of its timestamp. Packets that show nothing do not count: packets that an edit list discards, VP8's hidden
+reference frames, MPEG-4's placeholders.
+
+A "video" can be a playlist that names other files or the network. So a file is opened by Python and handed to
+FFmpeg as a stream of bytes, with no protocol allowed, and only real containers are recognised.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import av.container
+import av.error
+import av.stream
+import av.video
+import numpy as np
+from av.buffer import Buffer
+from numpy.typing import NDArray
+
+from ..errors import VideoError
+from .mpeg4 import Mpeg4Pictures
+
+MAX_PIXELS = 1 << 25  # a picture of 7680×4320 fits
+CONTAINERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "asf", "flv", "ogg", "gif")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What a video holds: number of frames, mean rate, size as shown (after rotation), the frames' times.
+
+    `pts_seconds` is float64 (frames,), ascending, as the file says; it need not begin at 0. `fps` is the mean
+    over the timestamps; with one frame, the header's, 0.0 where it has none. Where a container keeps no usable
+    presentation times (AVI with reordered frames), both follow from the header's rate.
+    """
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+    pts_seconds: NDArray[np.float64]
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """The frames' times since the first frame: float64 (frames,), to the nanosecond."""
+        seconds: NDArray[np.float64] = np.round(self.pts_seconds - self.pts_seconds[0], 9)
+        return seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyPacket:
+    """A packet at which decoding can begin: the index and pts of the frame it shows, and where to seek."""
+
+    frame: int
+    pts: int
+    seek_to: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PacketScan:
+    """A probe and what decoding needs: `index_of` pts where every frame has its own (else None), key packets."""
+
+    probe: Probe
+    index_of: dict[int, int] | None
+    keys: tuple[KeyPacket, ...]
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.video.VideoStream]]:
+    """A video file's container and its video stream, with one decoder thread.
+
+    Raises:
+        VideoError: not a regular file, not a container, or no video in it.
+    """
+    with _regular_file(path) as file:
+        options = {"protocol_whitelist": "", "format_whitelist": ",".join(CONTAINERS)}
+        try:
+            # Some real AVI files hold metadata that is not UTF-8.
+            container = av.open(
+                file, mode="r", options=options, metadata_errors="ignore", buffer_size=1 << 18
+            )
+        except av.error.FFmpegError as error:
+            allowed = ", ".join(CONTAINERS)
+            raise VideoError(
+                f"{path.name}: no video container that can be read ({error.strerror}); known are {allowed}"
+            ) from error
+        with container:
+            stream = _video_stream(container, path)
+            context = stream.codec_context
+            context.thread_count = 1  # frame threads hang for ever on some broken files
+            context.options = {"max_pixels": str(MAX_PIXELS)}
+            yield container, stream
+
+
+def read_packets(
+    container: av.container.InputContainer, stream: av.video.VideoStream
+) -> Iterator[av.Packet[av.video.VideoStream]]:
+    """The stream's packets from the container's position to the end; empty ones, which would end a decoder, too."""
+    for packet in container.demux(stream):
+        # PyAV ends with a packet to flush each stream. One that appeared late (in MPEG) can make it fail there,
+        # with an IndexError; ours was known from the start and comes before.
+        if packet.size == 0 and packet.pts is None and packet.dts is None:
+            return
+        yield packet
+
+
+def scan(path: Path) -> PacketScan:
+    """Read all packets of a video, decode its first picture.
+
+    Raises:
+        VideoError: nothing in the file can be used as a video, or it ends before its own index does.
+    """
+    with open_video(path) as (container, stream):
+        packets = _Packets(stream)
+        first = None
+        trying = True
+        try:
+            for packet in read_packets(container, stream):
+                packets.add(packet)
+                if first is None and trying and packet.size:
+                    try:
+                        first = next(iter(packet.decode()), None)
+                    except av.error.FFmpegError:
+                        trying = False
+            if first is None and trying:
+                first = next(iter(stream.codec_context.decode(None)), None)
+        except av.error.FFmpegError as error:
+            raise VideoError(
+                f"{path.name}: reading stopped after {packets.read} packets ({error.strerror})"
+            ) from error
+        if packets.pictures == 0:
+            raise VideoError(f"{path.name}: its video stream holds no frames")
+        if first is None:
+            raise VideoError(f"{path.name}: no picture of its {packets.pictures} frames can be decoded")
+        listed = len(stream.index_entries)
+        # MP4 and MOV list every sample up front; fewer were there to be read.
+        if container.format.name.startswith("mov") and packets.read < listed:
+            raise VideoError(f"{path.name}: cut short, it holds {packets.read} of {listed} frames")
+        return packets.scan(first, reorders_untimed=container.format.name == "avi", path=path)
+
+
+def probe(path: Path) -> Probe:
+    """Count a video's frames and read their times, by its packets.
+
+    Raises:
+        VideoError: nothing in the file can be used as a video.
+    """
+    return scan(path).probe
+
+
+def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """How a stored picture is turned to be shown: (transpose, flip rows, flip columns), in this order.
+
+    Raises:
+        VideoError: turned by an angle that is no multiple of 90°.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(matrix, Buffer):
+        return False, False, False
+    # x' = a·x + c·y, y' = b·x + d·y, in fixed point
+    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32, count=5).tolist()
+    if b == c == 0 and a and d:
+        return False, d < 0, a < 0
+    if a == d == 0 and b and c:
+        return True, b < 0, c < 0
+    raise VideoError(f"turned by {frame.rotation}°: only multiples of 90° are applied")
+
+
+class _Packets:
+    """Gathers what the packets of one stream say about its frames."""
+
+    def __init__(self, stream: av.video.VideoStream) -> None:
+        self.stream = stream
+        self.read = 0
+        self.pictures = 0
+        self._shown: list[int | None] = []
+        self._keys: list[tuple[int, int]] = []
+        self._one_each = True
+        self._codec = stream.codec_context.codec.canonical_name
+        self._mpeg4 = Mpeg4Pictures(stream.codec_context.extradata or b"")
+
+    def add(self, packet: av.Packet[av.video.VideoStream]) -> None:
+        self.read += 1
+        pictures = self._pictures(packet)
+        self.pictures += pictures
+        self._one_each &= pictures <= 1
+        if pictures:
+            self._shown.append(packet.pts)
+            if packet.is_keyframe and packet.pts is not None:
+                self._keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+
+    def scan(self, first: av.VideoFrame, *, reorders_untimed: bool, path: Path) -> PacketScan:
+        context = self.stream.codec_context
+        pts = sorted(value for value in self._shown if value is not None)
+        # AVI has no presentation times; those that FFmpeg makes up are wrong where frames are reordered.
+        timed = (
+            self._one_each
+            and len(set(pts)) == self.pictures
+            and not (reorders_untimed and context.has_b_frames)
+        )
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        fps = float(rate) if rate else 0.0
+        if timed:
+            base = self.stream.time_base or Fraction(1)
+            seconds = np.array([value * base.numerator / base.denominator for value in pts])
+            if len(pts) > 1:
+                fps = float((len(pts) - 1) / (seconds[-1] - seconds[0]))
+        elif fps:
+            seconds = np.arange(self.pictures) / fps
+        else:
+            raise VideoError(f"{path.name}: its frames have no timestamps and it names no frame rate")
+        index_of = {value: index for index, value in enumerate(pts)} if timed else None
+        keys = [KeyPacket(frame=index_of[p], pts=p, seek_to=d) for p, d in self._keys] if index_of else []
+        transposed = orientation(first)[0]
+        width, height = (first.height, first.width) if transposed else (first.width, first.height)
+        return PacketScan(
+            probe=Probe(frames=self.pictures, fps=fps, width=width, height=height, pts_seconds=seconds),
+            index_of=index_of,
+            keys=tuple(sorted(keys, key=lambda key: key.frame)),
+        )
+
+    def _pictures(self, packet: av.Packet[av.video.VideoStream]) -> int:
+        if packet.is_discard or packet.size == 0:
+            return 0
+        if self._codec == "vp8":
+            return bytes(packet)[0] >> 4 & 1  # the frame tag's show_frame bit (RFC 6386, 9.1)
+        if self._codec == "mpeg4":
+            return self._mpeg4.count(bytes(packet))
+        return 1
+
+
+def _video_stream(container: av.container.InputContainer, path: Path) -> av.video.VideoStream:
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
+        kinds = sorted({stream.type for stream in container.streams})
+        raise VideoError(f"{path.name}: no video stream (it holds {', '.join(kinds) or 'no streams at all'})")
+    best = container.streams.best("video")
+    stream = best if isinstance(best, av.video.VideoStream) and best in streams else streams[0]
+    if stream.codec_context is None:
+        raise VideoError(f"{path.name}: no decoder for its video codec")
+    return stream
+
+
+@contextmanager
+def _regular_file(path: Path) -> Iterator[BinaryIO]:
+    try:
+        # Without O_NONBLOCK the opening of a FIFO waits for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise VideoError(f"{path.name}: cannot be opened ({error.strerror})") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+        os.close(descriptor)
+        kind = "an empty file" if stat.S_ISREG(status.st_mode) else "not a regular file"
+        raise VideoError(f"{path.name}: {kind}")
+    with os.fdopen(descriptor, "rb") as file:
+        yield file

@@ -1,0 +1,316 @@
+"""The extraction stage: a video set's feature maps, of one model or several, into a store.
+
+from faster.extract.run import ExtractConfig, extract
+
+extract(ExtractConfig(source="videos", models=("r2plus1d50", "r2d26"), store="kinetics.zarr"))
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from .. import store as stores
+from ..errors import SourceError, UsageError
+from ..stopping import interruptible
+from ..store import manifest as manifests
+from ..store import writer
+from ..store.receipts import list_receipts
+from ..store.schema import shard_videos_for
+from .annotations import Source, read_source, segment_source
+from .durations import probe_durations
+from .executors import run_processes, run_serial
+from .frozen import FrozenBackbone
+from .shards import Job, Progress, ShardTask, load_networks
+from .transforms import centre_transform
+from .weights import WeightsInfo
+
+Say = Callable[[str], None]
+PAPER_FRAMES = 256  # "we fix the total number of frames processed to be 256" (§4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """What to extract; `faster extract` has an option for each field.
+
+    Attributes:
+        models: names of backbones; all of them see the same decoded clips.
+        source: a folder, an annotation file, or video files; None takes `videos/`, or else the current folder.
+        store: the store to write; None names it after the source's folder, in the current one.
+        weights: a file for each model, in the models' order; empty looks for `weights/<model>.*`.
+        allow_random: go on with random weights where none are found.
+        annotation_format: name of the source's format, where it cannot be told from the files.
+        video_root: where the videos of an annotation file lie.
+        allow_missing: go on without listed videos that are not on disk; they are recorded as missing.
+        clip_frames: L. clips: M a video, None for 256 / L as in the paper. size: pixels of a frame's side.
+        limit: this many videos, spread over the classes. Run again without it to add the others.
+        every_seconds: cut files into segments of this many seconds, each a row of its own.
+        devices: where the backbones run; several share the work, one process each.
+        decoders: decoding processes for each device.
+    """
+
+    models: tuple[str, ...]
+    source: str | tuple[str, ...] | None = None
+    store: str | None = None
+    weights: tuple[str, ...] = ()
+    allow_random: bool = False
+    annotation_format: str | None = None
+    video_root: str | None = None
+    allow_missing: bool = False
+    clip_frames: int = 8
+    clips: int | None = None
+    size: int = 224
+    limit: int | None = None
+    every_seconds: float | None = None
+    devices: tuple[str, ...] = ("cpu",)
+    decoders: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise UsageError("no model named; see: faster models")
+        if len(set(self.models)) < len(self.models):
+            raise UsageError("a model is named twice")
+        if self.weights and len(self.weights) != len(self.models):
+            raise UsageError(
+                f"{len(self.weights)} --weights for {len(self.models)} --model; give one each, in order"
+            )
+        for name in ("clip_frames", "size", "decoders"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; 1 is the least")
+        if self.clips is not None and self.clips < 1:
+            raise UsageError(f"--clips is {self.clips}; 1 is the least")
+
+    @property
+    def clips_a_view(self) -> int:
+        """M, by default as many clips as give the paper's 256 frames (§4)."""
+        return self.clips or max(1, PAPER_FRAMES // self.clip_frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractSummary:
+    """What a run of `extract` did and what the store now holds.
+
+    Attributes:
+        videos: rows of the store that the source names; missing: listed and not on disk.
+        extracted: videos decoded in this run; already_whole: those it had no need to.
+        failed: videos of the source that the store records as failed, in this run or before, by reason.
+        seconds: of decoding, forward passes and writing; clips_per_second counts each model's clips.
+    """
+
+    store: str
+    models: tuple[str, ...]
+    videos: int
+    missing: int
+    extracted: int
+    already_whole: int
+    failed: dict[str, int]
+    seconds: float
+    clips_per_second: float
+    gflops_spent: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+
+def extract(config: ExtractConfig, *, say: Say = print, progress: bool = True) -> ExtractSummary:
+    """Write the maps of every video of a source into a store; what is whole there is not done again.
+
+    Args:
+        config: what to extract.
+        say: receives one line for each thing the user should know.
+        progress: show a progress bar.
+
+    Raises:
+        UsageError, SourceError, WeightsError: as the configuration, source or weights are wrong.
+        ProvenanceMismatch: the store's maps of a model were made otherwise.
+        StorageError: the store cannot be written.
+        Interrupted: SIGTERM or SIGUSR1; the shard in hand is dropped, all others are whole.
+    """
+    with interruptible("whole shards are kept"):
+        path = Path(config.store or _store_name(config.source))
+        source = _source(config, say)
+        # A store that cannot be written is found out before a network is loaded; the shard size is settled later.
+        job = Job(
+            store=str(path),
+            root=str(source.root),
+            models=config.models,
+            weights=config.weights or (None,) * len(config.models),
+            allow_random=config.allow_random,
+            clip_frames=config.clip_frames,
+            clips=config.clips_a_view,
+            size=config.size,
+            decoders=config.decoders,
+        )
+        writer.require_writable(path)
+        networks = load_networks(job, config.devices[0])
+        specs = [_spec(job, network, info) for network, info in networks]
+        manifest, shard_videos = _declare(path, source, specs, networks, job)
+        rows = {manifest.row_of[video.id] for video in source.videos}
+        tasks = plan(path, manifest, specs, shard_videos, rows)
+        todo = sum(len(task.rows) for task in tasks)
+        say(_plan_line(path, job, networks, len(rows), todo, len(tasks)))
+        started = time.perf_counter()
+        with Progress(total=todo, models=len(specs), shown=progress) as bar:
+            if len(config.devices) == 1:
+                run_serial(
+                    job,
+                    specs,
+                    manifest,
+                    tasks,
+                    networks=[network for network, _ in networks],
+                    report=bar.report,
+                )
+            else:
+                run_processes(job, specs, manifest, tasks, devices=config.devices, report=bar.report)
+        seconds = time.perf_counter() - started
+        store = stores.open(path)
+        stores.finalise(store)
+        reasons = {
+            row: reason
+            for spec in specs
+            for (row, _), reason in store.features(spec.model, spec.clip_frames).coverage.reasons.items()
+            if row in rows
+        }
+        costs = [network.gflops(job.clip_frames, job.size) for network, _ in networks]
+        return ExtractSummary(
+            store=str(path),
+            models=job.models,
+            videos=len(rows),
+            missing=len(source.missing),
+            extracted=todo,
+            already_whole=len(rows) - len(rows & {row for task in tasks for row in task.rows}),
+            failed=dict(Counter(reasons.values()).most_common()),
+            seconds=seconds,
+            clips_per_second=bar.clips / seconds if seconds else 0.0,
+            gflops_spent=sum(count * cost for count, cost in zip(bar.clips_by_model, costs, strict=True)),
+        )
+
+
+def plan(
+    path: Path,
+    manifest: stores.Manifest,
+    specs: Sequence[stores.FeatureSpec],
+    shard_videos: int,
+    rows: set[int],
+) -> list[ShardTask]:
+    """The shards that hold one of `rows` and have no receipt of some model, and which models that are."""
+    whole = [set(list_receipts(path / spec.folder)) for spec in specs]
+    tasks = []
+    for shard in sorted({row // shard_videos for row in rows}):
+        lacking = tuple(i for i, receipts in enumerate(whole) if (shard, 0) not in receipts)
+        first = shard * shard_videos
+        members = tuple(
+            row for row in range(first, min(first + shard_videos, manifest.rows)) if manifest.ids[row]
+        )
+        if lacking:
+            tasks.append(ShardTask(shard=shard, rows=members, models=lacking, shard_videos=shard_videos))
+    return tasks
+
+
+def _store_name(source: str | tuple[str, ...] | None) -> str:
+    if source is None:
+        return f"{Path.cwd().name}.zarr"
+    path = Path(source if isinstance(source, str) else source[0]).resolve()
+    return f"{(path if path.is_dir() else path.parent).name}.zarr"
+
+
+def _source(config: ExtractConfig, say: Say) -> Source:
+    where = config.source
+    if where is None:
+        where = "videos" if Path("videos").is_dir() else "."
+    source = read_source(
+        where,
+        format=config.annotation_format,
+        video_root=config.video_root,
+        allow_missing=config.allow_missing,
+        limit=config.limit,
+    )
+    for note in source.notes:
+        say(note)
+    if config.every_seconds is not None:
+        durations = probe_durations(source.root, [video.path for video in source.videos], say=say)
+        known = {video.id: durations[video.path] for video in source.videos if video.path in durations}
+        source = segment_source(source, known, config.every_seconds)
+    if not source.videos:
+        raise SourceError(f"{where} names no video that can be used")
+    return source
+
+
+def _spec(job: Job, network: FrozenBackbone, info: WeightsInfo) -> stores.FeatureSpec:
+    backbone = network.backbone
+    return stores.FeatureSpec(
+        model=info.model,
+        weights_digest=info.digest,
+        weights_random=info.random,
+        clip_frames=job.clip_frames,
+        frame_stride=backbone.frame_stride,
+        clips=job.clips,
+        views=1,
+        map_shape=network.map_shape(job.clip_frames, job.size),
+        num_classes=backbone.num_classes or 0,
+        class_names=info.class_names,
+        transform={
+            **centre_transform(job.size).to_dict(),
+            "mean": list(backbone.mean),
+            "std": list(backbone.std),
+        },
+        precision=network.precision,
+        batch_clips=network.batch_clips,
+    )
+
+
+def _declare(
+    path: Path,
+    source: Source,
+    specs: Sequence[stores.FeatureSpec],
+    networks: Sequence[tuple[FrozenBackbone, WeightsInfo]],
+    job: Job,
+) -> tuple[stores.Manifest, int]:
+    """Make or join the store, its arrays and its manifest."""
+    shard_videos = writer.create(
+        path, shard_videos=min(shard_videos_for(s.clips, s.map_shape) for s in specs)
+    )
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "av", "numpy")}
+    for spec, (network, info) in zip(specs, networks, strict=True):
+        recorded = {
+            "gflops_per_clip": network.gflops(job.clip_frames, job.size),
+            "weights_path": None if info.path is None else str(Path(info.path).resolve()),
+            "versions": {"faster": __version__, "python": platform.python_version(), **versions},
+        }
+        writer.declare(path, spec, recorded=recorded, trained_on=info.trained_on)
+    manifest = manifests.append(
+        path,
+        videos=source.videos,
+        missing=source.missing,
+        class_names=source.class_names,
+        root=source.root,
+        shard_videos=shard_videos,
+    )
+    for spec in specs:
+        writer.fit_arrays(path, spec, manifest, shard_videos)
+    return manifest, shard_videos
+
+
+def _plan_line(
+    path: Path,
+    job: Job,
+    networks: Sequence[tuple[FrozenBackbone, WeightsInfo]],
+    videos: int,
+    todo: int,
+    shards: int,
+) -> str:
+    random = [info.model for _, info in networks if info.random]
+    warning = f"; RANDOM WEIGHTS for {', '.join(random)}: smoke tests and timing only" if random else ""
+    whole = "all whole already" if not todo else f"{todo} to do in {shards} shards"
+    return (
+        f"{path}: {videos} videos ({whole}), {job.clips} clips of {job.clip_frames} frames at {job.size}×{job.size}, "
+        f"{' and '.join(job.models)}{warning}"
+    )

@@ -1,0 +1,56 @@
+"""`faster predict`: raw videos to classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("predict", short_help="Classify raw videos with a trained run.")
+@click.argument("videos", nargs=-1, required=True, type=click.Path())
+@click.option("--run", required=True, type=click.Path(), help="A run folder of faster train-agg.")
+@click.option(
+    "--weights", multiple=True, metavar="MODEL=FILE", help="Where a backbone's weights are, if they moved."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="predictions.csv", show_default=True, help="The table."
+)
+@click.option("--device", default="cpu", show_default=True, help="For example cuda:0.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a video.")
+def predict_command(
+    videos: tuple[str, ...], run: str, weights: tuple[str, ...], out: Path, device: str, as_json: bool
+) -> None:
+    """Classify each of VIDEOS, running on each clip only the backbone that the run's pattern names.
+
+    Prints the best classes with the GFLOPs spent, and writes predictions.csv. Exit code 3 where a video
+    could not be classified.
+
+    \b
+    Example:
+        faster predict new.mp4 --run runs/kinetics-fast-gru-1-7-n32-s0
+    """
+    from .predict import Predictor, write_predictions
+
+    pairs = [entry.partition("=") for entry in weights]
+    if any(not (model and file) for model, _, file in pairs):
+        raise click.UsageError("--weights takes MODEL=FILE, for example r2d26=weights/r2d26.safetensors")
+    predictor = Predictor(run, weights={model: file for model, _, file in pairs}, device=device)
+    done = []
+    for prediction in predictor.predict(videos):
+        done.append(prediction)
+        if as_json:
+            click.echo(json.dumps(prediction.to_dict(), ensure_ascii=False))
+        elif prediction.reason:
+            click.echo(f"{prediction.path}: failed: {prediction.reason}")
+        else:
+            best = ", ".join(f"{name} {100 * p:.1f} %" for name, p in prediction.top())
+            clips = " + ".join(f"{count} {model}" for model, count in prediction.clips_of.items())
+            click.echo(f"{prediction.path}: {best}  ({prediction.gflops:.2f} GFLOPs: {clips} clips)")
+    write_predictions(out, done)
+    failed = sum(bool(prediction.reason) for prediction in done)
+    if not as_json:
+        click.echo(f"predictions: {out}" + (f"; {failed} of {len(done)} videos failed" if failed else ""))
+    if failed:
+        raise click.exceptions.Exit(3)

@@ -1,0 +1,82 @@
+"""A training command's run folder: its config, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from .errors import RunError, StorageError
+
+
+def open_run(run_dir: Path, config: Mapping[str, Any]) -> None:
+    """Begin a run folder with this config, or make sure that the one there has it.
+
+    What stands under "versions" is recorded and not compared. Raises RunError with the difference.
+    """
+    path = run_dir / "config.json"
+    config = json.loads(json.dumps(config))
+    if not path.exists():
+        write_json(path, config)
+        return
+    there, asked = _flat(read_json(path)), _flat(config)
+    keys = [k for k in there.keys() | asked.keys() if k.split(".")[0] != "versions"]
+    changed = sorted((k for k in keys if there.get(k) != asked.get(k)), key=lambda k: (k.count("."), k))
+    if changed:
+        shown = "; ".join(f"{k} is {there.get(k)} there, {asked.get(k)} asked" for k in changed[:4])
+        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise RunError(
+            f"{run_dir} was begun with another config: {shown}{more}; name another folder with --out"
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    return {
+        k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}".lstrip(".")).items()
+    }
+
+
+def read_json(path: Path) -> Any:
+    """The file's JSON; RunError where it is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; this is no run folder of a training command") from None
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_file(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all; `header` becomes its metadata."""
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    # An empty header of an empty file is written so that safetensors itself cannot read it back.
+    write_file(path, save(plain, metadata=dict(header) if header else None))
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all, and on the disk when this returns. Raises StorageError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
