@@ -97,19 +97,25 @@ def flops_command(
 @click.command("models")
 @_AS_JSON
 def models_command(as_json: bool) -> None:
-    """The backbones that --model can name, with their cost for a clip of 8 frames of 224×224.
+    """What --model and --aggregator can name; backbones with their cost for a clip of 8 frames of 224×224.
 
     \b
     Example:
       faster models --json
     """
+    from .aggregate.registry import known_names as known_aggregators
     from .extract.backbones import is_scalable, known_names
     from .flops import backbone_cost
 
     rows = [(backbone_cost(name, 8), is_scalable(name)) for name in known_names()]
     if as_json:
         click.echo(
-            json.dumps({"models": [{**asdict(cost), "scalable": scalable} for cost, scalable in rows]})
+            json.dumps(
+                {
+                    "models": [{**asdict(cost), "scalable": scalable} for cost, scalable in rows],
+                    "aggregators": known_aggregators(),
+                }
+            )
         )
         return
     click.echo(f"{'model':<14}{'parameters':>12}{'GFLOPs':>10}  map (l, h, w, c)")
@@ -121,6 +127,7 @@ def models_command(as_json: bool) -> None:
         "* also narrower or wider: r2d26-w16 has a stem of 16 channels instead of 64, and all others scale."
     )
     click.echo("Your own network: --model package.module:function")
+    click.echo(f"\naggregators: {', '.join(known_aggregators())}")
 
 
 def _with_models(setting: Setting, models: tuple[str, ...], size: int) -> Setting:

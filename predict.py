@@ -28,7 +28,7 @@ from .errors import VideoError, WeightsError
 from .extract.decoders import DecodeJob, DecoderPool, VideoFailure
 from .extract.frozen import FrozenBackbone
 from .extract.weights import find_weights, load_weights
-from .run_folder import write_file
+from .store.commit import replace
 from .store.grid import uniform_subset
 from .store.schema import FeatureSpec
 
@@ -166,7 +166,7 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
         best = [value for name, p in prediction.top() for value in (name, f"{p:.6f}")]
         best += [""] * (2 * TOP - len(best))
         rows.writerow([prediction.path, best[0], *best, f"{prediction.gflops:.4f}", prediction.reason])
-    write_file(path, text.getvalue().encode())
+    replace(path, text.getvalue().encode())
 
 
 def _load(spec: FeatureSpec, recorded: str | None, weights: Mapping[str, str], device: str) -> FrozenBackbone:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
 
-from .errors import RunError, StorageError
+from .errors import RunError
+from .store.commit import replace
 
 
 def open_run(run_dir: Path, config: Mapping[str, Any]) -> None:
@@ -56,27 +55,11 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
-    write_file(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    replace(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file, whole or not at all; `header` becomes its metadata."""
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     # An empty header of an empty file is written so that safetensors itself cannot read it back.
-    write_file(path, save(plain, metadata=dict(header) if header else None))
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all, and on the disk when this returns. Raises StorageError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+    replace(path, save(plain, metadata=dict(header) if header else None))

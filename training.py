@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .errors import Interrupted, RunError, UsageError
-from .run_folder import open_run, write_file, write_json, write_tensors
+from .run_folder import open_run, write_json, write_tensors
 from .stopping import STOP_SIGNALS
+from .store.commit import replace
 
 BatchT = TypeVar("BatchT")
 
@@ -335,7 +336,7 @@ def _keep_log_before(run_dir: Path, epoch: int) -> None:
     path = run_dir / "metrics.jsonl"
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_file(path, "".join(lines[:epoch]).encode())
+        replace(path, "".join(lines[:epoch]).encode())
 
 
 # --- stopping and logging --------------------------------------------------------------------------------

@@ -108,6 +108,8 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     click.echo(f"top-5                {figures.top5:8.2%}")
     click.echo(f"mean class accuracy  {figures.mean_class_accuracy:8.2%}")
     click.echo(f"GFLOPs a video       {evaluation.gflops_per_video:8.4g}")
+    for label, answer, count in evaluation.confused(3):
+        click.echo(f"confused             {count:8d}  {label} taken for {answer}")
     for note in evaluation.notes:
         click.echo(f"note: {note}")
     click.echo(f"predictions: {evaluation.predictions}")

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from .. import store as stores
 from ..errors import DataError
-from ..run_folder import write_file
 from ..store import FeatureSpec, Store
+from ..store.commit import replace
 from ..store.grid import uniform_subset
 from .base import Aggregator, MapShape
 from .loader import ClipReader, uniform_batches
@@ -44,12 +44,21 @@ class Evaluation:
     gflops_per_video: float
     notes: tuple[str, ...]
     predictions: Path
+    class_names: tuple[str, ...]
+
+    def confused(self, most: int) -> list[tuple[str, str, int]]:
+        """The commonest mistakes: (label, answer, videos), the most frequent first."""
+        wrong = self.confusion - np.diag(np.diag(self.confusion))
+        order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+        pairs = [divmod(int(i), len(self.class_names)) for i in order]
+        return [(self.class_names[a], self.class_names[b], int(wrong[a, b])) for a, b in pairs if wrong[a, b]]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
         return {
             **asdict(self),
             "confusion": self.confusion.tolist(),
+            "class_names": list(self.class_names),
             "notes": list(self.notes),
             "predictions": str(self.predictions),
         }
@@ -141,6 +150,7 @@ def report(
         gflops_per_video=mix.backbone_gflops + aggregator_gflops_of(aggregator, mix.map_shapes, mix.models),
         notes=tuple(notes(mix)),
         predictions=predictions,
+        class_names=store.class_names,
     )
 
 
@@ -197,7 +207,7 @@ def write_predictions(path: Path, store: Store, rows: NDArray[np.int64], logits:
         best = [x for k in top[index] for x in (names[k], f"{probabilities[index, k]:.6f}")]
         line = [store.videos.ids[row], names[store.videos.labels[row]], names[top[index, 0]], *best]
         writer.writerow(line)
-    write_file(path, text.getvalue().encode())
+    replace(path, text.getvalue().encode())
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -240,7 +240,9 @@ def _draw_background(config: EventSet, rng: np.random.Generator, base: FloatArra
     frames = np.tile(base, (len(turn), config.size, config.size, 1))
     for _ in range(3):
         wave_x, wave_y = rng.normal(0, 1.2, 2).astype(np.float32)
-        angle = 2 * np.pi * (wave_x * (x - dx[:, None, None]) + wave_y * (y - dy[:, None, None]) + rng.random())
+        angle = (
+            2 * np.pi * (wave_x * (x - dx[:, None, None]) + wave_y * (y - dy[:, None, None]) + rng.random())
+        )
         frames += np.cos(angle, dtype=np.float32)[..., None] * rng.uniform(-14, 14, 3).astype(np.float32)
     for _ in range(rng.integers(1 + round(6 * config.difficulty))):
         centre_x, centre_y = rng.uniform(0, 1, 2)

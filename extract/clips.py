@@ -1,4 +1,4 @@
-"""Which frames make which clip: the uniform grid of testing, its exact subsets, and the random draws of training.
+"""Which frames make which clip: the uniform grid of testing, and the random clip of stage one's training.
 
 A video has T frames, a clip L of them. Clip i of M starts at frame min(⌊i·T/M⌋, T − span), where a clip's span
 is (L − 1)·stride + 1 frames. 256 frames in 32 clips of 8 lie end to end; shorter videos' clips overlap; a video
@@ -61,30 +61,6 @@ def random_start(rng: np.random.Generator, frames: int, *, clip_frames: int, fra
     return int(rng.integers(_latest_start(frames, clip_frames, frame_stride) + 1))
 
 
-def uniform_subset(clips_in_grid: int, clips: int) -> tuple[NDArray[np.int64], bool]:
-    """Which clips of a grid stand for a uniform test of fewer clips: int64 (clips,), and whether that is exact.
-
-    Where `clips` divides the grid, clips j·M/N are exactly those that `clips` asked alone would give. Elsewhere
-    the nearest clips are taken, and the second value is False: the caller says so.
-
-    Raises:
-        UsageError: more clips than the grid has, or a count below 1.
-    """
-    _check_subset(clips_in_grid, clips)
-    nearest = (2 * np.arange(clips, dtype=np.int64) * clips_in_grid + clips) // (2 * clips)
-    return nearest, clips_in_grid % clips == 0
-
-
-def random_clips(rng: np.random.Generator, clips_in_grid: int, clips: int) -> NDArray[np.int64]:
-    """`clips` of a grid's clips without replacement, in time order: int64 (clips,), as training draws them.
-
-    Raises:
-        UsageError: more clips than the grid has, or a count below 1.
-    """
-    _check_subset(clips_in_grid, clips)
-    return np.sort(rng.choice(clips_in_grid, size=clips, replace=False)).astype(np.int64)
-
-
 def _plan(starts: NDArray[np.int64], frames: int, clip_frames: int, frame_stride: int) -> ClipPlan:
     indices = starts[:, None] + np.arange(clip_frames, dtype=np.int64) * frame_stride
     padded = (indices >= frames).sum(axis=1, dtype=np.int64)
@@ -94,11 +70,6 @@ def _plan(starts: NDArray[np.int64], frames: int, clip_frames: int, frame_stride
 def _latest_start(frames: int, clip_frames: int, frame_stride: int) -> int:
     _check_counts(clip_frames=clip_frames, frame_stride=frame_stride)
     return max(frames - ((clip_frames - 1) * frame_stride + 1), 0)
-
-
-def _check_subset(clips_in_grid: int, clips: int) -> None:
-    if not 1 <= clips <= clips_in_grid:
-        raise UsageError(f"{clips} clips asked of {clips_in_grid}: ask for 1 to {clips_in_grid}")
 
 
 def _check_counts(**counts: int) -> None:

@@ -14,7 +14,7 @@ from .decoders import DecodeJob, DecoderPool, VideoFailure
 
 
 def probe_durations(
-    root: Path, paths: Sequence[str], *, say: Callable[[str], None], progress: bool = True
+    root: Path, paths: Sequence[str], *, say: Callable[[str], None], progress: bool
 ) -> dict[str, float]:
     """Seconds of each video, to the end of its last frame; videos that cannot be read are left out and said.
 

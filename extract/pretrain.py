@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from ..errors import SourceError, UsageError
 from ..run_folder import write_json
+from ..store import VideoRecord
 from ..store.schema import digest
 from ..training import TrainingOptions, fit
-from .annotations import Source, VideoRecord, read_source
+from .annotations import Source, read_source
 from .backbones import build
 from .decode import LoadedVideo, load_random_video
 from .decoders import DecodeJob, DecoderPool, VideoFailure

@@ -136,7 +136,7 @@ def extract(config: ExtractConfig, *, say: Say = print, progress: bool = True) -
     """
     with interruptible("whole shards are kept"):
         path = Path(config.store or _store_name(config.source))
-        source = _source(config, say)
+        source = _source(config, say, progress)
         # A store that cannot be written is found out before a network is loaded; the shard size is settled later.
         job = Job(
             store=str(path),
@@ -222,7 +222,7 @@ def _store_name(source: str | tuple[str, ...] | None) -> str:
     return f"{(path if path.is_dir() else path.parent).name}.zarr"
 
 
-def _source(config: ExtractConfig, say: Say) -> Source:
+def _source(config: ExtractConfig, say: Say, progress: bool) -> Source:
     where = config.source
     if where is None:
         where = "videos" if Path("videos").is_dir() else "."
@@ -236,7 +236,8 @@ def _source(config: ExtractConfig, say: Say) -> Source:
     for note in source.notes:
         say(note)
     if config.every_seconds is not None:
-        durations = probe_durations(source.root, [video.path for video in source.videos], say=say)
+        paths = [video.path for video in source.videos]
+        durations = probe_durations(source.root, paths, say=say, progress=progress)
         known = {video.id: durations[video.path] for video in source.videos if video.path in durations}
         source = segment_source(source, known, config.every_seconds)
     if not source.videos:

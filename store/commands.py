@@ -30,11 +30,15 @@ def inspect_command(store: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(summary.to_dict(), indent=2))
         return
-    click.echo(f"{summary.path}: {summary.videos} videos, {summary.labelled} labelled, {summary.classes} classes")
+    click.echo(
+        f"{summary.path}: {summary.videos} videos, {summary.labelled} labelled, {summary.classes} classes"
+    )
     if summary.missing:
         click.echo(f"  {summary.missing} more were listed and not on disk")
     for name, parts in summary.splits.items():
-        click.echo(f"  split {name}: " + ", ".join(f"{count} {part}" for part, count in parts.items() if count))
+        click.echo(
+            f"  split {name}: " + ", ".join(f"{count} {part}" for part, count in parts.items() if count)
+        )
     for model in summary.models:
         _print_model(model)
 

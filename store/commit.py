@@ -33,7 +33,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        mend = _MENDS.get(error.errno or 0, "run the same command again; whole shards are kept")
+        mend = _MENDS.get(error.errno or 0, "what is whole is kept; run the same command again")
         raise StorageError(f"{error.filename or path}: {error.strerror or error}; {mend}") from error
 
 

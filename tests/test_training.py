@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from faster.errors import Interrupted, RunError, StorageError, UsageError
-from faster.run_folder import open_run, write_file
+from faster.run_folder import open_run
+from faster.store.commit import replace
 from faster.training import TrainingOptions, fit, learning_rate_at, step_seed
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -300,5 +301,5 @@ def test_a_damaged_checkpoint_is_an_error(whole: tuple[Path, Blobs], tmp_path: P
 
 def test_a_file_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="cannot be written"):
-        write_file(tmp_path / "file" / "below.json", b"{}")
+    with pytest.raises(StorageError, match=r"File exists; what is whole is kept"):
+        replace(tmp_path / "file" / "below.json", b"{}")

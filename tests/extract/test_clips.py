@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from faster.errors import UsageError
-from faster.extract.clips import plan_clips, random_clip, random_clips, random_start, uniform_subset
+from faster.extract.clips import plan_clips, random_clip, random_start
 
 
 def test_256_frames_in_32_clips_of_8_lie_end_to_end() -> None:
@@ -33,37 +33,6 @@ def test_a_video_shorter_than_a_clip_repeats_its_last_frame() -> None:
     assert plan.padded.tolist() == [3, 3]
 
 
-@pytest.mark.parametrize("frames", [3, 64, 250, 300])
-@pytest.mark.parametrize("clips", [1, 2, 4, 8, 16, 32])
-def test_a_subset_that_divides_the_grid_is_exactly_the_grid_of_fewer_clips(frames: int, clips: int) -> None:
-    chosen, exact = uniform_subset(32, clips)
-    grid = plan_clips(frames, clips=32, clip_frames=8)
-    alone = plan_clips(frames, clips=clips, clip_frames=8)
-    assert exact
-    np.testing.assert_array_equal(grid.indices[chosen], alone.indices)
-
-
-@pytest.mark.parametrize(("grid", "clips"), [(32, 5), (32, 31), (10, 3), (7, 6)])
-def test_other_subsets_take_the_nearest_clips_and_say_so(grid: int, clips: int) -> None:
-    chosen, exact = uniform_subset(grid, clips)
-    assert not exact
-    assert len(set(chosen.tolist())) == clips
-    for j, index in enumerate(chosen.tolist()):
-        wish = j * grid / clips
-        assert abs(index - wish) == min(abs(other - wish) for other in range(grid))
-
-
-def test_random_clips_are_distinct_in_order_and_cover_the_grid() -> None:
-    rng = np.random.default_rng(0)
-    seen = np.zeros(10, dtype=int)
-    for _ in range(200):
-        chosen = random_clips(rng, 10, 4)
-        assert (np.diff(chosen) > 0).all()
-        seen[chosen] += 1
-    assert seen.min() > 0
-    assert random_clips(rng, 4, 4).tolist() == [0, 1, 2, 3]
-
-
 def test_random_starts_take_every_place_where_the_clip_fits_and_no_other() -> None:
     rng = np.random.default_rng(0)
     starts = {random_start(rng, 12, clip_frames=4, frame_stride=2) for _ in range(300)}
@@ -89,11 +58,3 @@ def test_a_random_clip_is_consecutive_and_pads_as_the_grid_does() -> None:
 def test_counts_below_one_are_refused(counts: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="must be 1 or more"):
         plan_clips(10, **counts)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("clips", [0, 33])
-def test_more_clips_than_the_grid_has_are_refused(clips: int) -> None:
-    with pytest.raises(UsageError, match="ask for 1 to 32"):
-        uniform_subset(32, clips)
-    with pytest.raises(UsageError, match="ask for 1 to 32"):
-        random_clips(np.random.default_rng(0), 32, clips)

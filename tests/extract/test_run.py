@@ -1,0 +1,221 @@
+"""`extract` writes what the backbones give, once, and records what it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from faster import store as stores
+from faster.errors import ProvenanceMismatch, SourceError, StorageError, UsageError, WeightsError
+from faster.extract.backbones import build
+from faster.extract.decode import load_clips
+from faster.extract.run import ExtractConfig, extract
+from faster.extract.transforms import normalise
+from faster.extract.weights import WeightsInfo, load_weights, save_weights
+from sets import make_bright_set
+from videos import make_video
+
+CHEAP, DEAR = "r2d14-w4", "r2plus1d14-w4"
+
+
+@pytest.fixture(scope="module")
+def bright(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bright_set(tmp_path_factory.mktemp("bright") / "videos")
+
+
+def config(source: Path, store: Path, **changes: object) -> ExtractConfig:
+    values: dict[str, object] = {
+        "models": (CHEAP, DEAR),
+        "source": str(source),
+        "store": str(store),
+        "allow_random": True,
+        "clips": 3,
+        "size": 32,
+    }
+    return ExtractConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def run(settings: ExtractConfig) -> tuple[stores.Store, list[str]]:
+    said: list[str] = []
+    extract(settings, say=said.append, progress=False)
+    return stores.open(str(settings.store)), said
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(store)): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file()}
+
+
+def test_maps_equal_the_plain_network_on_the_decoded_clips(bright: Path, tmp_path: Path) -> None:
+    """The oracle: unfolded, unbatched, float32, one clip at a time."""
+    store, said = run(config(bright, tmp_path / "s.zarr"))
+    assert any("RANDOM WEIGHTS" in line for line in said)
+    assert store.models == [(CHEAP, 8), (DEAR, 8)] and len(store.videos.row_of) == 12
+    for model in (CHEAP, DEAR):
+        features = store.features(model, 8)
+        assert features.ok.all() and features.spec.weights_random and features.num_classes == 0
+        backbone, _ = load_weights(model, allow_random=True)
+        for row in (0, 7):
+            video = load_clips(bright / store.videos.paths[row], clips=3, clip_frames=8, size=32)
+            with torch.no_grad():
+                plain = [
+                    backbone.features(normalise(torch.from_numpy(clip[None]), backbone.mean, backbone.std))[0]
+                    for clip in video.clips
+                ]
+            stored = features.read_maps(row, 0, np.arange(3))
+            np.testing.assert_allclose(stored, torch.stack(plain).numpy(), rtol=2e-3, atol=1e-4)
+            facts = features.coverage.columns
+            np.testing.assert_array_equal(facts["starts"][row, 0], video.starts)
+            assert facts["frames"][row, 0] == video.frames
+
+
+def test_a_rerun_does_nothing_and_two_models_are_the_same_as_one_after_the_other(
+    bright: Path, tmp_path: Path
+) -> None:
+    store, _ = run(config(bright, tmp_path / "both.zarr"))
+    before = files_of(store.path)
+    _, said = run(config(bright, tmp_path / "both.zarr"))
+    assert any("all whole already" in line for line in said)
+    assert files_of(store.path) == before
+    for model in (DEAR, CHEAP):
+        run(config(bright, tmp_path / "each.zarr", models=(model,)))
+    assert files_of(tmp_path / "each.zarr") == before
+
+
+def test_one_bad_file_costs_itself_only(bright: Path, tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    make_bright_set(root, per_class=2, tests=1)
+    (root / "train/dark/broken.mp4").write_bytes(b"not a video at all")
+    (root / "test/light/empty.mp4").touch()
+    store, _ = run(config(root, tmp_path / "s.zarr"))
+    features = store.features(CHEAP, 8)
+    assert features.ok.sum() == 4 and features.coverage.failed.sum() == 2
+    failures = [json.loads(line) for line in (store.path / "failures.jsonl").read_text().splitlines()]
+    assert {(f["id"], f["model"]) for f in failures} == {
+        (name, model) for name in ("train/dark/broken.mp4", "test/light/empty.mp4") for model in (CHEAP, DEAR)
+    }
+    assert all(f["reason"] and f["id"].rsplit("/")[-1] not in f["reason"] for f in failures)
+    summary = extract(config(root, tmp_path / "s.zarr"), say=lambda _: None, progress=False)
+    assert summary.extracted == 0 and sum(summary.failed.values()) == 2
+
+
+def test_a_limited_run_is_completed_by_one_without_a_limit(bright: Path, tmp_path: Path) -> None:
+    store, _ = run(config(bright, tmp_path / "s.zarr", limit=4))
+    labels = store.videos.labels[store.videos.exists]
+    assert len(labels) == 4 and set(labels.tolist()) == {0, 1}
+    whole, _ = run(config(bright, tmp_path / "s.zarr"))
+    assert len(whole.videos.row_of) == 12
+    np.testing.assert_array_equal(whole.features(DEAR, 8).ok[:, 0], whole.videos.exists)
+
+
+def test_segments_are_rows_with_times_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    make_video(tmp_path / "in/long.mp4", frames=70, fps=10)
+    store, _ = run(config(tmp_path / "in", tmp_path / "s.zarr", models=(CHEAP,), every_seconds=2.0))
+    assert [name.rpartition("#")[2] for name in store.videos.ids if name] == [
+        "t=0,2",
+        "t=2,4",
+        "t=4,6",
+        "t=6,7",
+    ]
+    facts = store.features(CHEAP, 8).coverage.columns
+    assert facts["frames"][:, 0].tolist() == [20, 20, 20, 10]
+    np.testing.assert_allclose(facts["times_seconds"][:, 0, 0], [0, 2, 4, 6])
+
+
+def test_two_devices_give_the_same_store_as_one(bright: Path, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # each of the two processes then gets one, as the serial run does
+    try:
+        run(config(bright, tmp_path / "two.zarr", devices=("cpu", "cpu")))
+        torch.set_num_threads(1)
+        run(config(bright, tmp_path / "one.zarr"))
+    finally:
+        torch.set_num_threads(threads)
+    assert files_of(tmp_path / "two.zarr") == files_of(tmp_path / "one.zarr")
+
+
+def test_weights_are_found_by_name_and_leave_their_provenance(
+    bright: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, random = load_weights(CHEAP, allow_random=True)
+    torch.manual_seed(1)
+    trained = WeightsInfo(model=CHEAP, class_names=("dark", "light"), trained_on=("train/dark/dark 2.mp4",))
+    saved = save_weights(build(CHEAP, 2), tmp_path / "weights" / f"{CHEAP}.safetensors", trained)
+    store, _ = run(config(bright, tmp_path / "s.zarr", models=(CHEAP,), allow_random=False))
+    features = store.features(CHEAP, 8)
+    assert features.spec.weights_digest == saved.digest != random.digest
+    assert not features.spec.weights_random
+    assert features.class_names == ("dark", "light") and features.num_classes == 2
+    assert features.trained_on == {"train/dark/dark 2.mp4"}
+    assert np.isfinite(features.read_logits(np.arange(12), 0, 0)).all()
+    with pytest.raises(ProvenanceMismatch, match="weights_digest: store has"):
+        (tmp_path / "weights").rename(tmp_path / "elsewhere")
+        extract(config(bright, store.path, models=(CHEAP,)), say=lambda _: None, progress=False)
+
+
+def test_mistakes_are_said_before_anything_is_written(bright: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"faster train-backbone.*--allow-random"):
+        run(config(bright, tmp_path / "s.zarr", allow_random=False))
+    with pytest.raises(UsageError, match="r2d14"):
+        run(config(bright, tmp_path / "s.zarr", models=("r2d41",)))
+    with pytest.raises(SourceError):
+        run(config(tmp_path / "nowhere", tmp_path / "s.zarr"))
+    assert not (tmp_path / "s.zarr").exists()
+    with pytest.raises(UsageError, match="named twice"):
+        config(bright, tmp_path / "s.zarr", models=(CHEAP, CHEAP))
+    with pytest.raises(UsageError, match="1 --weights for 2 --model"):
+        config(bright, tmp_path / "s.zarr", weights=("a",))
+    blocked = tmp_path / "file"
+    blocked.touch()
+    with pytest.raises(StorageError):
+        run(config(bright, blocked / "s.zarr"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
+    bright: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """The run is stopped when its first shard is whole, and run again."""
+    script = tmp_path / "stopped.py"
+    script.write_text(
+        "import os, sys\n"
+        "from faster.extract import run, shards\n"
+        "import faster.store as stores\n"
+        "commit = stores.ShardWriter.commit\n"
+        "def stop_after_first(self):\n"
+        "    receipt = commit(self)\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    return receipt\n"
+        "if __name__ == '__main__':\n"
+        "    stores.ShardWriter.commit = stop_after_first\n"
+        "    from faster.cli import main\n"
+        "    main(sys.argv[1:])\n"
+    )
+    arguments = ["extract", str(bright), "--model", CHEAP, "--model", DEAR, "--allow-random", "--clips", "3"]
+    arguments += ["--size", "32", "--devices", "cpu", "--store"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    stopped = subprocess.run(
+        [sys.executable, str(script), *arguments, str(tmp_path / "s.zarr")],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    expected = {signal.SIGTERM: 75, signal.SIGKILL: -9, signal.SIGINT: 130}[number]
+    assert stopped.returncode == expected, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert len(list((tmp_path / "s.zarr").rglob("*.v0.json"))) == 1
+    for name in ("s.zarr", "whole.zarr"):
+        command = [sys.executable, "-m", "faster.cli", *arguments, str(tmp_path / name)]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+    stopped_files, whole_files = files_of(tmp_path / "s.zarr"), files_of(tmp_path / "whole.zarr")
+    left = {name for name in stopped_files if name.endswith(".tmp")}
+    assert bool(left) <= (number == signal.SIGKILL)
+    assert {k: v for k, v in stopped_files.items() if k not in left} == whole_files

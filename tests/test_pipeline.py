@@ -1,0 +1,192 @@
+"""The whole way on real files, through the public functions: stage one, extract, train, evaluate, predict."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from faster import store as stores
+from faster.aggregate.evaluate import evaluate
+from faster.aggregate.runs import load_run
+from faster.aggregate.train import TrainConfig, train_agg
+from faster.errors import DataError, Interrupted, SourceError, WeightsError
+from faster.extract.pretrain import TrainBackboneConfig, train_backbone
+from faster.extract.run import ExtractConfig, extract
+from faster.predict import Predictor, write_predictions
+from sets import make_bright_set, write_bright_video
+
+CHEAP, DEAR = "r2d14-w4", "r2plus1d14-w4"
+
+
+def quiet(line: str) -> None:
+    """Nothing is said."""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with videos/, weights/, project.zarr and runs/, made by the product."""
+    root = tmp_path_factory.mktemp("project")
+    make_bright_set(root / "videos", per_class=8, tests=2)
+    (root / "videos/test/dark/broken.mp4").write_bytes(b"no video")
+    for model in (DEAR, CHEAP):
+        train_backbone(backbone_config(root, model), say=quiet, progress=False)
+    extract(extract_config(root), say=quiet, progress=False)
+    train_agg(agg_config(root), say=quiet, progress=False)
+    train_agg(agg_config(root, aggregator="average"), say=quiet, progress=False)
+    return root
+
+
+def backbone_config(root: Path, model: str) -> TrainBackboneConfig:
+    return TrainBackboneConfig(
+        model=model,
+        source=str(root / "videos"),
+        out=str(root / "weights"),
+        size=32,
+        epochs=8,
+        batch_size=4,
+        warmup_epochs=1,
+        learning_rate=0.02,
+        validation_share=0.2,
+        validation_clips=2,
+    )
+
+
+def extract_config(root: Path) -> ExtractConfig:
+    return ExtractConfig(
+        models=(DEAR, CHEAP),
+        source=str(root / "videos"),
+        store=str(root / "project.zarr"),
+        weights=tuple(str(root / "weights" / f"{model}.safetensors") for model in (DEAR, CHEAP)),
+        clips=4,
+        size=32,
+    )
+
+
+def agg_config(root: Path, *, aggregator: str = "fast-gru", pattern: str = "1:1") -> TrainConfig:
+    return TrainConfig(
+        store=root / "project.zarr",
+        aggregator=aggregator,
+        pattern=pattern,
+        out=root / "runs" / aggregator,
+        epochs=6,
+        batch_size=4,
+        device="cpu",
+    )
+
+
+def test_every_stage_learns_brightness_and_says_what_it_covered(project: Path) -> None:
+    for model in (DEAR, CHEAP):
+        result = json.loads((project / f"weights/{model}.run/result.json").read_text())
+        assert result["test_top1"] == 1.0
+        assert list(result["failed"]) == ["test/dark/broken.mp4"]
+    report = evaluate(load_run(project / "runs/fast-gru"))
+    assert report.metrics.top1 == 1.0 and report.metrics.videos == 4
+    assert (report.coverage.listed, report.coverage.whole, report.coverage.failed) == (5, 4, 1)
+    np.testing.assert_array_equal(report.confusion, [[2, 0], [0, 2]])
+
+
+def test_the_store_knows_what_its_backbones_were_trained_on(project: Path) -> None:
+    store = stores.open(project / "project.zarr")
+    seen = store.features(DEAR, 8).trained_on
+    parts = {name: store.videos.split("folders")[row] for name, row in store.videos.row_of.items()}
+    assert seen and all(parts[name] == 1 for name in seen)
+    assert store.features(DEAR, 8).class_names == store.class_names == ("dark", "light")
+
+
+@pytest.mark.parametrize("aggregator", ["fast-gru", "average"])
+def test_live_scores_and_costs_equal_the_stores(project: Path, aggregator: str, tmp_path: Path) -> None:
+    run = load_run(project / "runs" / aggregator)
+    report = evaluate(run)
+    with report.predictions.open() as file:
+        simulated = {line["id"]: line for line in csv.DictReader(file)}
+    predictor = Predictor(run)
+    assert predictor.models == [DEAR, CHEAP, DEAR, CHEAP]
+    live = list(predictor.predict([project / "videos" / name for name in simulated]))
+    for prediction, line in zip(live, simulated.values(), strict=True):
+        (name, probability), *_ = prediction.top()
+        assert name == line["predicted"]
+        assert probability == pytest.approx(float(line["probability1"]), abs=1e-5)
+        assert prediction.gflops == pytest.approx(report.gflops_per_video, rel=1e-12)
+        assert prediction.clips_of == {DEAR: 2, CHEAP: 2}
+        assert float(np.sum(prediction.probabilities)) == pytest.approx(1)  # type: ignore[arg-type]
+
+
+def test_only_the_named_backbone_runs_on_each_clip(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from faster.extract.frozen import FrozenBackbone
+
+    ran: list[int] = []
+    call = FrozenBackbone.__call__
+    monkeypatch.setattr(
+        FrozenBackbone, "__call__", lambda self, clips: (ran.append(len(clips)), call(self, clips))[1]
+    )
+    list(Predictor(project / "runs/fast-gru").predict([next((project / "videos/test/light").glob("*.mp4"))]))
+    assert ran == [2, 2]
+
+
+def test_a_video_that_cannot_be_decoded_is_a_reasoned_line_not_a_guess(project: Path, tmp_path: Path) -> None:
+    good = next((project / "videos/test/dark").glob("dark*.mp4"))
+    broken = project / "videos/test/dark/broken.mp4"
+    predictions = list(Predictor(project / "runs/fast-gru").predict([broken, good, tmp_path / "absent.mp4"]))
+    assert [bool(p.reason) for p in predictions] == [True, False, True]
+    assert predictions[0].top() == [] and predictions[0].gflops == 0
+    write_predictions(tmp_path / "predictions.csv", predictions)
+    with (tmp_path / "predictions.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["predicted"] for line in lines] == ["", "dark", ""]
+    assert "video" in lines[0]["reason"] and lines[2]["reason"]
+
+
+def test_a_new_video_from_anywhere_is_classified(project: Path, tmp_path: Path) -> None:
+    write_bright_video(tmp_path / "new one.mp4", level=185, frames=40, seed=99)
+    (prediction,) = Predictor(project / "runs/fast-gru").predict([tmp_path / "new one.mp4"])
+    assert prediction.top(1)[0][0] == "light"
+
+
+def test_other_weights_than_the_stores_are_refused(project: Path, tmp_path: Path) -> None:
+    from faster.extract.backbones import build
+    from faster.extract.weights import WeightsInfo, save_weights
+
+    other = save_weights(build(CHEAP, 2), tmp_path / "other.safetensors", WeightsInfo(model=CHEAP))
+    with pytest.raises(WeightsError, match=r"not the weights that the run's store.*--weights r2d14-w4=FILE"):
+        Predictor(project / "runs/fast-gru", weights={CHEAP: str(other.path)})
+
+
+def test_evaluation_refuses_videos_that_a_backbone_saw(project: Path) -> None:
+    with pytest.raises(DataError, match="train"):
+        evaluate(load_run(project / "runs/fast-gru"), part="train")
+
+
+def test_stage_one_goes_on_bit_for_bit_where_it_was_stopped(project: Path, tmp_path: Path) -> None:
+    from faster.extract import pretrain
+
+    settings = replace(backbone_config(project, CHEAP), out=str(tmp_path / "weights"))
+    loss = pretrain._BackboneTask.loss
+    steps = 0
+
+    def stopped(self: object, batch: object) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(self, batch)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(pretrain._BackboneTask, "loss", stopped)
+        train_backbone(settings, say=quiet, progress=False)
+    train_backbone(settings, say=quiet, progress=False)
+    name = f"{CHEAP}.safetensors"
+    assert (tmp_path / "weights" / name).read_bytes() == (project / "weights" / name).read_bytes()
+
+
+def test_stage_one_refuses_what_it_cannot_learn_from(tmp_path: Path) -> None:
+    write_bright_video(tmp_path / "videos/only/one.mp4", level=100, frames=10, seed=0)
+    with pytest.raises(SourceError, match="fewer than two classes"):
+        train_backbone(backbone_config(tmp_path, CHEAP), say=quiet, progress=False)
