@@ -5,7 +5,7 @@ RUN := $(VENV)/bin
 # Bounded threads: two test processes share two cores.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
-.PHONY: demo test stress check format types wheel clean
+.PHONY: demo test stress check format types reference wheel clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
@@ -34,6 +34,9 @@ format: $(VENV)/.installed
 types: $(VENV)/.installed
 	mkdir -p build/types && ln -sfn ../.. build/types/faster
 	MYPYPATH=build/types $(RUN)/python -m mypy -p faster --exclude 'faster/(tests|benchmarks|build|\.venv)/'
+
+reference: $(VENV)/.installed
+	$(RUN)/python tests/support/reference.py > docs/commands.md
 
 wheel: $(VENV)/.installed
 	$(RUN)/python -m build --outdir dist

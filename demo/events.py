@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -30,7 +31,7 @@ from tqdm import tqdm
 
 from ..errors import DataError, StorageError, UsageError
 
-FloatArray = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.floating[Any]]
 FrameArray = npt.NDArray[np.uint8]
 
 # --- what an event looks like -----------------------------------------------------------------------------

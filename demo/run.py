@@ -48,9 +48,11 @@ class DemoConfig:
     """
 
     folder: str = "faster-demo"
-    events: EventSet = field(default_factory=EventSet)
-    size: int = 64
-    clips: int = 16
+    events: EventSet = field(
+        default_factory=lambda: EventSet(videos_per_class=60, test_videos_per_class=20, frames=64, size=64)
+    )
+    size: int = 56
+    clips: int = 8
     clip_frames: int = 8
     backbone_epochs: int = 20
     aggregator_epochs: int = 20

@@ -31,7 +31,7 @@ def quiet(line: str) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with videos/, weights/, project.zarr and runs/, made by the product."""
     root = tmp_path_factory.mktemp("project")
-    make_bright_set(root / "videos", per_class=8, tests=2)
+    make_bright_set(root / "videos", per_class=12, tests=2)
     (root / "videos/test/dark/broken.mp4").write_bytes(b"no video")
     for model in (DEAR, CHEAP):
         train_backbone(backbone_config(root, model), say=quiet, progress=False)
@@ -47,7 +47,7 @@ def backbone_config(root: Path, model: str) -> TrainBackboneConfig:
         source=str(root / "videos"),
         out=str(root / "weights"),
         size=32,
-        epochs=8,
+        epochs=10,
         batch_size=4,
         warmup_epochs=1,
         learning_rate=0.02,

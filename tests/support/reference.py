@@ -1,0 +1,29 @@
+"""The reference of every command, from their own help: `python tests/support/reference.py > docs/commands.md`."""
+
+from __future__ import annotations
+
+import click
+from faster.cli import COMMANDS, group
+
+HEAD = """# Every command
+
+Made from the commands' own help by `make reference`; a test holds it to them.
+
+Exit codes: 0 complete · 2 the command cannot mean that · 3 finished, but videos named on the command line failed ·
+65 bad source, weights, store or run · 74 input/output · 75 stopped by a signal, run again · 130 Ctrl-C.
+"""
+
+
+def help_of(name: str) -> str:
+    command = group.get_command(click.Context(group), name)
+    assert command is not None
+    context = click.Context(command, info_name=f"faster {name}", max_content_width=100, terminal_width=100)
+    return command.get_help(context)
+
+
+def reference() -> str:
+    return HEAD + "".join(f"\n## faster {name}\n\n```\n{help_of(name)}\n```\n" for name in COMMANDS)
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
