@@ -105,7 +105,7 @@ def _draw_front(axes: Any, rows: Sequence[ReportRow]) -> None:
             if on
         }
     )
-    x = [cost for cost, _ in front] + [axes.get_xlim()[1]]
+    x = [cost for cost, _ in front] + [max(row.gflops_per_video for row in rows)]
     y = [accuracy for _, accuracy in front] + [front[-1][1]]
     axes.plot(
         x, y, drawstyle="steps-post", color=INK, alpha=0.15, linewidth=5, solid_capstyle="butt", zorder=1

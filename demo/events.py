@@ -17,12 +17,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -30,41 +28,9 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from ..errors import DataError, StorageError, UsageError
+from .shapes import FORMS, KINDS, MOTIONS, FloatArray, cover_of, pixel_grid
 
-FloatArray = npt.NDArray[np.floating[Any]]
 FrameArray = npt.NDArray[np.uint8]
-
-# --- what an event looks like -----------------------------------------------------------------------------
-
-# Signed distance to a form's edge, negative inside, at points (u, v) in units of the form's radius.
-Form = Callable[[FloatArray, FloatArray], FloatArray]
-FORMS: tuple[Form, ...] = (
-    lambda u, v: np.hypot(u, v) - 1.0,  # disc
-    lambda u, v: np.maximum(abs(u), abs(v)) - 0.85,  # square
-    lambda u, v: abs(np.hypot(u, v) - 0.8) - 0.25,  # ring
-    lambda u, v: np.maximum(v, 0.866 * abs(u) - 0.5 * v) - 0.6,  # triangle
-    lambda u, v: np.maximum(np.minimum(abs(u), abs(v)) - 0.3, np.maximum(abs(u), abs(v)) - 1.0),  # cross
-    lambda u, v: abs(u) + abs(v) - 1.15,  # diamond
-)
-
-# Where the form is in each frame of an event: (dx, dy) in frame sizes, scale, opacity, from the event's phase in
-# [0, 1], the frame's number and the direction, +1 or -1.
-Motion = Callable[[FloatArray, FloatArray, int], tuple[npt.ArrayLike, ...]]
-MOTIONS: dict[str, Motion] = {
-    "sweep": lambda phase, frame, sign: (sign * 0.3 * (2 * phase - 1), 0.0, 1.0, 1.0),
-    "grow": lambda phase, frame, sign: (0.0, 0.0, 1.2 + sign * 0.7 * (2 * phase - 1), 1.0),
-    "orbit": lambda phase, frame, sign: (
-        0.18 * np.cos(2 * math.pi * phase),
-        sign * 0.18 * np.sin(2 * math.pi * phase),
-        1.0,
-        1.0,
-    ),
-    "lift": lambda phase, frame, sign: (0.0, sign * 0.3 * (2 * phase - 1), 1.0, 1.0),
-    "blink": lambda phase, frame, sign: (0.0, 0.0, 1.0, frame // 2 % 2 == (sign < 0)),
-    "shake": lambda phase, frame, sign: (*(2 * [sign * 0.12 * np.sin(2 * math.pi * frame / 4)]), 1.0, 1.0),
-}
-KINDS = tuple(MOTIONS)  # the kind at position i has form i as its own
-
 
 # --- what averaging can know ------------------------------------------------------------------------------
 
@@ -111,10 +77,10 @@ class EventSet:
     """
 
     events: int = 3  # K, the first K of KINDS
-    videos_per_class: int = 50  # train and test together
-    test_videos_per_class: int = 15
-    frames: int = 128
-    size: int = 72  # height and width, pixels
+    videos_per_class: int = 60  # train and test together
+    test_videos_per_class: int = 20
+    frames: int = 64
+    size: int = 64  # height and width, pixels
     fps: int = 25
     event_frames: tuple[int, int] = (8, 14)  # shortest and longest, both included
     gap_frames_min: int = 16  # neutral frames after an event, at least
@@ -237,7 +203,7 @@ def _draw_background(config: EventSet, rng: np.random.Generator, base: FloatArra
     sway = rng.uniform(0.03, 0.07)
     dx = (sway * np.cos(2 * np.pi * turn)).astype(np.float32)
     dy = (sway * np.sin(2 * np.pi * turn) * rng.choice((-1, 1))).astype(np.float32)
-    y, x = _grid(config.size)
+    y, x = pixel_grid(config.size)
     frames = np.tile(base, (len(turn), config.size, config.size, 1))
     for _ in range(3):
         wave_x, wave_y = rng.normal(0, 1.2, 2).astype(np.float32)
@@ -247,7 +213,7 @@ def _draw_background(config: EventSet, rng: np.random.Generator, base: FloatArra
         frames += np.cos(angle, dtype=np.float32)[..., None] * rng.uniform(-14, 14, 3).astype(np.float32)
     for _ in range(rng.integers(1 + round(6 * config.difficulty))):
         centre_x, centre_y = rng.uniform(0, 1, 2)
-        cover = _cover(
+        cover = cover_of(
             FORMS[rng.integers(config.events)],
             config.size,
             centre_x + dx,
@@ -281,7 +247,7 @@ def _render_half(config: EventSet, background: FloatArray, half: Half, kind: str
     form = FORMS[KINDS.index(kind) if half.form is None else half.form]
     x, y = half.centre
     radius = np.broadcast_to(half.radius * np.asarray(scale), frame.shape)
-    cover = _cover(form, config.size, x + np.asarray(dx), y + np.asarray(dy), radius)
+    cover = cover_of(form, config.size, x + np.asarray(dx), y + np.asarray(dy), radius)
     cover = cover * np.broadcast_to(opacity, frame.shape).astype(np.float32)[:, None, None]
 
     canvas = background.copy()
@@ -289,26 +255,6 @@ def _render_half(config: EventSet, background: FloatArray, half: Half, kind: str
     event += cover[..., None] * (half.colour - event)
     canvas += half.noise
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
-
-
-def _grid(size: int) -> tuple[FloatArray, FloatArray]:
-    """Return the pixel centres' (y, x), each (size, size), in frame sizes."""
-    line = (np.arange(size, dtype=np.float32) + 0.5) / size
-    y, x = np.meshgrid(line, line, indexing="ij")
-    return y, x
-
-
-def _cover(
-    form: Form, size: int, centre_x: npt.ArrayLike, centre_y: npt.ArrayLike, radius: npt.ArrayLike
-) -> FloatArray:
-    """Return how much of each pixel a moving form covers, float32 (frames, size, size) in [0, 1]."""
-    y, x = _grid(size)
-    at_x, at_y, scale = (
-        np.atleast_1d(np.asarray(value, np.float32))[:, None, None] for value in (centre_x, centre_y, radius)
-    )
-    distance_pixels = form((x - at_x) / scale, (y - at_y) / scale) * scale * size
-    cover: FloatArray = np.clip(0.5 - distance_pixels, 0, 1).astype(np.float32)
-    return cover
 
 
 # --- files ------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import av
 import numpy as np
 import pytest
 from faster.demo.events import (
-    KINDS,
     EventSet,
     average_ceiling,
     chance,
@@ -20,6 +19,7 @@ from faster.demo.events import (
     render_script,
     write_set,
 )
+from faster.demo.shapes import KINDS
 from faster.errors import DataError, StorageError, UsageError
 
 CLIP_FRAMES = 8
@@ -82,9 +82,9 @@ def test_a_video_with_its_halves_exchanged_is_one_of_the_other_order(difficulty)
         np.testing.assert_array_equal(ba, np.roll(ab, config.frames // 2, axis=0))
 
 
-@pytest.mark.parametrize("pattern_clips", [1, 2, 4, 8])  # one expensive clip in so many: all-E, 1:1, 1:3, 1:7
+@pytest.mark.parametrize("pattern_clips", [1, 2, 4])  # one expensive clip in so many: all-E, 1:1, 1:3
 def test_both_orders_consist_of_the_same_clips_even_after_coding(tmp_path, pattern_clips):
-    config, clips = SMALL, 16
+    config, clips = SMALL, 8
     first, second = config.pairs[0]
     script = draw_script(config, 7)
     decoded = []
@@ -137,7 +137,7 @@ def test_events_are_complete_and_further_apart_than_a_clip(config):
 
 def test_rendering_is_a_function_of_seed_label_and_index():
     video = render_frames(SMALL, 2, 5)
-    assert video.shape == (128, 32, 32, 3) and video.dtype == np.uint8
+    assert video.shape == (64, 32, 32, 3) and video.dtype == np.uint8
     np.testing.assert_array_equal(video, render_frames(SMALL, 2, 5))
     for other in (
         render_frames(SMALL, 2, 6),
@@ -199,11 +199,11 @@ def test_write_set_writes_a_balanced_set_once(tmp_path):
 
 def test_names_say_nothing_of_the_class_and_differ_between_sets():
     planned = planned_videos(EventSet())
-    assert len(planned) == 300
+    assert len(planned) == 360
     # Sorted by name, the classes lie mixed: as many neighbours share a class as chance has it (1/6).
     labels = [video.label for video in sorted(planned, key=lambda video: video.path.name)]
     same = sum(a == b for a, b in itertools.pairwise(labels))
-    assert 25 <= same <= 75
+    assert 30 <= same <= 90
     names = {video.path.name for video in planned}
     assert not names & {video.path.name for video in planned_videos(EventSet(seed=1))}
     assert not names & {video.path.name for video in planned_videos(EventSet(difficulty=0.4))}
@@ -247,7 +247,7 @@ def test_ceilings_against_counting(events):
         ("gap_frames_min", 8),
         ("event_frames", (14, 8)),
         ("test_videos_per_class", 0),
-        ("test_videos_per_class", 50),
+        ("test_videos_per_class", 60),
         ("seed", -1),
         ("fps", 0),
     ],
