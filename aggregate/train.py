@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import __version__
 from .. import store as stores
 from ..errors import DataError, UsageError
+from ..holdout import hold_out
 from ..run_folder import open_run, write_json, write_tensors
 from ..store import Store
 from ..store.schema import digest
@@ -26,7 +27,7 @@ from .evaluate import Evaluation, choose_device, notes, report, score
 from .loader import ClipReader, TrainLoader
 from .metrics import measure
 from .runs import RunConfig, load_best
-from .selection import Mix, choose_mix, choose_split, hold_out, part_rows, require_unseen
+from .selection import Mix, choose_mix, choose_split, part_rows, require_unseen
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import signal
 import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
@@ -11,6 +13,7 @@ import torch
 
 from .. import store as stores
 from ..errors import FasterError, Interrupted
+from ..stopping import interruptible
 from .frozen import FrozenBackbone
 from .shards import Job, Report, ShardTask, load_networks, run_shards
 
@@ -97,12 +100,18 @@ def _device_main(
     threads: int,
     pipe: Connection,
 ) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the parent too, which ends this process by SIGTERM
     torch.set_num_threads(threads)
+    message: object = None
     try:
-        networks = [network for network, _ in load_networks(job, device)]
-        run_shards(job, specs, manifest, tasks, networks, lambda *figures: pipe.send(figures))
-        pipe.send(None)
+        with interruptible("whole shards are kept"):
+            networks = [network for network, _ in load_networks(job, device)]
+            run_shards(job, specs, manifest, tasks, networks, lambda *figures: pipe.send(figures))
     except FasterError as error:
-        pipe.send(error)
+        message = error
     except Exception:
-        pipe.send(traceback.format_exc())
+        message = traceback.format_exc()
+    with contextlib.suppress(BrokenPipeError):  # the parent may be gone
+        pipe.send(message)

@@ -22,14 +22,16 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..errors import SourceError, UsageError
+from ..holdout import hold_out
 from ..run_folder import write_json
 from ..store import VideoRecord
 from ..store.schema import digest
 from ..training import TrainingOptions, fit
-from .annotations import Source, read_source
+from .annotations import Source
 from .backbones import build
 from .decode import LoadedVideo, load_random_video
 from .decoders import DecodeJob, DecoderPool, VideoFailure
+from .source_options import SourceOptions
 from .transforms import normalise
 from .weights import WeightsInfo, file_stem, save_weights
 
@@ -37,12 +39,11 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainBackboneConfig:
+class TrainBackboneConfig(SourceOptions):
     """How to train a backbone; `faster train-backbone` has an option for each field.
 
     Attributes:
         model: name of the backbone.
-        source, annotation_format, video_root, allow_missing, limit: as for `faster extract`.
         split: the named split whose train part is trained on; None takes the only one, or the first by name.
         out: folder of the weights file `<model>.safetensors`, and of the run folder `<model>.run` beside it.
         clip_frames: L. size: pixels of a frame's side; the shorter side is drawn from 256/224 to 320/224 of it.
@@ -52,11 +53,6 @@ class TrainBackboneConfig:
     """
 
     model: str
-    source: str | tuple[str, ...] | None = None
-    annotation_format: str | None = None
-    video_root: str | None = None
-    allow_missing: bool = False
-    limit: int | None = None
     split: str | None = None
     out: str = "weights"
     clip_frames: int = 8
@@ -287,21 +283,10 @@ def load_one_random_clip(path: Path, *, out: NDArray[np.uint8], **arguments: Any
 
 
 def _labelled_source(config: TrainBackboneConfig, say: Say) -> Source:
-    where = config.source
-    if where is None:
-        where = "videos" if Path("videos").is_dir() else "."
-    source = read_source(
-        where,
-        format=config.annotation_format,
-        video_root=config.video_root,
-        allow_missing=config.allow_missing,
-        limit=config.limit,
-    )
-    for note in source.notes:
-        say(note)
+    source = config.read(say)
     if len({video.label for video in source.videos if video.label >= 0}) < 2:
         raise SourceError(
-            f"{where} labels fewer than two classes; training needs class folders or an annotation file"
+            f"{config.place} labels fewer than two classes; training needs class folders or an annotation file"
         )
     return source
 
@@ -320,22 +305,16 @@ def _split(config: TrainBackboneConfig, source: Source, say: Say) -> str:
 def _share_out(
     config: TrainBackboneConfig, videos: Sequence[VideoRecord]
 ) -> tuple[list[VideoRecord], list[VideoRecord]]:
-    """The training videos, and the share of whole groups that the best epoch is chosen on."""
+    """The training videos, and the share of each class, whole groups, that the best epoch is chosen on."""
     videos = [video for video in videos if video.label >= 0]
-    groups = sorted({video.group or video.id for video in videos})
-    order = np.random.default_rng(config.seed).permutation(len(groups))
-    wanted, chosen = config.validation_share * len(videos), set[str]()
-    sizes = dict.fromkeys(groups, 0)
-    for video in videos:
-        sizes[video.group or video.id] += 1
-    taken = 0
-    for i in order:
-        if taken >= wanted:
-            break
-        chosen.add(groups[i])
-        taken += sizes[groups[i]]
-    train = [video for video in videos if (video.group or video.id) not in chosen]
-    validation = [video for video in videos if (video.group or video.id) in chosen]
+    if not videos:
+        raise SourceError("no training video of the split is labelled; name another with --split")
+    labels = np.array([video.label for video in videos], dtype=np.int32)
+    groups = [video.group for video in videos]
+    kept, held = hold_out(
+        np.arange(len(videos)), labels, groups, share=config.validation_share, seed=config.seed
+    )
+    train, validation = [videos[i] for i in kept], [videos[i] for i in held]
     if not train or not validation:
         raise SourceError(f"{len(videos)} labelled training videos are too few to train on and validate with")
     return train, validation

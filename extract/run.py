@@ -24,11 +24,12 @@ from ..store import manifest as manifests
 from ..store import writer
 from ..store.receipts import list_receipts
 from ..store.schema import shard_videos_for
-from .annotations import Source, read_source, segment_source
+from .annotations import Source, segment_source
 from .durations import probe_durations
 from .executors import run_processes, run_serial
 from .frozen import FrozenBackbone
 from .shards import Job, Progress, ShardTask, load_networks
+from .source_options import SourceOptions
 from .transforms import centre_transform
 from .weights import WeightsInfo
 
@@ -37,37 +38,28 @@ PAPER_FRAMES = 256  # "we fix the total number of frames processed to be 256" (Â
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractConfig:
+class ExtractConfig(SourceOptions):
     """What to extract; `faster extract` has an option for each field.
 
     Attributes:
         models: names of backbones; all of them see the same decoded clips.
-        source: a folder, an annotation file, or video files; None takes `videos/`, or else the current folder.
         store: the store to write; None names it after the source's folder, in the current one.
         weights: a file for each model, in the models' order; empty looks for `weights/<model>.*`.
         allow_random: go on with random weights where none are found.
-        annotation_format: name of the source's format, where it cannot be told from the files.
-        video_root: where the videos of an annotation file lie.
-        allow_missing: go on without listed videos that are not on disk; they are recorded as missing.
         clip_frames: L. clips: M a video, None for 256 / L as in the paper. size: pixels of a frame's side.
-        limit: this many videos, spread over the classes. Run again without it to add the others.
+        limit: as of any source; run again without it to add the others.
         every_seconds: cut files into segments of this many seconds, each a row of its own.
         devices: where the backbones run; several share the work, one process each.
         decoders: decoding processes for each device.
     """
 
     models: tuple[str, ...]
-    source: str | tuple[str, ...] | None = None
     store: str | None = None
     weights: tuple[str, ...] = ()
     allow_random: bool = False
-    annotation_format: str | None = None
-    video_root: str | None = None
-    allow_missing: bool = False
     clip_frames: int = 8
     clips: int | None = None
     size: int = 224
-    limit: int | None = None
     every_seconds: float | None = None
     devices: tuple[str, ...] = ("cpu",)
     decoders: int = 1
@@ -223,25 +215,14 @@ def _store_name(source: str | tuple[str, ...] | None) -> str:
 
 
 def _source(config: ExtractConfig, say: Say, progress: bool) -> Source:
-    where = config.source
-    if where is None:
-        where = "videos" if Path("videos").is_dir() else "."
-    source = read_source(
-        where,
-        format=config.annotation_format,
-        video_root=config.video_root,
-        allow_missing=config.allow_missing,
-        limit=config.limit,
-    )
-    for note in source.notes:
-        say(note)
+    source = config.read(say)
     if config.every_seconds is not None:
         paths = [video.path for video in source.videos]
         durations = probe_durations(source.root, paths, say=say, progress=progress)
         known = {video.id: durations[video.path] for video in source.videos if video.path in durations}
         source = segment_source(source, known, config.every_seconds)
     if not source.videos:
-        raise SourceError(f"{where} names no video that can be used")
+        raise SourceError(f"{config.place} names no video that can be used")
     return source
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faster import store as stores
-from faster.aggregate.selection import choose_mix, choose_split, hold_out, part_rows, require_unseen
+from faster.aggregate.selection import choose_mix, choose_split, part_rows, require_unseen
 from faster.errors import DataError, UsageError
+from faster.holdout import hold_out
 from faster.store import VideoRecord
 from stores import make_spec, make_store, make_videos
 

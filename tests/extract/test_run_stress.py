@@ -28,7 +28,16 @@ def files_of(store: Path) -> dict[str, bytes]:
 def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     """kill -9 of the whole process group, at moments drawn over an uninterrupted run's duration."""
     videos = make_bright_set(tmp_path / "videos", per_class=40, tests=4)
-    command = [sys.executable, "-m", "faster.cli", "extract", str(videos), "--allow-random", "--devices", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "faster.cli",
+        "extract",
+        str(videos),
+        "--allow-random",
+        "--devices",
+        "cpu",
+    ]
     command += ["--model", "r2d14-w4", "--model", "r2plus1d14-w4", "--clips", "4", "--size", "32", "--store"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -58,5 +67,7 @@ def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
         process.wait()
         assert start(store).wait() == 0
         assert files_of(store) == whole, f"kill {i} at {moment:.2f} s of {duration:.2f} s"
-    print(f"\n{killed} kills over {duration:.1f} s runs: every rerun ended bit-identical to the uninterrupted run")
+    print(
+        f"\n{killed} kills over {duration:.1f} s runs: every rerun ended bit-identical to the uninterrupted run"
+    )
     assert killed >= KILLS // 2
