@@ -28,7 +28,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from ..errors import DataError, StorageError, UsageError
-from .shapes import FORMS, KINDS, MOTIONS, FloatArray, cover_of, pixel_grid
+from .shapes import FORMS, HUES, KINDS, MOTIONS, FloatArray, cover_of, pixel_grid
 
 FrameArray = npt.NDArray[np.uint8]
 
@@ -71,20 +71,20 @@ class EventSet:
     """Everything that decides the set's videos; the same values give the same pixels.
 
     `difficulty` in [0, 1] lowers contrast, adds noise and distractors, and is the share of events that take a
-    form drawn at random in place of their kind's own: at 1 the kinds differ in motion only.
+    form and colour drawn at random in place of their kind's own: at 1 the kinds differ in motion only.
 
     Raises UsageError for values that cannot be rendered.
     """
 
     events: int = 3  # K, the first K of KINDS
-    videos_per_class: int = 60  # train and test together
+    videos_per_class: int = 100  # train and test together
     test_videos_per_class: int = 20
     frames: int = 64
     size: int = 64  # height and width, pixels
     fps: int = 25
-    event_frames: tuple[int, int] = (8, 14)  # shortest and longest, both included
-    gap_frames_min: int = 16  # neutral frames after an event, at least
-    difficulty: float = 0.3
+    event_frames: tuple[int, int] = (14, 20)  # shortest and longest, both included
+    gap_frames_min: int = 10  # neutral frames after an event, at least
+    difficulty: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -141,9 +141,9 @@ class Half:
     event_frames: int
     centre: tuple[float, float]  # (x, y) in frame sizes
     radius: float  # in frame sizes
-    colour: FloatArray  # (3,), 0 to 255
+    colour: FloatArray  # (3,), 0 to 255; shifts the kind's own hue where `form` is None
     direction: int  # +1 or -1
-    form: int | None  # a form for whatever kind is shown; None: the kind's own
+    form: int | None  # a form for whatever kind is shown; None: the kind's own, in its own hue
     noise: FloatArray  # (frames / 2, size, size, 1), grey levels
 
 
@@ -182,7 +182,7 @@ def _draw_half(config: EventSet, rng: np.random.Generator, base: FloatArray) -> 
         start_frame=int(rng.integers(half_frames - config.gap_frames_min - event_frames + 1)),
         event_frames=event_frames,
         centre=(float(x), float(y)),
-        radius=float(rng.uniform(0.1, 0.14)),
+        radius=float(rng.uniform(0.12, 0.18)),
         colour=_draw_colour(config, rng, base),
         direction=int(rng.choice((-1, 1))),
         form=form if shared else None,
@@ -244,7 +244,10 @@ def render_script(config: EventSet, label: int, script: Script) -> FrameArray:
 def _render_half(config: EventSet, background: FloatArray, half: Half, kind: str) -> FrameArray:
     frame = np.arange(half.event_frames, dtype=np.float32)
     dx, dy, scale, opacity = MOTIONS[kind](frame / (half.event_frames - 1), frame, half.direction)
-    form = FORMS[KINDS.index(kind) if half.form is None else half.form]
+    own = KINDS.index(kind)
+    form, colour = FORMS[own if half.form is None else half.form], half.colour
+    if half.form is None:
+        colour = np.clip(128 + np.float32(HUES[own]) + 0.25 * (half.colour - 128), 0, 255).astype(np.float32)
     x, y = half.centre
     radius = np.broadcast_to(half.radius * np.asarray(scale), frame.shape)
     cover = cover_of(form, config.size, x + np.asarray(dx), y + np.asarray(dy), radius)
@@ -252,7 +255,7 @@ def _render_half(config: EventSet, background: FloatArray, half: Half, kind: str
 
     canvas = background.copy()
     event = canvas[half.start_frame : half.start_frame + half.event_frames]
-    event += cover[..., None] * (half.colour - event)
+    event += cover[..., None] * (colour - event)
     canvas += half.noise
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
 

@@ -43,7 +43,7 @@ class DemoConfig:
         folder: holds the videos, the weights, the store, the runs and the report.
         events: the videos; see `EventSet`.
         size, clips, clip_frames: the extraction's; the clips lie end to end.
-        backbone_epochs, aggregator_epochs: of the two training stages.
+        backbone_epochs, backbone_learning_rate, aggregator_epochs: of the two training stages.
         seeds: of the aggregators; backbones are trained once.
         cells: (aggregator, pattern) pairs.
     """
@@ -54,7 +54,8 @@ class DemoConfig:
     clips: int = 8
     clip_frames: int = 8
     backbone_epochs: int = 20
-    aggregator_epochs: int = 20
+    backbone_learning_rate: float = 0.02
+    aggregator_epochs: int = 15
     seeds: tuple[int, ...] = (0, 1, 2)
     cells: tuple[tuple[str, str], ...] = CELLS
 
@@ -155,6 +156,7 @@ def _backbone_config(config: DemoConfig, model: str) -> TrainBackboneConfig:
         clip_frames=config.clip_frames,
         size=config.size,
         epochs=config.backbone_epochs,
+        learning_rate=config.backbone_learning_rate,
         validation_clips=config.clips,
     )
 

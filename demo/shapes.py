@@ -22,6 +22,16 @@ FORMS: tuple[Form, ...] = (
     lambda u, v: abs(u) + abs(v) - 1.15,  # diamond
 )
 
+# The hue that a kind has as its own, with the form of the same place: RGB, as differences from grey.
+HUES: tuple[tuple[int, int, int], ...] = (
+    (90, -60, -60),  # red
+    (-60, 70, -60),  # green
+    (-60, -40, 100),  # blue
+    (80, 70, -80),  # yellow
+    (80, -70, 80),  # magenta
+    (-80, 60, 60),  # cyan
+)
+
 # Where the form is in each frame of an event: (dx, dy) in frame sizes, scale, opacity, from the event's phase in
 # [0, 1], the frame's number and the direction, +1 or -1.
 Motion = Callable[[FloatArray, FloatArray, int], tuple[npt.ArrayLike, ...]]
@@ -38,7 +48,7 @@ MOTIONS: dict[str, Motion] = {
     "blink": lambda phase, frame, sign: (0.0, 0.0, 1.0, frame // 2 % 2 == (sign < 0)),
     "shake": lambda phase, frame, sign: (*(2 * [sign * 0.12 * np.sin(2 * math.pi * frame / 4)]), 1.0, 1.0),
 }
-KINDS = tuple(MOTIONS)  # the kind at position i has form i as its own
+KINDS = tuple(MOTIONS)  # the kind at position i has form i and hue i as its own
 
 
 def pixel_grid(size: int) -> tuple[FloatArray, FloatArray]:
