@@ -82,7 +82,8 @@ def _set_axes(axes: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> None:
     costs = [row.gflops_per_video for row in rows]
     span = max(max(costs) / min(costs), 2.0)
     axes.set_xlim(min(costs) / span**0.1, max(costs) * span**0.25)  # room at the right for the lines' names
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    # Less than a decade of costs needs finer ticks, or there would be one.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if span > 10 else (1, 1.5, *range(2, 10))))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("cost of a video, GFLOPs (multiply-adds, log scale)")

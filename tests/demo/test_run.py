@@ -1,0 +1,36 @@
+"""The demo's whole way on a set too small to learn from: what it makes, and that it makes it once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from faster.demo.events import EventSet
+from faster.demo.run import DemoConfig, demo
+
+
+def test_the_demo_ends_in_a_table_a_plot_and_a_page_and_is_not_done_twice(tmp_path: Path) -> None:
+    config = DemoConfig(
+        folder=str(tmp_path / "demo"),
+        events=EventSet(videos_per_class=6, test_videos_per_class=1, size=32),
+        size=32,
+        backbone_epochs=2,
+        aggregator_epochs=1,
+        seeds=(0, 1),
+        cells=(("average", "1:3"), ("fast-gru", "1:3")),
+    )
+    said: list[str] = []
+    result = demo(config, say=said.append, progress=False)
+    assert len(said) == len(result.seconds) == 6
+    assert [(row.aggregator, row.seeds) for row in result.rows] == [("average", (0,)), ("fast-gru", (0, 1))]
+    assert result.rows[1].gflops_per_video > result.rows[0].gflops_per_video > 0
+    assert result.prediction.top() and result.label in result.prediction.class_names
+    assert json.loads(json.dumps(result.to_dict()))["page"] == str(result.files.page)
+    page = result.files.page.read_text()
+    assert "fast-gru" in page and "50.0" in page and "16.7" in page
+    assert result.files.plot_png.read_bytes().startswith(b"\x89PNG")
+
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("maps/c/**/*") if path.is_file()}
+    again = demo(config, say=said.append, progress=False)
+    assert again.rows == result.rows
+    assert made and all(path.stat().st_mtime_ns == when for path, when in made.items())
