@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": ("predict_commands", "predict_command"),
     "flops": ("costs_commands", "flops_command"),
     "inspect": ("store.commands", "inspect_command"),
+    "verify": ("store.commands", "verify_command"),
     "models": ("costs_commands", "models_command"),
     "demo": ("demo.commands", "demo_command"),
 }

@@ -60,3 +60,41 @@ def _print_model(model: ModelSummary) -> None:
         click.echo(f"    failed {count}: {reason}")
     if len(model.reasons) > 5:
         click.echo(f"    and {len(model.reasons) - 5} more reasons, in failures.jsonl")
+
+
+@click.command("verify", short_help="Read every byte of a store against its receipts.")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option(
+    "--repair", is_flag=True, help="Remove exactly what does not hold; no extraction may be running."
+)
+@click.option("--processes", type=click.IntRange(1), help="How many read at once; one a core by default.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def verify_command(store: Path, repair: bool, processes: int | None, as_json: bool) -> None:
+    """Read every receipt of STORE and every byte that it speaks of, and name the shards that do not hold.
+
+    Exit code 65 where some do not and were not removed. After --repair, the same faster extract command makes
+    the removed shards again.
+
+    \b
+    Example:
+        faster verify kinetics.zarr --repair
+    """
+    from .verify import verify
+
+    found = verify(store, repair=repair, processes=processes)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        click.echo(
+            f"{store}: {found.shards} shards, {found.size_bytes / 1e6:,.1f} MB read, {len(found.bad)} bad"
+        )
+        for shard in found.bad:
+            click.echo(f"  {shard.model}, {shard.clip_frames} frames, shard {shard.shard}: {shard.reason}")
+        if found.leftovers:
+            click.echo(f"  {len(found.leftovers)} leftover files of stopped runs, as {found.leftovers[0]}")
+        if repair and (found.bad or found.leftovers):
+            click.echo("removed; run the same faster extract command to make the bad shards again")
+        elif found.bad or found.leftovers:
+            click.echo(f"to remove exactly these: faster verify {store} --repair")
+    if found.bad and not repair:
+        raise click.exceptions.Exit(65)

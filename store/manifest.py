@@ -7,7 +7,6 @@ label -1, in no split.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import StoreError
 from .commit import put_if_absent
-from .schema import FORMAT, canonical_json
+from .schema import seal, unseal
 
 PARTS = {"train": 1, "val": 2, "test": 3}
 PART_NAMES = {0: "none", **{number: name for name, number in PARTS.items()}}
@@ -229,9 +228,8 @@ def _segment(
     root: Path,
 ) -> bytes:
     names = sorted({name for video in videos for name in video.splits})
-    return canonical_json(
+    return seal(
         {
-            "format": FORMAT,
             "start": start,
             "root": str(root),
             "class_names": list(class_names),
@@ -251,14 +249,13 @@ def _segment(
 
 
 def _parse(file: Path, data: bytes) -> dict[str, Any]:
+    column = unseal(data, name=str(file))
     try:
-        column = json.loads(data)
         count = len(column["ids"])
         lengths = [len(column[k]) for k in ("paths", "labels", "groups", "start_seconds", "end_seconds")]
         lengths += [len(parts) for parts in column["splits"].values()]
         sound = (
-            column["format"] == FORMAT
-            and all(length == count for length in lengths)
+            all(length == count for length in lengths)
             and isinstance(column["start"], int)
             and 0 <= column["start"] <= 1_000_000_000
             and all(-1 <= label < len(column["class_names"]) for label in column["labels"])
@@ -268,4 +265,4 @@ def _parse(file: Path, data: bytes) -> dict[str, Any]:
         raise StoreError(f"{file}: not a manifest segment: {error!r}") from error
     if not sound:
         raise StoreError(f"{file}: a manifest segment whose columns do not fit together")
-    return column  # type: ignore[no-any-return]
+    return column

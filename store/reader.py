@@ -16,7 +16,7 @@ from ..errors import StoreError
 from . import manifest as manifests
 from .coverage import Coverage, load_coverage
 from .manifest import Manifest
-from .schema import FORMAT, FeatureSpec, clip_bytes, digest, features_folder
+from .schema import FORMAT, FeatureSpec, clip_bytes, digest, features_folder, logits_key, maps_key, unseal
 
 OPEN_FILES_MAX = 256
 
@@ -145,7 +145,13 @@ class Features:
     @cached_property
     def trained_on(self) -> frozenset[str]:
         """Ids of the videos that the weights' training saw."""
-        return frozenset(json.loads((self.folder / "trained_on.json").read_bytes()))
+        file = self.folder / "trained_on.json"
+        try:
+            return frozenset(unseal(file.read_bytes(), name=str(file))["ids"])
+        except OSError as error:
+            raise StoreError(
+                f"{file}: {error.strerror}; without it nobody knows which videos the weights saw"
+            ) from error
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -208,7 +214,7 @@ class Features:
         shape = (self.store.shard_videos, self.clips, self.num_classes)
         for shard, view in sorted(set(zip(shards.tolist(), views_.tolist(), strict=True))):
             here = (shards == shard) & (views_ == view)
-            data = _read_file(self.folder / f"logits/c/{shard}/{view}/0/0", 4 * int(np.prod(shape)))
+            data = _read_file(self.folder / logits_key(shard, view), 4 * int(np.prod(shape)))
             out[here] = np.frombuffer(data, dtype="<f4").reshape(shape)[within[here], clips_[here]]
         return out
 
@@ -263,11 +269,13 @@ class Features:
         if key not in self._files:
             if len(self._files) >= OPEN_FILES_MAX:
                 os.close(self._files.pop(next(iter(self._files))))
-            path = self.folder / f"maps/c/{key[0]}/{key[1]}/0/0/0/0/0"
+            path = self.folder / maps_key(*key)
             try:
                 self._files[key] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
-                raise StoreError(f"{path}: {error.strerror}, though its receipt is there") from error
+                raise StoreError(
+                    f"{path}: {error.strerror}, though its receipt is there; run: faster verify {self.store.path}"
+                ) from error
         return self._files[key]
 
 
@@ -313,7 +321,9 @@ def _read_file(path: Path, size_bytes: int) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}, though its receipt is there") from error
+        raise StoreError(
+            f"{path}: {error.strerror}, though its receipt is there; see: faster verify"
+        ) from error
     if len(data) != size_bytes:
         raise StoreError(f"{path}: {len(data)} bytes, expected {size_bytes}")
     return data

@@ -6,7 +6,6 @@ that was interrupted ends with the same bytes as one that was not.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import StoreError
-from .schema import FORMAT, canonical_json
+from .schema import seal, unseal
 
 OK = 1
 FAILED = 2
@@ -78,19 +77,17 @@ class Receipt:
 
     def to_bytes(self) -> bytes:
         """The receipt's file."""
-        return canonical_json({"format": FORMAT, **asdict(self)})
+        return seal(asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes, *, name: str) -> Self:
         """Read a receipt's file.
 
         Raises:
-            StoreError: it is not one.
+            StoreError: it is not one, or was changed since.
         """
+        value = unseal(data, name=name)
         try:
-            value: Mapping[str, Any] = json.loads(data)
-            if value["format"] != FORMAT:
-                raise ValueError(f"format {value['format']!r}, expected {FORMAT}")
             return cls(
                 shard=int(value["shard"]),
                 view=int(value["view"]),

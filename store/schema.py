@@ -42,6 +42,30 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
+def seal(value: Mapping[str, Any]) -> bytes:
+    """The file of a value: its canonical JSON with the format, and a digest over both that makes any change show."""
+    sealed = {"format": FORMAT, **value}
+    return canonical_json({**sealed, "digest": digest(sealed)})
+
+
+def unseal(data: bytes, *, name: str) -> dict[str, Any]:
+    """Read back what `seal` gave, but for the digest.
+
+    Raises:
+        StoreError: it is not JSON, of another format, or was changed since; `name` says where.
+    """
+    try:
+        value = json.loads(data)
+        sealed = value.pop("digest")
+        if value["format"] != FORMAT:
+            raise StoreError(f"{name} has format {value['format']!r}; this version reads {FORMAT}")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{name} is damaged, or not of a store: {error!r}") from error
+    if digest(value) != sealed:
+        raise StoreError(f"{name} was changed after it was written: its digest does not fit")
+    return dict(value)
+
+
 def shard_videos_for(clips: int, map_shape: tuple[int, int, int, int]) -> int:
     """How many videos make a shard of about 100 MB, for maps of this shape: 1 to 64."""
     video_bytes = clips * clip_stride_bytes(map_shape)
@@ -161,6 +185,16 @@ class FeatureSpec:
 def features_folder(model: str, clip_frames: int) -> str:
     """Where the maps of a model lie, relative to the store: a model's name as one folder."""
     return f"features/{model.replace('/', '-').replace(':', '-')}/L{clip_frames}"
+
+
+def maps_key(shard: int, view: int) -> str:
+    """The file of a shard's maps, relative to the model's folder."""
+    return f"maps/c/{shard}/{view}/0/0/0/0/0"
+
+
+def logits_key(shard: int, view: int) -> str:
+    """The file of a shard's logits, relative to the model's folder."""
+    return f"logits/c/{shard}/{view}/0/0"
 
 
 def group_metadata(attributes: Mapping[str, Any] | None = None) -> bytes:

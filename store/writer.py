@@ -22,13 +22,15 @@ from .receipts import ClipFacts, Receipt, StoredObject, VideoEntry, receipt_path
 from .schema import (
     FORMAT,
     FeatureSpec,
-    canonical_json,
     clip_bytes,
     clip_stride_bytes,
     digest,
     group_metadata,
+    logits_key,
     logits_metadata,
+    maps_key,
     maps_metadata,
+    seal,
 )
 
 ABSENT = np.uint64(2**64 - 1)
@@ -82,7 +84,7 @@ def declare(
         StorageError: the disk failed.
     """
     folder = path / spec.folder
-    put_if_absent(folder / "trained_on.json", canonical_json(sorted(set(trained_on))))
+    put_if_absent(folder / "trained_on.json", seal({"ids": sorted(set(trained_on))}))
     put_if_absent(folder.parent / "zarr.json", group_metadata())
     put_if_absent(
         folder / "zarr.json",
@@ -134,7 +136,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
 
     def __enter__(self) -> Self:
         with storage_errors(self._folder):
-            target = self._folder / _maps_key(self._shard, self._view)
+            target = self._folder / maps_key(self._shard, self._view)
             self._file, self._temporary = self._stack.enter_context(temporary_beside(target))
         return self
 
@@ -193,17 +195,17 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             )
         index = self._index.tobytes()
         checksum = int(google_crc32c.value(index)).to_bytes(4, "little")
-        maps_key = _maps_key(self._shard, self._view)
+        key = maps_key(self._shard, self._view)
         with storage_errors(self._folder):
             self._write(index + checksum)
             self._file.flush()
             os.fsync(self._file.fileno())
-            placed = link_if_absent(self._temporary, self._folder / maps_key)
-        objects = [StoredObject(key=maps_key, size_bytes=self._size, sha256=self._sha256.hexdigest())]
+            placed = link_if_absent(self._temporary, self._folder / key)
+        objects = [StoredObject(key=key, size_bytes=self._size, sha256=self._sha256.hexdigest())]
         if not placed:
-            objects = [self._adopt(maps_key)]
+            objects = [self._adopt(key)]
         if self._spec.num_classes:
-            key = f"logits/c/{self._shard}/{self._view}/0/0"
+            key = logits_key(self._shard, self._view)
             put_if_absent(self._folder / key, self._logits.tobytes())
             objects.append(_stored(self._folder, key))
         receipt = Receipt(
@@ -251,10 +253,6 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
                         checksums.append(int(google_crc32c.value(file.read(int(size)))))
                     self._entries[row] = VideoEntry(row=row, facts=entry.facts, crc32c=tuple(checksums))
         return stored
-
-
-def _maps_key(shard: int, view: int) -> str:
-    return f"maps/c/{shard}/{view}/0/0/0/0/0"
 
 
 def _stored(folder: Path, key: str) -> StoredObject:

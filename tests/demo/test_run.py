@@ -30,7 +30,9 @@ def test_the_demo_ends_in_a_table_a_plot_and_a_page_and_is_not_done_twice(tmp_pa
     assert "fast-gru" in page and "50.0" in page and "16.7" in page
     assert result.files.plot_png.read_bytes().startswith(b"\x89PNG")
 
-    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("maps/c/**/*") if path.is_file()}
+    made = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("maps/c/**/*") if path.is_file()
+    }
     again = demo(config, say=said.append, progress=False)
     assert again.rows == result.rows
     assert made and all(path.stat().st_mtime_ns == when for path, when in made.items())

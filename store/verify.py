@@ -1,0 +1,191 @@
+"""Reading every byte of a store against its receipts, and removing what does not hold."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import StoreError
+from .commit import TEMPORARY_SUFFIX, storage_errors
+from .finalise import finalise
+from .reader import Features, Store
+from .receipts import list_receipts, read_receipt, receipt_path
+from .schema import digest, logits_key, maps_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadShard:
+    """A shard whose receipt does not hold, and why."""
+
+    model: str
+    clip_frames: int
+    shard: int
+    view: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        shards, size_bytes: receipts and bytes that were read.
+        bad: shards that do not hold; `faster extract` makes them again once they are removed.
+        leftovers: temporary files, and data without a receipt, relative to the store; they mislead no reader.
+        repaired: whether both were removed.
+    """
+
+    shards: int
+    size_bytes: int
+    bad: tuple[BadShard, ...]
+    leftovers: tuple[str, ...]
+    repaired: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    folder: Path
+    model: str
+    clip_frames: int
+    shard: int
+    view: int
+    fingerprint: str
+    ids_digest: str
+    rows: tuple[int, ...]
+    keys: tuple[str, ...]
+
+
+def verify(
+    path: str | Path, *, repair: bool = False, processes: int | None = None, progress: bool = True
+) -> Verification:
+    """Read every receipt and every byte that it speaks of; with `repair`, remove exactly what does not hold.
+
+    Args:
+        path: the store. With `repair`, no extraction may be writing it.
+        repair: remove bad shards and leftovers, and write the derived arrays again.
+        processes: how many read at once; one a core by default.
+        progress: show a progress bar.
+
+    Raises:
+        StoreError: the store itself cannot be read: its metadata or manifest is damaged.
+        StorageError: the disk failed.
+    """
+    store = Store(Path(path))
+    models = [store.features(*key) for key in store.models]
+    tasks = [task for features in models for task in _tasks(store, features)]
+    bad, size_bytes = [], 0
+    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        results = tqdm(
+            pool.map(_check, tasks), total=len(tasks), desc="verify", unit="shard", disable=not progress
+        )
+        for task, (reason, size) in zip(tasks, results, strict=True):
+            size_bytes += size
+            if reason:
+                bad.append(
+                    BadShard(
+                        model=task.model,
+                        clip_frames=task.clip_frames,
+                        shard=task.shard,
+                        view=task.view,
+                        reason=reason,
+                    )
+                )
+    leftovers = sorted(_leftovers(store, models))
+    if repair:
+        _remove(store, bad, leftovers)
+    return Verification(
+        shards=len(tasks),
+        size_bytes=size_bytes,
+        bad=tuple(bad),
+        leftovers=tuple(leftovers),
+        repaired=repair,
+    )
+
+
+def _tasks(store: Store, features: Features) -> Iterator[_Task]:
+    ids, size = store.videos.ids, store.shard_videos
+    for shard, view in list_receipts(features.folder):
+        keys = [maps_key(shard, view)] + ([logits_key(shard, view)] if features.num_classes else [])
+        here = range(shard * size, min((shard + 1) * size, len(ids)))
+        yield _Task(
+            folder=features.folder,
+            model=features.model,
+            clip_frames=features.clip_frames,
+            shard=shard,
+            view=view,
+            fingerprint=features.spec.fingerprint,
+            ids_digest=digest(ids[here.start : here.stop]),
+            rows=tuple(row for row in here if ids[row]),
+            keys=tuple(keys),
+        )
+
+
+def _check(task: _Task) -> tuple[str, int]:
+    """Why a shard does not hold, "" where it does; and the bytes read."""
+    size_bytes = 0
+    try:
+        receipt = read_receipt(task.folder, task.shard, task.view)
+    except StoreError as error:
+        return str(error), 0
+    if receipt.fingerprint != task.fingerprint:
+        return "its receipt belongs to maps made otherwise", 0
+    if receipt.ids_digest != task.ids_digest or tuple(v.row for v in receipt.videos) != task.rows:
+        return "its receipt speaks of other videos than the manifest", 0
+    if tuple(stored.key for stored in receipt.objects) != task.keys:
+        return "its receipt names other files than a shard has", 0
+    for stored in receipt.objects:
+        try:
+            with (task.folder / stored.key).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            return f"{stored.key}: {error.strerror}", size_bytes
+        size_bytes += size
+        if size != stored.size_bytes:
+            return f"{stored.key}: {size} bytes, its receipt says {stored.size_bytes}", size_bytes
+        if sha256 != stored.sha256:
+            return f"{stored.key}: its bytes are not those that were written", size_bytes
+    return "", size_bytes
+
+
+def _leftovers(store: Store, models: list[Features]) -> Iterator[str]:
+    """Temporary files of runs that were killed, and files of shards that have no receipt."""
+    for file in store.path.rglob(f".*{TEMPORARY_SUFFIX}"):
+        yield str(file.relative_to(store.path))
+    for features in models:
+        whole = set(list_receipts(features.folder))
+        for name in ("maps", "logits"):
+            for file in (features.folder / name / "c").rglob("*"):
+                parts = file.relative_to(features.folder / name / "c").parts
+                if not file.is_file() or file.name.endswith(TEMPORARY_SUFFIX):
+                    continue
+                numbers = [int(part) if part.isdecimal() else -1 for part in parts[:2]]
+                if tuple(numbers) not in whole:
+                    yield str(file.relative_to(store.path))
+
+
+def _remove(store: Store, bad: list[BadShard], leftovers: list[str]) -> None:
+    """Receipts first: a shard without one does not exist, whatever else is still there."""
+    with storage_errors(store.path):
+        for shard in bad:
+            folder = store.features(shard.model, shard.clip_frames).folder
+            receipt_path(folder, shard.shard, shard.view).unlink(missing_ok=True)
+        finalise(store)
+        for shard in bad:
+            folder = store.features(shard.model, shard.clip_frames).folder
+            for key in (maps_key(shard.shard, shard.view), logits_key(shard.shard, shard.view)):
+                (folder / key).unlink(missing_ok=True)
+        for name in leftovers:
+            (store.path / name).unlink(missing_ok=True)

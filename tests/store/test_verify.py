@@ -1,0 +1,153 @@
+"""`verify` finds every corruption and nothing else; `--repair` removes exactly that."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faster import store as stores
+from faster.errors import StoreError
+from faster.store.schema import seal, unseal
+from faster.store.verify import verify
+from stores import make_spec, make_store, make_videos, write_shard
+
+CORRUPTIONS = 1200
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> stores.Store:
+    path = tmp_path_factory.mktemp("sound") / "s.zarr"
+    specs = [make_spec("r2d26"), make_spec("r2plus1d50", num_classes=0, class_names=None)]
+    return make_store(path, specs, make_videos(11), failed={5: "audio only"})
+
+
+@pytest.fixture
+def copied(sound: stores.Store, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound.path, tmp_path / "copy.zarr"))
+
+
+def flip_bit(file: Path, rng: np.random.Generator) -> None:
+    data = bytearray(file.read_bytes())
+    data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+    file.write_bytes(data)
+
+
+def truncate(file: Path, rng: np.random.Generator) -> None:
+    file.write_bytes(file.read_bytes()[: rng.integers(file.stat().st_size)])
+
+
+def delete(file: Path, rng: np.random.Generator) -> None:
+    file.unlink()
+
+
+def empty(file: Path, rng: np.random.Generator) -> None:
+    file.write_bytes(b"")
+
+
+def swap(file: Path, rng: np.random.Generator) -> None:
+    """With the same file of another shard; of receipts and data alike."""
+    name = file.as_posix()
+    other = Path(name.replace("/c/0/", "/c/1/") if "/c/0/" in name else name.replace("/c/1/", "/c/0/"))
+    if "receipts" in name:
+        other = file.with_name("000000.v0.json" if file.name != "000000.v0.json" else "000001.v0.json")
+    if other == file:
+        other = Path(name.replace("/c/2/", "/c/0/"))
+    mine, theirs = file.read_bytes(), other.read_bytes()
+    file.write_bytes(theirs)
+    other.write_bytes(mine)
+
+
+def parts_of(store: Path) -> list[Path]:
+    """Every file that a receipt speaks of; deleting a receipt only makes its shard undone."""
+    return sorted(
+        p
+        for p in store.rglob("*")
+        if p.is_file()
+        and "/c/" in p.as_posix()
+        and "/features/" in p.as_posix()
+        and "/index/" not in p.as_posix()
+    )
+
+
+def test_a_sound_store_is_sound(sound: stores.Store) -> None:
+    found = verify(sound.path, progress=False)
+    assert found.shards == 6 and not found.bad and not found.leftovers
+    assert found.size_bytes == sum(file.stat().st_size for file in parts_of(sound.path))
+
+
+@pytest.mark.parametrize("corrupt", [flip_bit, truncate, delete, empty, swap])
+def test_corruption_is_found_and_repair_leaves_the_rest(
+    copied: Path, corrupt: Callable[[Path, np.random.Generator], None]
+) -> None:
+    file = copied / make_spec().folder / "maps/c/1/0/0/0/0/0/0"
+    corrupt(file, np.random.default_rng(1))
+    found = verify(copied, progress=False, processes=1)
+    wrong = {(bad.model, bad.shard) for bad in found.bad}
+    assert wrong == ({("r2d26", 1), ("r2d26", 0)} if corrupt is swap else {("r2d26", 1)})
+    repaired = verify(copied, repair=True, progress=False, processes=1)
+    assert repaired.repaired and len(repaired.bad) == len(wrong)
+    assert not verify(copied, progress=False, processes=1).bad
+    store = stores.open(copied)
+    missing = {row for row in range(11) if not store.features("r2d26", 8).ok[row, 0]} - {5}
+    assert missing == {row for _, shard in wrong for row in range(4 * shard, 4 * shard + 4)} - {5}
+    assert store.features("r2plus1d50", 8).ok.sum() == 10
+    for shard in {shard for _, shard in wrong}:
+        write_shard(copied, make_spec(), store.videos, shard, 4, failed={5: "audio only"})
+    assert stores.open(copied).features("r2d26", 8).ok.sum() == 10
+
+
+def test_a_receipt_of_other_videos_or_other_maps_does_not_hold(copied: Path) -> None:
+    for shard, field in ((0, "fingerprint"), (1, "ids_digest")):
+        file = copied / make_spec().folder / f"receipts/00000{shard}.v0.json"
+        value = unseal(file.read_bytes(), name="receipt")
+        file.write_bytes(seal({**value, field: "0" * 64}))
+    assert [bad.shard for bad in verify(copied, progress=False, processes=1).bad] == [0, 1]
+
+
+def test_leftovers_of_killed_runs_are_named_and_removed(copied: Path) -> None:
+    folder = copied / make_spec().folder
+    (folder / "maps/c/2/0/0/0/0/0/.0.123-abc.tmp").write_bytes(b"half")
+    (folder / "receipts/000001.v0.json").unlink()
+    found = verify(copied, progress=False, processes=1)
+    assert not found.bad and len(found.leftovers) == 3  # the temporary file, and shard 1's maps and logits
+    verify(copied, repair=True, progress=False, processes=1)
+    assert not any((copied / name).exists() for name in found.leftovers)
+    assert not verify(copied, progress=False, processes=1).leftovers
+
+
+@pytest.mark.stress
+def test_every_one_of_many_seeded_corruptions_is_found(sound: stores.Store, tmp_path: Path) -> None:
+    from faster.store import verify as module
+
+    rng = np.random.default_rng(0)
+    kinds = [flip_bit, truncate, delete, empty, swap]
+    counts = dict.fromkeys((kind.__name__ for kind in kinds), 0)
+    base = Path(shutil.copytree(sound.path, tmp_path / "base.zarr"))
+    files = parts_of(base) + sorted(base.glob("features/*/L8/receipts/*.json"))
+    sealed = [base / "manifest/000000.json", *base.glob("features/*/L8/trained_on.json")]
+    for i in range(CORRUPTIONS):
+        kind, file = kinds[i % len(kinds)], files[int(rng.integers(len(files)))]
+        if kind is delete and file.suffix == ".json":
+            continue  # a shard without a receipt is undone, not bad
+        before = {p: p.read_bytes() for p in files}
+        kind(file, rng)
+        changed = any(not p.exists() or p.read_bytes() != data for p, data in before.items())
+        store = stores.Store(base)
+        tasks = [t for key in store.models for t in module._tasks(store, store.features(*key))]
+        bad = sum(bool(module._check(task)[0]) for task in tasks)
+        assert not changed or bad, f"{kind.__name__} of {file.name} was not found (corruption {i})"
+        counts[kind.__name__] += changed
+        for path, data in before.items():
+            path.write_bytes(data)
+    for i in range(CORRUPTIONS // 10):
+        file = sealed[i % len(sealed)]
+        data = file.read_bytes()
+        (flip_bit, truncate, empty)[i % 3](file, rng)
+        with pytest.raises(StoreError):
+            unseal(file.read_bytes(), name=file.name)
+        file.write_bytes(data)
+    assert not verify(base, progress=False).bad
+    print(f"\n{sum(counts.values())} corruptions, all found: {counts}; none in the sound store")
