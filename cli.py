@@ -69,8 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("faster: stopped by Ctrl-C; what is whole is kept", err=True)
+    except (click.Abort, KeyboardInterrupt) as error:
+        said = str(error.__cause__ or error)  # click wraps the interrupt; what stopped may have said where
+        click.echo(f"faster: {said or 'stopped by Ctrl-C; what is whole is kept'}", err=True)
         sys.exit(130)
     except FasterError as error:
         click.echo(f"faster: {error}", err=True)

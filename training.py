@@ -140,7 +140,8 @@ def fit(
     """Train `task` in `run_dir`, or go on with what was begun there, and return its best epoch.
 
     `config` is everything besides `options` that decides the run; it becomes config.json. On SIGTERM, SIGUSR1
-    or SIGINT the state is saved after the step and `Interrupted` is raised; a second signal acts at once.
+    or SIGINT the state is saved after the step, and `Interrupted` or KeyboardInterrupt is raised; a second
+    signal acts at once.
 
     Raises RunError where the folder was begun with another config, or where a loss, gradient, weight or
     validation figure is not finite; StorageError where the disk fails; Interrupted.
@@ -161,7 +162,7 @@ def fit(
             board(line)
             _save_last(run_dir, model, optimizer, state)
             if stop.asked:
-                raise _interrupted(run_dir, state)
+                raise _interrupted(stop, run_dir, state)
     assert state.best is not None  # every epoch that ends has one
     return state.best
 
@@ -211,7 +212,7 @@ class _Run:
                 if stop.asked:
                     _close(batches)
                     _save_last(self.run_dir, self.model, self.optimizer, state)
-                    raise _interrupted(self.run_dir, state)
+                    raise _interrupted(stop, self.run_dir, state)
         _close(batches)
 
     def _train_step(self, batch: Any) -> float:
@@ -344,11 +345,11 @@ def _keep_log_before(run_dir: Path, epoch: int) -> None:
 
 @dataclass
 class _Stop:
-    asked: bool = False
+    asked: int = 0  # the signal's number
     previous: dict[int, Any] = field(default_factory=dict)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.asked = number
         self.restore()  # the next signal acts at once
 
     def restore(self) -> None:
@@ -368,8 +369,9 @@ def _stop_signals() -> Iterator[_Stop]:
         stop.restore()
 
 
-def _interrupted(run_dir: Path, state: _State) -> Interrupted:
-    return Interrupted(
+def _interrupted(stop: _Stop, run_dir: Path, state: _State) -> BaseException:
+    kind = KeyboardInterrupt if stop.asked == signal.SIGINT else Interrupted
+    return kind(
         f"stopped after step {state.step} of epoch {state.epoch + 1}; "
         f"the same command goes on from there ({run_dir})"
     )

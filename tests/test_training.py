@@ -38,6 +38,7 @@ class Blobs:
         self.closed = 0
 
     steps_per_epoch = STEPS
+    signal = signal.SIGTERM
 
     def batches(self, epoch: int, start_step: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
         try:
@@ -48,7 +49,7 @@ class Blobs:
                 if (epoch, step) == self.bad_at:
                     x[0] = np.nan
                 if (epoch, step) == self.stop_at:
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    os.kill(os.getpid(), self.signal)
                 yield epoch, step, torch.from_numpy(x), torch.from_numpy(labels)
         finally:
             self.closed += 1
@@ -100,12 +101,24 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith("events.out")}
 
 
-@pytest.mark.parametrize("stop_at", [(0, 0), (1, 2), (2, STEPS - 1)])
+@pytest.mark.parametrize(
+    ("stop_at", "number", "raised"),
+    [
+        ((0, 0), signal.SIGTERM, Interrupted),
+        ((1, 2), signal.SIGINT, KeyboardInterrupt),
+        ((2, STEPS - 1), signal.SIGUSR1, Interrupted),
+    ],
+)
 def test_a_stopped_run_goes_on_bit_for_bit(
-    whole: tuple[Path, Blobs], tmp_path: Path, stop_at: tuple[int, int]
+    whole: tuple[Path, Blobs],
+    tmp_path: Path,
+    stop_at: tuple[int, int],
+    number: signal.Signals,
+    raised: type[BaseException],
 ) -> None:
     stopped = Blobs(stop_at=stop_at)
-    with pytest.raises(Interrupted, match=f"step {stop_at[1] + 1} of epoch {stop_at[0] + 1}"):
+    stopped.signal = number
+    with pytest.raises(raised, match=f"step {stop_at[1] + 1} of epoch {stop_at[0] + 1}"):
         fit(stopped, options(), tmp_path, config=CONFIG, progress=False)
     assert len(stopped.losses) == stop_at[0] * STEPS + stop_at[1] + 1
     assert stopped.closed == stop_at[0] + 1  # no generator (and no thread of one) is left behind
