@@ -149,7 +149,7 @@ def fit(
     device = torch.device(options.device)
     model = task.model.to(device)
     optimizer = _optimizer(model, options)
-    open_run(run_dir, {"training": asdict(options), **config})
+    open_run(run_dir, run_config(options, config))
     state = _load_last(run_dir, model, optimizer)
     _keep_log_before(run_dir, state.epoch)
     run = _Run(task, model, optimizer, options, run_dir, state)
@@ -165,6 +165,11 @@ def fit(
                 raise _interrupted(stop, run_dir, state)
     assert state.best is not None  # every epoch that ends has one
     return state.best
+
+
+def run_config(options: TrainingOptions, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's config.json holds: everything that decides it."""
+    return {"training": asdict(options), **config}
 
 
 def learning_rate_at(options: TrainingOptions, step: int, steps_per_epoch: int) -> float:

@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from ..errors import SourceError, UsageError
 from ..holdout import hold_out
-from ..run_folder import write_json
+from ..run_folder import open_run, read_json, write_json
 from ..store import VideoRecord
 from ..store.schema import digest
-from ..training import TrainingOptions, fit
+from ..training import TrainingOptions, fit, run_config
 from .annotations import Source
 from .backbones import build
 from .decode import LoadedVideo, load_random_video
@@ -98,7 +98,7 @@ def train_backbone(
 ) -> TrainBackboneResult:
     """Train a backbone from scratch and write its weights, where `faster extract` finds them.
 
-    Started again with the same configuration it goes on where it was stopped.
+    Started again with the same configuration it goes on where it was stopped, and does nothing once finished.
 
     Raises:
         UsageError, SourceError: the configuration or source is wrong, or too few videos or classes are labelled.
@@ -124,18 +124,17 @@ def train_backbone(
         seed=config.seed,
         device=config.device,
     )
+    videos = digest([[v.id for v in part] for part in (train, validation)])
+    settled = {"train_backbone": _deciding(config, split), "videos": videos}
+    if (run_dir / "result.json").exists():
+        open_run(run_dir, run_config(options, settled))
+        say(f"{run_dir} is finished: nothing to do")
+        return TrainBackboneResult(**read_json(run_dir / "result.json"))
     torch.manual_seed(config.seed)
     model = build(config.model, len(source.class_names))
     with DecoderPool(config.decoders, shape=shape, slots=2 * config.batch_size) as pool:
         task = _BackboneTask(config, model, source, train, validation, pool)
-        videos = digest([[v.id for v in part] for part in (train, validation)])
-        best = fit(
-            task,
-            options,
-            run_dir,
-            config={"train_backbone": _deciding(config, split), "videos": videos},
-            progress=progress,
-        )
+        best = fit(task, options, run_dir, config=settled, progress=progress)
         model.load_state_dict(load_file(run_dir / "best.safetensors"))
         model.to(config.device).eval()
         with torch.no_grad():

@@ -182,6 +182,9 @@ def test_stage_one_goes_on_bit_for_bit_where_it_was_stopped(project: Path, tmp_p
         patch.setattr(pretrain._BackboneTask, "loss", stopped)
         train_backbone(settings, say=quiet, progress=False)
     train_backbone(settings, say=quiet, progress=False)
+    said: list[str] = []
+    train_backbone(settings, say=said.append, progress=False)
+    assert said[-1].endswith("is finished: nothing to do")
     name = f"{CHEAP}.safetensors"
     assert (tmp_path / "weights" / name).read_bytes() == (project / "weights" / name).read_bytes()
 
