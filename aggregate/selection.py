@@ -229,7 +229,7 @@ def require_unseen(store: Store, mix: Mix, rows: NDArray[np.int64], part: str) -
     """Refuse to evaluate on videos that a backbone was trained on. Raises DataError."""
     ids = [store.videos.ids[row] for row in rows]
     for model, features in mix.features.items():
-        seen = [name for name in ids if name in features.trained_on]
+        seen = features.seen_in_training(ids)
         if seen:
             raise DataError(
                 f"{len(seen)} of the {len(ids)} {part} videos were in the training of {model} ({seen[0]}, …), so "

@@ -200,7 +200,7 @@ def _choose_videos(
     by = "group" if any(store.videos.groups[row] for row in rows["train"]) else "video"
     say(f"validation: {len(validation)} of the {len(rows['train'])} train videos, parted by {by}")
     for model, features in mix.features.items():
-        seen = sum(store.videos.ids[row] in features.trained_on for row in train)
+        seen = len(features.seen_in_training([store.videos.ids[row] for row in train]))
         say(f"{model}: {seen / len(train):.0%} of the {len(train)} training videos were in its own training")
     return _Parts(train=train, validation=validation, report=rows[report_part], report_part=report_part)
 

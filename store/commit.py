@@ -9,7 +9,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,10 +42,12 @@ def temporary_beside(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """Open a new file in the folder of `path`; it is removed at the end, whatever happens."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    file = temporary.open("xb")
     try:
-        with temporary.open("xb") as file:
-            yield file, temporary
+        yield file, temporary
     finally:
+        with suppress(OSError):  # what is still in its buffer is not wanted: whoever wanted it has flushed
+            file.close()
         temporary.unlink(missing_ok=True)
 
 

@@ -6,6 +6,7 @@ opens only the receipts of shards that the arrays do not know yet.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import StoreError
 from .derived import read_arrays, write_arrays
 from .receipts import FAILED, OK, Receipt, list_receipts, read_receipts
-from .schema import FeatureSpec
+from .schema import FeatureSpec, digest, ids_digest
 
 # One chunk of an index array is this many rows, whatever the store's size, so that chunks never move.
 INDEX_CHUNK_ROWS = 8192
@@ -69,55 +70,77 @@ def empty_coverage(spec: FeatureSpec, rows: int) -> Coverage:
     return Coverage(columns=columns)
 
 
-def coverage_of_receipts(folder: Path, spec: FeatureSpec, *, rows: int, shard_videos: int) -> Coverage:
-    """Read every receipt of a model.
+def coverage_of_receipts(
+    folder: Path, spec: FeatureSpec, *, ids: Sequence[str], shard_videos: int
+) -> Coverage:
+    """Read every receipt of a model; `ids` are the manifest's.
 
     Raises:
-        StoreError: a receipt is malformed, or was made under another provenance.
+        StoreError: a receipt is malformed, or was made under another provenance or of other videos.
     """
-    coverage = empty_coverage(spec, rows)
+    coverage = empty_coverage(spec, len(ids))
     for receipt in read_receipts(folder, list_receipts(folder)):
-        _enter(coverage, receipt, folder, spec, shard_videos)
+        _enter(coverage, receipt, folder, spec, ids, shard_videos)
     return coverage
 
 
-def load_coverage(folder: Path, spec: FeatureSpec, *, rows: int, shard_videos: int) -> Coverage:
-    """The consolidated columns, where there are any, and the receipts that are newer.
+def load_coverage(folder: Path, spec: FeatureSpec, *, ids: Sequence[str], shard_videos: int) -> Coverage:
+    """The consolidated columns, where there are any for these videos, and the receipts that are newer.
 
     Raises:
-        StoreError: a receipt is malformed, or was made under another provenance.
+        StoreError: a receipt is malformed, or was made under another provenance or of other videos.
     """
-    coverage = empty_coverage(spec, rows)
-    if (folder / "index" / "status" / "zarr.json").exists():
-        # Status first: it is written last, so what it says is there, is there.
-        names = sorted(_COLUMNS, key=lambda name: name != "status")
-        for name, values in read_arrays(folder / "index", names).items():
-            coverage.columns[name][: len(values)] = values[:rows]
+    coverage = empty_coverage(spec, len(ids))
+    whole = set(list_receipts(folder))
+    attributes, arrays = read_arrays(folder / "index", sorted(_COLUMNS, key=lambda name: name != "status"))
+    # Status first: it is written last, so what it says is there, is there. Damaged, or of other videos: not used.
+    if arrays and attributes == _identity(ids[: len(arrays["status"])]):
+        for name, values in arrays.items():
+            coverage.columns[name][: len(values)] = values
+        for shard in range(-(-len(ids) // shard_videos)):
+            for view in range(spec.views):
+                if (shard, view) not in whole:  # a shard without a receipt does not exist
+                    coverage.columns["status"][shard * shard_videos : (shard + 1) * shard_videos, view] = 0
     unread = []  # what the arrays do not know yet, and the reasons of failures, which they do not hold
-    for shard, view in list_receipts(folder):
+    for shard, view in sorted(whole):
         status = coverage.status[shard * shard_videos : (shard + 1) * shard_videos, view : view + 1]
         if not status.any() or (status == FAILED).any():
             unread.append((shard, view))
     for receipt in read_receipts(folder, unread):
-        _enter(coverage, receipt, folder, spec, shard_videos)
+        _enter(coverage, receipt, folder, spec, ids, shard_videos)
     return coverage
 
 
-def save_coverage(folder: Path, coverage: Coverage) -> None:
+def save_coverage(folder: Path, coverage: Coverage, ids: Sequence[str]) -> None:
     """Write the columns as Zarr arrays under `index/`, for readers of this and any other Zarr library."""
     write_arrays(
         folder / "index",
         {name: (coverage.columns[name], INDEX_CHUNK_ROWS, fill) for name, (_, _, fill) in _COLUMNS.items()},
+        attributes=_identity(ids),
     )
 
 
-def _enter(coverage: Coverage, receipt: Receipt, folder: Path, spec: FeatureSpec, shard_videos: int) -> None:
+def _identity(ids: Sequence[str]) -> dict[str, object]:
+    """Of which videos the columns are: a manifest may have grown since, never changed."""
+    return {"rows": len(ids), "ids_digest": digest(list(ids))}
+
+
+def _enter(
+    coverage: Coverage,
+    receipt: Receipt,
+    folder: Path,
+    spec: FeatureSpec,
+    ids: Sequence[str],
+    shard_videos: int,
+) -> None:
     where = f"{folder}/receipts, shard {receipt.shard}"
     if receipt.fingerprint != spec.fingerprint:
         raise StoreError(
             f"{where}: its receipt belongs to maps made otherwise; remove that shard and run again"
         )
     first, view = receipt.shard * shard_videos, receipt.view
+    if receipt.ids_digest != ids_digest(ids[first : first + shard_videos]):
+        raise StoreError(f"{where}: it holds other videos than the manifest says; see: faster verify")
     rows = coverage.status.shape[0]
     for entry in receipt.videos:
         if not (first <= entry.row < min(first + shard_videos, rows) and view < spec.views):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .commit import put_if_absent
+from .commit import put_if_absent, replace
 from .schema import group_metadata
 
 
@@ -19,11 +20,11 @@ def write_arrays(
 ) -> None:
     """Write arrays into a group, in the order given: name → (values, rows a chunk, fill value).
 
-    Arrays that are there grow; each chunk is replaced in one step.
+    Arrays that are there grow; each chunk is replaced in one step, and the group's attributes last.
     """
     import zarr
 
-    put_if_absent(folder / "zarr.json", group_metadata(attributes))
+    put_if_absent(folder / "zarr.json", group_metadata())
     group = zarr.open_group(str(folder), mode="a", zarr_format=3)
     for name, (values, chunk_rows, fill) in arrays.items():
         if name not in group:
@@ -39,16 +40,21 @@ def write_arrays(
         if array.shape != values.shape:
             array.resize(values.shape)
         array[...] = values
+    if (folder / "zarr.json").read_bytes() != group_metadata(attributes):
+        replace(folder / "zarr.json", group_metadata(attributes))
 
 
-def read_arrays(folder: Path, names: list[str]) -> dict[str, NDArray[np.generic]]:
-    """Read whole arrays of a group, in the order given."""
+def read_arrays(
+    folder: Path, names: list[str]
+) -> tuple[Mapping[str, object], dict[str, NDArray[np.generic]]]:
+    """Read a group's attributes and whole arrays, in the order given; both empty where any cannot be read."""
+    if not (folder / "zarr.json").exists():
+        return {}, {}
     import zarr
 
-    group = zarr.open_group(str(folder), mode="r")
-    arrays = {}
-    for name in names:
-        array = group[name]
-        assert isinstance(array, zarr.Array)
-        arrays[name] = np.asarray(array[...])
-    return arrays
+    try:
+        group = zarr.open_group(str(folder), mode="r")
+        attributes = dict(group.attrs)
+        return attributes, {name: np.asarray(group[name][...]) for name in names}  # type: ignore[index]
+    except Exception:  # whatever a damaged array makes the library raise: what it holds can be derived again
+        return {}, {}

@@ -122,6 +122,11 @@ def load(store: Path) -> Manifest:
         raise StoreError(
             f"{store} has no manifest: no extraction has begun there; run faster extract --store {store}"
         )
+    if [file.stem for file in files] != [f"{number:06d}" for number in range(len(files))]:
+        raise StoreError(
+            f"{store / 'manifest'} has {len(files)} segments and not the numbers 0 to {len(files) - 1}: one is missing, and "
+            "rows cannot be told without it; restore it, or extract into another --store"
+        )
     raw = tuple(file.read_bytes() for file in files)
     columns = [_parse(file, data) for file, data in zip(files, raw, strict=True)]
     rows = columns[-1]["start"] + len(columns[-1]["ids"])
@@ -178,8 +183,8 @@ def append(
         has = any((store / "manifest").glob("[0-9]*.json"))
         current = load(store) if has else None
         fresh = list(videos) if current is None else _new_ones(current, videos, class_names)
-        known_missing = {} if current is None else current.missing
-        fresh_missing = [video for video in missing if video.id not in known_missing]
+        known = set() if current is None else current.missing.keys() | current.row_of.keys()
+        fresh_missing = [video for video in missing if video.id not in known]
         if current is not None and not fresh and not fresh_missing:
             return current
         rows = 0 if current is None else current.rows

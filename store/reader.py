@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,12 @@ class Features:
     @property
     def gflops_per_clip(self) -> float:
         """Cost of the backbone on one clip, in multiply-adds / 1e9."""
-        return float(self.provenance["gflops_per_clip"])
+        try:
+            return float(self.provenance["gflops_per_clip"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{self.folder}/zarr.json is damaged: it does not say the GFLOPs of a clip"
+            ) from error
 
     @cached_property
     def trained_on(self) -> frozenset[str]:
@@ -153,11 +158,21 @@ class Features:
                 f"{file}: {error.strerror}; without it nobody knows which videos the weights saw"
             ) from error
 
+    def seen_in_training(self, ids: Sequence[str]) -> list[str]:
+        """Those of `ids` whose video the weights' training saw, also as a segment or under another root.
+
+        Two ids are of one video if, without "#t=…", one is the end of the other's path.
+        """
+        trained = {name.partition("#t=")[0] for name in self.trained_on}
+        ends = {end for name in trained for end in _ends(name)}
+        plain = {name: name.partition("#t=")[0] for name in ids}
+        return [name for name in ids if plain[name] in ends or not trained.isdisjoint(_ends(plain[name]))]
+
     @cached_property
     def coverage(self) -> Coverage:
         """What became of every video, from the receipts."""
         return load_coverage(
-            self.folder, self.spec, rows=self.store.videos.rows, shard_videos=self.store.shard_videos
+            self.folder, self.spec, ids=self.store.videos.ids, shard_videos=self.store.shard_videos
         )
 
     @property
@@ -277,6 +292,12 @@ class Features:
                     f"{path}: {error.strerror}, though its receipt is there; run: faster verify {self.store.path}"
                 ) from error
         return self._files[key]
+
+
+def _ends(path: str) -> list[str]:
+    """A path, and the path without its first folder, and so on."""
+    parts = path.split("/")
+    return ["/".join(parts[i:]) for i in range(len(parts))]
 
 
 def read_group_attributes(folder: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -40,6 +40,11 @@ def canonical_json(value: object) -> bytes:
 def digest(value: object) -> str:
     """SHA-256 of the value's canonical JSON, in hex."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def ids_digest(ids: Sequence[str]) -> str:
+    """What a receipt says of its shard's videos; holes do not count, for later segments make some."""
+    return digest([name for name in ids if name])
 
 
 def seal(value: Mapping[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ from .commit import TEMPORARY_SUFFIX, storage_errors
 from .finalise import finalise
 from .reader import Features, Store
 from .receipts import list_receipts, read_receipt, receipt_path
-from .schema import digest, logits_key, maps_key
+from .schema import ids_digest, logits_key, maps_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ def _tasks(store: Store, features: Features) -> Iterator[_Task]:
             shard=shard,
             view=view,
             fingerprint=features.spec.fingerprint,
-            ids_digest=digest(ids[here.start : here.stop]),
+            ids_digest=ids_digest(ids[here.start : here.stop]),
             rows=tuple(row for row in here if ids[row]),
             keys=tuple(keys),
         )

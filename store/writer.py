@@ -24,8 +24,8 @@ from .schema import (
     FeatureSpec,
     clip_bytes,
     clip_stride_bytes,
-    digest,
     group_metadata,
+    ids_digest,
     logits_key,
     logits_metadata,
     maps_key,
@@ -126,7 +126,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         self._first = shard * shard_videos
         ids = manifest.ids[self._first : self._first + shard_videos]
         self._expected = [self._first + i for i, name in enumerate(ids) if name]
-        self._ids_digest = digest(ids)
+        self._ids_digest = ids_digest(ids)
         self._entries: dict[int, VideoEntry] = {}
         self._index = np.full((shard_videos, spec.clips, 2), ABSENT, dtype="<u8")
         self._logits = np.full((shard_videos, 1, spec.clips, spec.num_classes), np.nan, dtype="<f4")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from faster.errors import ProvenanceMismatch, StoreError
 from faster.store import manifest as manifests
 from faster.store import writer
 from faster.store.receipts import list_receipts, read_receipt
+from faster.store.verify import verify
 from stores import make_facts, make_maps, make_spec, make_store, make_videos, write_shard
 
 VIDEOS = 10
@@ -132,6 +134,7 @@ def test_appended_videos_begin_a_shard_and_leave_the_old_ones_alone(tmp_path: Pa
     assert not appended.videos.missing
     features = appended.features("r2d26", 8)
     np.testing.assert_array_equal(features.ok[:, 0], [True] * 6 + [False] * 2 + [True] * 3)
+    assert not verify(appended.path, progress=False, processes=1).bad
     whole = np.asarray(zarr.open_array(features.folder / "maps", mode="r")[...])
     assert np.isnan(whole[6:8]).all()
     np.testing.assert_array_equal(whole[10, 0], make_maps(features.spec, 10)[0])
@@ -263,3 +266,58 @@ def test_inspect_counts_what_became_of_every_video(whole: stores.Store) -> None:
     assert model.reasons == {"audio only": 1, "decoder gave 1 of 9 frames": 1}
     assert model.bytes_per_video == 4 * 2 * 2 * 16 * 2
     assert sum(summary.splits["split1"].values()) == 10
+
+
+def test_videos_that_vanish_after_a_run_are_not_listed_as_missing_again(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(4))
+    arguments = {"class_names": "abc", "root": Path("v"), "shard_videos": 4}
+    manifests.append(store.path, videos=make_videos(3), missing=make_videos(4)[3:], **arguments)  # type: ignore[arg-type]
+    assert [file.name for file in (store.path / "manifest").iterdir()] == ["000000.json"]
+
+
+def test_a_lost_manifest_segment_is_an_error_not_other_rows(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(4))
+    make_store(tmp_path / "s.zarr", [make_spec()], make_videos(6))
+    (store.path / "manifest/000000.json").unlink()
+    with pytest.raises(StoreError, match="one is missing"):
+        _ = stores.open(store.path).videos
+
+
+def test_maps_are_not_paired_with_the_videos_of_another_manifest(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(8))
+    (store.path / "manifest/000000.json").unlink()
+    manifests.append(
+        store.path, videos=make_videos(8)[::-1], missing=[], class_names="abc", root=Path("v"), shard_videos=4
+    )
+    with pytest.raises(StoreError, match="other videos than the manifest"):
+        _ = stores.open(store.path).features("r2d26", 8).coverage
+
+
+def test_a_shard_without_a_receipt_does_not_exist_and_damaged_derived_arrays_are_not_used(
+    tmp_path: Path,
+) -> None:
+    store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(8))
+    folder = store.path / make_spec().folder
+    shutil.rmtree(folder / "index/frames")
+    assert stores.open(store.path).features("r2d26", 8).ok.all()
+    stores.finalise(stores.open(store.path))
+    (folder / "receipts/000001.v0.json").unlink()
+    assert stores.open(store.path).features("r2d26", 8).ok[:, 0].tolist() == [True] * 4 + [False] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("train/dark/a.mp4", True),
+        ("train/dark/a.mp4#t=0,10", True),
+        ("dark/a.mp4", True),
+        ("videos/train/dark/a.mp4", True),
+        ("light/a.mp4", False),
+        ("train/dark/aa.mp4", False),
+    ],
+)
+def test_seen_videos_are_known_as_segments_and_under_other_roots(
+    tmp_path: Path, name: str, seen: bool
+) -> None:
+    store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(2), trained_on=["train/dark/a.mp4"])
+    assert store.features("r2d26", 8).seen_in_training([name]) == ([name] if seen else [])
