@@ -143,7 +143,7 @@ def _with_models(setting: Setting, models: tuple[str, ...], size: int) -> Settin
     pattern = Pattern.parse(setting.pattern)
     if len(models) == 1 and pattern.expensive and pattern.cheap:
         raise UsageError(
-            f"pattern {setting.pattern} mixes two models; name both, as --model {models[0]} --model r2d26"
+            f"pattern {setting.pattern} mixes two models; name both, as --model r2plus1d50 --model r2d26"
         )
     ordered = order_by_cost(models, setting.clip_frames, size)
     return replace(setting, expensive=ordered[0], cheap=ordered[-1])

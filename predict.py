@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ from torch import Tensor
 from .aggregate.evaluate import aggregator_gflops_of
 from .aggregate.pattern import Pattern
 from .aggregate.runs import Run, load_run
-from .errors import VideoError, WeightsError
+from .devices import choose_device
+from .errors import UsageError, VideoError, WeightsError
+from .extract.decode import LoadedVideo
 from .extract.decoders import DecodeJob, DecoderPool, VideoFailure
 from .extract.frozen import FrozenBackbone
-from .extract.weights import find_weights, load_weights
+from .extract.weights import find_weights, load_weights, random_weights
 from .store.commit import replace
 from .store.grid import uniform_subset
 from .store.schema import FeatureSpec
@@ -81,7 +84,7 @@ class Predictor:
     Args:
         run: a run folder of `faster train-agg`, or a loaded run.
         weights: model → file, where a file moved since extraction.
-        device: where backbones and aggregator run.
+        device: where backbones and aggregator run; None takes the first GPU, or the CPU.
 
     Raises:
         RunError: not a whole run.
@@ -89,54 +92,75 @@ class Predictor:
     """
 
     def __init__(
-        self, run: str | Path | Run, *, weights: Mapping[str, str] | None = None, device: str = "cpu"
+        self, run: str | Path | Run, *, weights: Mapping[str, str] | None = None, device: str | None = None
     ) -> None:
         self.run = run if isinstance(run, Run) else load_run(run)
-        self.device = torch.device(device)
+        self.device = choose_device(device)
         config = self.run.config
+        unknown = set(weights or {}) - set(config.models)
+        if unknown:
+            raise UsageError(f"the run has no model {min(unknown)!r}; it has: {', '.join(config.models)}")
         self._specs = {model: FeatureSpec.from_dict(entry["spec"]) for model, entry in config.models.items()}
         self._networks = {
-            model: _load(spec, config.models[model]["recorded"].get("weights_path"), weights or {}, device)
+            model: _load(
+                spec, config.models[model]["recorded"].get("weights_path"), weights or {}, str(self.device)
+            )
             for model, spec in self._specs.items()
         }
         self._aggregator = self.run.aggregator.to(self.device).eval()
+        grid = next(iter(self._specs.values())).clips
+        self._chosen, exact = uniform_subset(grid, config.clips)
+        self._decoded = grid
+        if exact:  # where N divides the store's M, N clips asked alone are the very clips that the store has
+            self._chosen, self._decoded = np.arange(config.clips), config.clips
         mask = Pattern.parse(config.pattern).expensive_mask(config.clips)
         self.models = [str(config.expensive if dear else config.cheap) for dear in mask]
         """The model of each of the N clips, in time order."""
 
     def predict(self, paths: Iterable[str | Path], *, decoders: int = 1) -> Iterator[Prediction]:
         """Classify videos, one after another; one that cannot be decoded gives a Prediction with a reason."""
-        config, spec = self.run.config, next(iter(self._specs.values()))
-        chosen, exact = uniform_subset(spec.clips, config.clips)
-        # Where N divides the store's M, N clips asked alone are the very clips that the store has.
-        clips = config.clips if exact else spec.clips
-        size = int(spec.transform["size"])
-        arguments = {
-            "clips": clips,
-            "clip_frames": spec.clip_frames,
-            "frame_stride": spec.frame_stride,
-            "size": size,
-        }
-        jobs = (DecodeJob(key=str(path), path=Path(path), arguments=arguments) for path in paths)
-        shape = (clips, spec.clip_frames, size, size, 3)
-        with DecoderPool(decoders, shape=shape, slots=decoders + 1) as pool:
-            for path, video in pool.run(jobs):
+        names = [str(path) for path in paths]
+        with ExitStack() as stack:
+            # Models that see the same frames share a decode.
+            streams = {
+                frames: self._decode(stack, names, size=frames[0], frame_stride=frames[1], decoders=decoders)
+                for frames in sorted({_frames_of(spec) for spec in self._specs.values()})
+            }
+            for path in names:
+                videos = {frames: next(stream)[1] for frames, stream in streams.items()}
                 try:
-                    if isinstance(video, VideoFailure):
-                        raise VideoError(video.reason)
-                    yield self._classify(path, video.clips if exact else video.clips[chosen])
+                    for video in videos.values():
+                        if isinstance(video, VideoFailure):
+                            raise VideoError(video.reason)
+                    yield self._classify(
+                        path, {f: v.clips for f, v in videos.items() if isinstance(v, LoadedVideo)}
+                    )
                 except VideoError as error:
                     yield Prediction(
-                        path=path, class_names=config.class_names, clips_of={}, reason=str(error)
+                        path=path, class_names=self.run.config.class_names, clips_of={}, reason=str(error)
                     )
 
-    def _classify(self, path: str, clips: NDArray[np.uint8]) -> Prediction:
-        """One video's N clips: (N, L, size, size, 3) uint8."""
+    def _decode(
+        self, stack: ExitStack, paths: Sequence[str], *, size: int, frame_stride: int, decoders: int
+    ) -> Iterator[tuple[str, LoadedVideo | VideoFailure]]:
+        arguments = {
+            "clips": self._decoded,
+            "clip_frames": self.run.config.clip_frames,
+            "frame_stride": frame_stride,
+            "size": size,
+        }
+        jobs = (DecodeJob(key=path, path=Path(path), arguments=arguments) for path in paths)
+        shape = (self._decoded, self.run.config.clip_frames, size, size, 3)
+        return stack.enter_context(DecoderPool(decoders, shape=shape, slots=decoders + 1)).run(jobs)
+
+    def _classify(self, path: str, clips: Mapping[tuple[int, int], NDArray[np.uint8]]) -> Prediction:
+        """One video's clips, for each kind of frames (M or N, L, size, size, 3) uint8."""
         config, spent = self.run.config, 0.0
         inputs: dict[int, Tensor] = {}
         for model, network in self._networks.items():
             times = [t for t, name in enumerate(self.models) if name == model]
-            maps, logits = network(clips[times])  # float16, as the store holds them
+            chosen = self._chosen[times]
+            maps, logits = network(clips[_frames_of(self._specs[model])][chosen])  # float16, as the store's
             values = logits if self._aggregator.reads == "logits" else maps
             assert values is not None  # the store that the run was trained on had logits
             inputs |= {t: torch.from_numpy(values[i : i + 1]).to(self.device) for i, t in enumerate(times)}
@@ -156,6 +180,11 @@ class Predictor:
         )
 
 
+def _frames_of(spec: FeatureSpec) -> tuple[int, int]:
+    """(size, frame stride): what decides the frames that a model sees."""
+    return int(spec.transform["size"]), spec.frame_stride
+
+
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     """Write predictions.csv: a line a video with its best five classes, GFLOPs, and why it failed if it did."""
     text = io.StringIO()
@@ -172,18 +201,18 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
 def _load(spec: FeatureSpec, recorded: str | None, weights: Mapping[str, str], device: str) -> FrozenBackbone:
     """The backbone with exactly the weights that the store's maps were made with."""
     path = weights.get(spec.model)
-    if path is None and recorded is not None:
-        path = recorded if Path(recorded).is_file() else None
-        found = find_weights(spec.model)
-        path = path or (str(found) if found else None)
+    if path is None and spec.weights_random:
+        backbone, info = random_weights(spec.model)
+    else:
         if path is None:
-            raise WeightsError(
-                f"the weights of {spec.model} are no longer at {recorded}, nor in weights/; name them: "
-                f"--weights {spec.model}=FILE"
-            )
-    backbone, info = load_weights(
-        spec.model, path=path, allow_random=spec.weights_random, num_classes=spec.num_classes or None
-    )
+            found = Path(recorded) if recorded and Path(recorded).is_file() else find_weights(spec.model)
+            if found is None:
+                raise WeightsError(
+                    f"the weights of {spec.model} are no longer at {recorded}, nor in weights/; name them: "
+                    f"--weights {spec.model}=FILE"
+                )
+            path = str(found)
+        backbone, info = load_weights(spec.model, path=path, num_classes=spec.num_classes or None)
     if info.digest != spec.weights_digest:
         where = info.path or "random weights of this version of torch"
         raise WeightsError(

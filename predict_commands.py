@@ -17,10 +17,10 @@ import click
 @click.option(
     "--out", type=click.Path(path_type=Path), default="predictions.csv", show_default=True, help="The table."
 )
-@click.option("--device", default="cpu", show_default=True, help="For example cuda:0.")
+@click.option("--device", help="cpu, cuda:0, …; the first GPU, or the CPU, by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a video.")
 def predict_command(
-    videos: tuple[str, ...], run: str, weights: tuple[str, ...], out: Path, device: str, as_json: bool
+    videos: tuple[str, ...], run: str, weights: tuple[str, ...], out: Path, device: str | None, as_json: bool
 ) -> None:
     """Classify each of VIDEOS, running on each clip only the backbone that the run's pattern names.
 

@@ -43,7 +43,7 @@ _DEVICE = click.option("--device", metavar="D", help="cpu, cuda:0, …  [the fir
     show_default=True,
     help="Share of the train part that chooses the best epoch.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @_DEVICE
 @_AS_JSON
 def train_agg_command(as_json: bool, **values: Any) -> None:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from .. import store as stores
+from ..devices import choose_device
 from ..errors import DataError
 from ..store import FeatureSpec, Store
 from ..store.commit import replace
@@ -208,11 +209,6 @@ def write_predictions(path: Path, store: Store, rows: NDArray[np.int64], logits:
         line = [store.videos.ids[row], names[store.videos.labels[row]], names[top[index, 0]], *best]
         writer.writerow(line)
     replace(path, text.getvalue().encode())
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The named device, or the first GPU, or the CPU."""
-    return torch.device(name or ("cuda:0" if torch.cuda.is_available() else "cpu"))
 
 
 def _require_same_maps(store: Store, mix: Mix, config: RunConfig) -> None:

@@ -93,8 +93,11 @@ def load_run(path: str | Path) -> Run:
     load_best(path, aggregator)
     if not (path / "trained_on.json").exists():  # written when training is over
         raise RunError(f"{path} is not finished; run its train-agg command again, it goes on where it was")
-    trained_on = frozenset(read_json(path / "trained_on.json"))
-    return Run(path=path, config=config, aggregator=aggregator, trained_on=trained_on)
+    trained_on = read_json(path / "trained_on.json")
+    expected = config.videos["train"] + config.videos["validation"]
+    if not isinstance(trained_on, list) or len(trained_on) != expected:
+        raise RunError(f"{path}/trained_on.json is damaged: it should list {expected} videos")
+    return Run(path=path, config=config, aggregator=aggregator, trained_on=frozenset(trained_on))
 
 
 def load_best(path: Path, aggregator: Aggregator[Any]) -> None:

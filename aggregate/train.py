@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import __version__
 from .. import store as stores
+from ..devices import choose_device
 from ..errors import DataError, UsageError
 from ..holdout import hold_out
 from ..run_folder import open_run, write_json, write_tensors
@@ -23,7 +24,7 @@ from ..store.schema import digest
 from ..training import BestEpoch, TrainingOptions, fit
 from .base import Aggregator
 from .batch import ClipBatch
-from .evaluate import Evaluation, choose_device, notes, report, score
+from .evaluate import Evaluation, notes, report, score
 from .loader import ClipReader, TrainLoader
 from .metrics import measure
 from .runs import RunConfig, load_best

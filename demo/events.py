@@ -247,7 +247,9 @@ def _render_half(config: EventSet, background: FloatArray, half: Half, kind: str
     own = KINDS.index(kind)
     form, colour = FORMS[own if half.form is None else half.form], half.colour
     if half.form is None:
-        colour = np.clip(128 + np.float32(HUES[own]) + 0.25 * (half.colour - 128), 0, 255).astype(np.float32)
+        colour = np.clip(128 + np.asarray(HUES[own], np.float32) + 0.25 * (half.colour - 128), 0, 255).astype(
+            np.float32
+        )
     x, y = half.centre
     radius = np.broadcast_to(half.radius * np.asarray(scale), frame.shape)
     cover = cover_of(form, config.size, x + np.asarray(dx), y + np.asarray(dy), radius)

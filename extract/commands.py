@@ -52,13 +52,18 @@ def source_of(source: tuple[str, ...]) -> str | tuple[str, ...] | None:
 @click.option("--clip-frames", type=click.IntRange(1), default=8, show_default=True, help="L, frames a clip.")
 @click.option("--clips", type=click.IntRange(1), help="M, clips a video; 256 / clip frames by default.")
 @click.option(
-    "--size", type=click.IntRange(1), default=224, show_default=True, help="Pixels of a frame's side."
+    "--size", type=click.IntRange(1, 2048), default=224, show_default=True, help="Pixels of a frame's side."
 )
 @click.option(
     "--every",
     "every_seconds",
     type=click.FloatRange(min=0, min_open=True),
     help="Cut files into segments of this many seconds.",
+)
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Do the shards again that hold failed videos, after mending their files.",
 )
 @click.option(
     "--devices", default=None, help="For example cuda:0,cuda:1; the GPU if there is one, else the CPU."
@@ -84,7 +89,7 @@ def extract_command(source: tuple[str, ...], devices: str | None, as_json: bool,
 
     config = ExtractConfig(
         source=source_of(source),
-        devices=tuple(devices.split(",")) if devices else (_default_device(),),
+        devices=tuple(devices.split(",")) if devices else None,
         **options,
     )
     summary = extract(config, say=lambda line: click.echo(line, err=True))
@@ -99,8 +104,14 @@ def extract_command(source: tuple[str, ...], devices: str | None, as_json: bool,
     for reason, count in list(summary.failed.items())[:10]:
         click.echo(f"  failed {count}: {reason}")
     if summary.failed:
-        click.echo(f"  all failures with their reasons: {summary.store}/failures.jsonl")
-    click.echo(f"next: faster train-agg --store {summary.store}")
+        click.echo(
+            f"  all failures with their reasons: {summary.store}/failures.jsonl; after mending the files: --retry-failed"
+        )
+    if not summary.whole:
+        click.echo("no video could be used")
+        raise click.exceptions.Exit(3)
+    verb = "train-agg --store" if summary.labelled else "inspect"
+    click.echo(f"next: faster {verb} {summary.store}")
 
 
 @click.command("train-backbone", short_help="Stage one: train a backbone on the same sources.")
@@ -112,7 +123,7 @@ def extract_command(source: tuple[str, ...], devices: str | None, as_json: bool,
 @click.option("--out", type=click.Path(), default="weights", show_default=True, help="Folder of the weights.")
 @click.option("--clip-frames", type=click.IntRange(1), default=8, show_default=True, help="L, frames a clip.")
 @click.option(
-    "--size", type=click.IntRange(1), default=224, show_default=True, help="Pixels of a frame's side."
+    "--size", type=click.IntRange(1, 2048), default=224, show_default=True, help="Pixels of a frame's side."
 )
 @click.option(
     "--epochs", type=click.IntRange(1), default=45, show_default=True, help="Each takes one clip a video."
@@ -120,7 +131,11 @@ def extract_command(source: tuple[str, ...], devices: str | None, as_json: bool,
 @click.option("--batch-size", type=click.IntRange(2), default=16, show_default=True, help="Clips a step.")
 @click.option("--learning-rate", type=float, default=0.05, show_default=True, help="At the end of warm-up.")
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, order and views."
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Of weights, order and views.",
 )
 @click.option("--device", default=None, help="The GPU if there is one, else the CPU.")
 @click.option("--decoders", type=click.IntRange(1), default=1, show_default=True, help="Decoding processes.")
@@ -140,7 +155,7 @@ def train_backbone_command(
     """
     from .pretrain import TrainBackboneConfig, train_backbone
 
-    config = TrainBackboneConfig(source=source_of(source), device=device or _default_device(), **options)
+    config = TrainBackboneConfig(source=source_of(source), device=device, **options)
     result = train_backbone(config, say=lambda line: click.echo(line, err=True))
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
@@ -151,9 +166,3 @@ def train_backbone_command(
         f"{100 * result.validation_top1:.1f} %{tested}; trained on {result.trained_on} videos"
     )
     click.echo(f"next: faster extract --model {config.model}")
-
-
-def _default_device() -> str:
-    import torch
-
-    return "cuda:0" if torch.cuda.is_available() else "cpu"

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..errors import SourceError, UsageError
+from ..devices import choose_device
+from ..errors import SourceError, UsageError, WeightsError
 from ..holdout import hold_out
 from ..run_folder import open_run, read_json, write_json
 from ..store import VideoRecord
@@ -47,6 +48,7 @@ class TrainBackboneConfig(SourceOptions):
         split: the named split whose train part is trained on; None takes the only one, or the first by name.
         out: folder of the weights file `<model>.safetensors`, and of the run folder `<model>.run` beside it.
         clip_frames: L. size: pixels of a frame's side; the shorter side is drawn from 256/224 to 320/224 of it.
+        warmup_epochs: None takes 2, or half of the epochs where that is less.
         validation_share: share of the train part, by group, on which the best epoch is chosen.
         validation_clips: uniform clips a validation or test video, whose scores are averaged.
         decoders: decoding processes.
@@ -61,11 +63,11 @@ class TrainBackboneConfig(SourceOptions):
     batch_size: int = 16
     learning_rate: float = 0.05
     weight_decay: float = 1e-4
-    warmup_epochs: float = 2.0
+    warmup_epochs: float | None = None
     validation_share: float = 0.1
     validation_clips: int = 4
     seed: int = 0
-    device: str = "cpu"
+    device: str | None = None
     decoders: int = 1
 
 
@@ -120,9 +122,9 @@ def train_backbone(
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
-        warmup_epochs=config.warmup_epochs,
+        warmup_epochs=min(2, config.epochs / 2) if config.warmup_epochs is None else config.warmup_epochs,
         seed=config.seed,
-        device=config.device,
+        device=str(choose_device(config.device)),
     )
     videos = digest([[v.id for v in part] for part in (train, validation)])
     settled = {"train_backbone": _deciding(config, split), "videos": videos}
@@ -130,13 +132,23 @@ def train_backbone(
         open_run(run_dir, run_config(options, settled))
         say(f"{run_dir} is finished: nothing to do")
         return TrainBackboneResult(**read_json(run_dir / "result.json"))
+    target = Path(config.out) / f"{file_stem(config.model)}.safetensors"
+    if target.exists() and not (run_dir / "config.json").exists():
+        raise WeightsError(
+            f"{target} is there and is not of this run; move it away, or name another folder with --out"
+        )
     torch.manual_seed(config.seed)
     model = build(config.model, len(source.class_names))
+    if model.num_classes != len(source.class_names):
+        raise UsageError(
+            f"{config.model} has a classifier of {model.num_classes} classes, the source {len(source.class_names)}; "
+            "stage one needs a network that sets num_classes to what it is given"
+        )
     with DecoderPool(config.decoders, shape=shape, slots=2 * config.batch_size) as pool:
-        task = _BackboneTask(config, model, source, train, validation, pool)
+        task = _BackboneTask(config, model, source, train, validation, pool, options.device)
         best = fit(task, options, run_dir, config=settled, progress=progress)
         model.load_state_dict(load_file(run_dir / "best.safetensors"))
-        model.to(config.device).eval()
+        model.eval()
         with torch.no_grad():
             tested = task.accuracy(test, progress=progress) if test else None
     info = WeightsInfo(
@@ -149,7 +161,7 @@ def train_backbone(
     )
     # Both the run folder and the plain file can be given to `faster extract --weights`, and both say what they saw.
     save_weights(model, run_dir / "best.safetensors", info)
-    info = save_weights(model, Path(config.out) / f"{file_stem(config.model)}.safetensors", info)
+    info = save_weights(model, target, info)
     if task.failed:
         lines = [json.dumps({"id": name, "reason": reason}) for name, reason in sorted(task.failed.items())]
         (run_dir / "failures.jsonl").write_text("\n".join(lines) + "\n")
@@ -179,11 +191,13 @@ class _BackboneTask:
         train: Sequence[VideoRecord],
         validation: Sequence[VideoRecord],
         pool: DecoderPool,
+        device: str,
     ) -> None:
         self.model = model
         self.failed: dict[str, str] = {}
         self._config, self._source = config, source
         self._train, self._validation, self._pool = train, validation, pool
+        self._device = device
 
     @property
     def steps_per_epoch(self) -> int:
@@ -216,7 +230,7 @@ class _BackboneTask:
     def loss(self, batch: tuple[Tensor, Tensor, list[str]]) -> Tensor:
         """Softmax loss of the clips."""
         clips, labels, _ = batch
-        return F.cross_entropy(self.model(self._normalised(clips)), labels.to(self._config.device))
+        return F.cross_entropy(self.model(self._normalised(clips)), labels.to(self._device))
 
     def video_ids(self, batch: tuple[Tensor, Tensor, list[str]]) -> Sequence[str]:
         """The batch's videos."""
@@ -254,7 +268,7 @@ class _BackboneTask:
 
     def _normalised(self, clips: Tensor) -> Tensor:
         model = self.model
-        return normalise(clips.to(self._config.device), model.mean, model.std)  # type: ignore[arg-type]
+        return normalise(clips.to(self._device), model.mean, model.std)  # type: ignore[arg-type]
 
     def _arguments(self, video: VideoRecord) -> dict[str, Any]:
         return {

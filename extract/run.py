@@ -18,12 +18,14 @@ from typing import Any
 
 from .. import __version__
 from .. import store as stores
-from ..errors import SourceError, UsageError
+from ..devices import choose_device
+from ..errors import SourceError, StoreError, UsageError
 from ..stopping import interruptible
 from ..store import manifest as manifests
 from ..store import writer
 from ..store.receipts import list_receipts
-from ..store.schema import shard_videos_for
+from ..store.schema import maps_key, shard_videos_for
+from ..store.verify import remove_shards
 from .annotations import Source, segment_source
 from .durations import probe_durations
 from .executors import run_processes, run_serial
@@ -49,7 +51,9 @@ class ExtractConfig(SourceOptions):
         clip_frames: L. clips: M a video, None for 256 / L as in the paper. size: pixels of a frame's side.
         limit: as of any source; run again without it to add the others.
         every_seconds: cut files into segments of this many seconds, each a row of its own.
-        devices: where the backbones run; several share the work, one process each.
+        retry_failed: do the shards again that hold failed videos, for files that were mended since.
+        devices: where the backbones run; several share the work, one process each. None takes the first GPU, or
+            the CPU.
         decoders: decoding processes for each device.
     """
 
@@ -61,7 +65,8 @@ class ExtractConfig(SourceOptions):
     clips: int | None = None
     size: int = 224
     every_seconds: float | None = None
-    devices: tuple[str, ...] = ("cpu",)
+    retry_failed: bool = False
+    devices: tuple[str, ...] | None = None
     decoders: int = 1
 
     def __post_init__(self) -> None:
@@ -91,7 +96,8 @@ class ExtractSummary:
 
     Attributes:
         videos: rows of the store that the source names; missing: listed and not on disk.
-        extracted: videos decoded in this run; already_whole: those it had no need to.
+        extracted: videos decoded in this run; already_whole: those it had no need to; whole: with all maps now.
+        labelled: whether there are labels of two classes or more to train an aggregator on.
         failed: videos of the source that the store records as failed, in this run or before, by reason.
         seconds: of decoding, forward passes and writing; clips_per_second counts each model's clips.
     """
@@ -102,6 +108,8 @@ class ExtractSummary:
     missing: int
     extracted: int
     already_whole: int
+    whole: int
+    labelled: bool
     failed: dict[str, int]
     seconds: float
     clips_per_second: float
@@ -128,6 +136,7 @@ def extract(config: ExtractConfig, *, say: Say = print, progress: bool = True) -
     """
     with interruptible("whole shards are kept"):
         path = Path(config.store or _store_name(config.source))
+        devices = [str(choose_device(name)) for name in config.devices or (None,)]
         source = _source(config, say, progress)
         # A store that cannot be written is found out before a network is loaded; the shard size is settled later.
         job = Job(
@@ -142,16 +151,22 @@ def extract(config: ExtractConfig, *, say: Say = print, progress: bool = True) -
             decoders=config.decoders,
         )
         writer.require_writable(path)
-        networks = load_networks(job, config.devices[0])
+        networks = load_networks(job, devices[0])
         specs = [_spec(job, network, info) for network, info in networks]
         manifest, shard_videos = _declare(path, source, specs, networks, job)
         rows = {manifest.row_of[video.id] for video in source.videos}
+        if Path(manifest.root) != source.root:
+            say(
+                f"note: the store's videos were read from {manifest.root}; those of {source.root} are taken to be the same"
+            )
+        if config.retry_failed:
+            _forget_failures(path, specs, rows)
         tasks = plan(path, manifest, specs, shard_videos, rows)
         todo = sum(len(task.rows) for task in tasks)
         say(_plan_line(path, job, networks, len(rows), todo, len(tasks)))
         started = time.perf_counter()
         with Progress(total=todo, models=len(specs), shown=progress) as bar:
-            if len(config.devices) == 1:
+            if len(devices) == 1:
                 run_serial(
                     job,
                     specs,
@@ -161,7 +176,7 @@ def extract(config: ExtractConfig, *, say: Say = print, progress: bool = True) -
                     report=bar.report,
                 )
             else:
-                run_processes(job, specs, manifest, tasks, devices=config.devices, report=bar.report)
+                run_processes(job, specs, manifest, tasks, devices=devices, report=bar.report)
         seconds = time.perf_counter() - started
         store = stores.open(path)
         stores.finalise(store)
@@ -178,7 +193,9 @@ def extract(config: ExtractConfig, *, say: Say = print, progress: bool = True) -
             videos=len(rows),
             missing=len(source.missing),
             extracted=todo,
-            already_whole=len(rows) - len(rows & {row for task in tasks for row in task.rows}),
+            already_whole=len(rows - reasons.keys() - {row for task in tasks for row in task.rows}),
+            whole=len(rows - reasons.keys()),
+            labelled=len({int(manifest.labels[row]) for row in rows} - {-1}) > 1,
             failed=dict(Counter(reasons.values()).most_common()),
             seconds=seconds,
             clips_per_second=bar.clips / seconds if seconds else 0.0,
@@ -195,6 +212,13 @@ def plan(
 ) -> list[ShardTask]:
     """The shards that hold one of `rows` and have no receipt of some model, and which models that are."""
     whole = [set(list_receipts(path / spec.folder)) for spec in specs]
+    for spec, receipts in zip(specs, whole, strict=True):
+        for shard, view in receipts:
+            if not (path / spec.folder / maps_key(shard, view)).is_file():
+                raise StoreError(
+                    f"{path}: the maps of {spec.model}, shard {shard}, are gone though its receipt is there; run: "
+                    f"faster verify {path} --repair"
+                )
     tasks = []
     for shard in sorted({row // shard_videos for row in rows}):
         lacking = tuple(i for i, receipts in enumerate(whole) if (shard, 0) not in receipts)
@@ -205,6 +229,19 @@ def plan(
         if lacking:
             tasks.append(ShardTask(shard=shard, rows=members, models=lacking, shard_videos=shard_videos))
     return tasks
+
+
+def _forget_failures(path: Path, specs: Sequence[stores.FeatureSpec], rows: set[int]) -> None:
+    """Undo the shards in which a video of `rows` failed; they are made again as a whole."""
+    store = stores.open(path)
+    shards = {
+        (spec.model, spec.clip_frames, row // store.shard_videos, view)
+        for spec in specs
+        for row, view in store.features(spec.model, spec.clip_frames).coverage.reasons
+        if row in rows
+    }
+    if shards:
+        remove_shards(store, sorted(shards))
 
 
 def _store_name(source: str | tuple[str, ...] | None) -> str:
@@ -237,7 +274,7 @@ def _spec(job: Job, network: FrozenBackbone, info: WeightsInfo) -> stores.Featur
         clips=job.clips,
         views=1,
         map_shape=network.map_shape(job.clip_frames, job.size),
-        num_classes=backbone.num_classes or 0,
+        num_classes=0 if info.random else backbone.num_classes or 0,  # random scores would mean nothing
         class_names=info.class_names,
         transform={
             **centre_transform(job.size).to_dict(),

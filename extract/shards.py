@@ -169,7 +169,7 @@ def _run_shard(
                     writers[i].fail(row, str(error).removeprefix(f"{Path(manifest.paths[row]).name}: "))
                     failed = True
                 else:
-                    writers[i].add(row, maps, logits, _facts(video))
+                    writers[i].add(row, maps, logits if specs[i].num_classes else None, _facts(video))
                     clips[i] = len(maps)
             report(clips, failed)
         for i in models:

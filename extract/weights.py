@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import WeightsError
@@ -102,9 +100,7 @@ def load_weights(
                 f"at {Path(search) / file_stem(model)}.safetensors, name one with `--weights FILE`, or go on with random "
                 "ones with `--allow-random`"
             )
-        backbone = _build(model, None)
-        digest = weights_digest(backbone.state_dict())
-        return backbone.eval(), WeightsInfo(model=model, digest=digest, random=True, seed=RANDOM_SEED)
+        return random_weights(model)
 
     state = read_state(found)
     info = _read_info(found)
@@ -122,6 +118,13 @@ def load_weights(
             f"{_info_path(found)} is about other weights than {found}; restore the pair, or remove the .json"
         )
     return backbone.eval(), replace(info, path=str(found))
+
+
+def random_weights(model: str) -> tuple[Backbone, WeightsInfo]:
+    """The backbone called `model` with random weights, always the same, and no classifier, in evaluation mode."""
+    backbone = _build(model, None)
+    digest = weights_digest(backbone.state_dict())
+    return backbone.eval(), WeightsInfo(model=model, digest=digest, random=True, seed=RANDOM_SEED)
 
 
 def save_weights(backbone: Backbone, path: str | Path, info: WeightsInfo) -> WeightsInfo:
@@ -183,15 +186,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-    ) as error:
+    except Exception as error:  # torch's reader has no exception type of its own for a file that is not one
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"{path} cannot be read as weights: {reason}") from error
     for key in ("state_dict", "model"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -104,7 +104,10 @@ def verify(
                 )
     leftovers = sorted(_leftovers(store, models))
     if repair:
-        _remove(store, bad, leftovers)
+        remove_shards(store, [(b.model, b.clip_frames, b.shard, b.view) for b in bad])
+        with storage_errors(store.path):
+            for name in leftovers:
+                (store.path / name).unlink(missing_ok=True)
     return Verification(
         shards=len(tasks),
         size_bytes=size_bytes,
@@ -176,16 +179,19 @@ def _leftovers(store: Store, models: list[Features]) -> Iterator[str]:
                     yield str(file.relative_to(store.path))
 
 
-def _remove(store: Store, bad: list[BadShard], leftovers: list[str]) -> None:
-    """Receipts first: a shard without one does not exist, whatever else is still there."""
+def remove_shards(store: Store, shards: Iterable[tuple[str, int, int, int]]) -> None:
+    """Undo shards, each named by (model, clip frames, shard, view), so that an extraction makes them again.
+
+    Receipts go first: a shard without one does not exist, whatever else is still there.
+
+    Raises:
+        StorageError: the disk failed.
+    """
+    named = [(store.features(model, frames).folder, shard, view) for model, frames, shard, view in shards]
     with storage_errors(store.path):
-        for shard in bad:
-            folder = store.features(shard.model, shard.clip_frames).folder
-            receipt_path(folder, shard.shard, shard.view).unlink(missing_ok=True)
-        finalise(store)
-        for shard in bad:
-            folder = store.features(shard.model, shard.clip_frames).folder
-            for key in (maps_key(shard.shard, shard.view), logits_key(shard.shard, shard.view)):
+        for folder, shard, view in named:
+            receipt_path(folder, shard, view).unlink(missing_ok=True)
+        for folder, shard, view in named:
+            for key in (maps_key(shard, view), logits_key(shard, view)):
                 (folder / key).unlink(missing_ok=True)
-        for name in leftovers:
-            (store.path / name).unlink(missing_ok=True)
+    finalise(store)

@@ -14,7 +14,7 @@ from faster import store as stores
 from faster.aggregate.evaluate import evaluate
 from faster.aggregate.runs import load_run
 from faster.aggregate.train import TrainConfig, train_agg
-from faster.errors import DataError, Interrupted, SourceError, WeightsError
+from faster.errors import DataError, Interrupted, SourceError, UsageError, WeightsError
 from faster.extract.pretrain import TrainBackboneConfig, train_backbone
 from faster.extract.run import ExtractConfig, extract
 from faster.predict import Predictor, write_predictions
@@ -154,6 +154,38 @@ def test_other_weights_than_the_stores_are_refused(project: Path, tmp_path: Path
     other = save_weights(build(CHEAP, 2), tmp_path / "other.safetensors", WeightsInfo(model=CHEAP))
     with pytest.raises(WeightsError, match=r"not the weights that the run's store.*--weights r2d14-w4=FILE"):
         Predictor(project / "runs/fast-gru", weights={CHEAP: str(other.path)})
+
+
+def test_weights_named_for_a_model_that_the_run_has_not_are_refused(project: Path) -> None:
+    with pytest.raises(UsageError, match="the run has no model 'typo'"):
+        Predictor(project / "runs/fast-gru", weights={"typo": "x"})
+
+
+def test_models_of_different_frame_sizes_are_each_shown_their_own(project: Path, tmp_path: Path) -> None:
+    """The live scores equal the store's also where the two models need two decodes."""
+    small, large = replace(extract_config(project), store=str(tmp_path / "s.zarr")), 48
+    weights = dict(zip(small.models, small.weights, strict=True))
+    for model, size in ((DEAR, 32), (CHEAP, large)):
+        extract(
+            replace(small, models=(model,), weights=(weights[model],), size=size), say=quiet, progress=False
+        )
+    config = replace(
+        agg_config(project, aggregator="average"), store=tmp_path / "s.zarr", out=tmp_path / "run"
+    )
+    report = train_agg(config, say=quiet, progress=False).report
+    with report.predictions.open() as file:
+        simulated = {line["id"]: float(line["probability1"]) for line in csv.DictReader(file)}
+    live = Predictor(tmp_path / "run").predict([project / "videos" / name for name in simulated])
+    for prediction, probability in zip(live, simulated.values(), strict=True):
+        assert prediction.top()[0][1] == pytest.approx(probability, abs=1e-5)
+
+
+def test_stage_one_leaves_weights_that_are_not_its_own(project: Path, tmp_path: Path) -> None:
+    settings = replace(backbone_config(project, CHEAP), out=str(tmp_path))
+    (tmp_path / f"{CHEAP}.safetensors").write_bytes(b"mine")
+    with pytest.raises(WeightsError, match="is not of this run"):
+        train_backbone(settings, say=quiet, progress=False)
+    assert (tmp_path / f"{CHEAP}.safetensors").read_bytes() == b"mine"
 
 
 def test_evaluation_refuses_videos_that_a_backbone_saw(project: Path) -> None:

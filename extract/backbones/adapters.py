@@ -76,6 +76,8 @@ def import_function(name: str) -> Callable[..., object]:
     itself is the module's own and passes through.
     """
     module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise UsageError(f"model {name!r}: the form is package.module:function")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # a console script does not have it; last, so that it shadows nothing

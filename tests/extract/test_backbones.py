@@ -312,7 +312,7 @@ def test_a_function_of_a_module_in_the_current_folder_is_a_model():
         ("own_networks_of_test:number", "gave a int; it must return a torch.nn.Module"),
         ("own_networks_of_test:linear", "gave a Linear without channels and features"),
         ("own_networks_of_test:nothing", "has no function 'nothing'"),
-        ("own_networks_of_test:", "has no function ''"),
+        ("own_networks_of_test:", "the form is package.module:function"),
         ("no_such_module_of_test:net", "no module 'no_such_module_of_test'"),
         ("no_such_package_of_test.module:net", "no module 'no_such_package_of_test'"),
     ],

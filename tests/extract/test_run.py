@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,14 @@ import numpy as np
 import pytest
 import torch
 from faster import store as stores
-from faster.errors import ProvenanceMismatch, SourceError, StorageError, UsageError, WeightsError
+from faster.errors import (
+    ProvenanceMismatch,
+    SourceError,
+    StorageError,
+    StoreError,
+    UsageError,
+    WeightsError,
+)
 from faster.extract.backbones import build
 from faster.extract.decode import load_clips
 from faster.extract.run import ExtractConfig, extract
@@ -102,7 +110,13 @@ def test_one_bad_file_costs_itself_only(bright: Path, tmp_path: Path) -> None:
     }
     assert all(f["reason"] and f["id"].rsplit("/")[-1] not in f["reason"] for f in failures)
     summary = extract(config(root, tmp_path / "s.zarr"), say=lambda _: None, progress=False)
-    assert summary.extracted == 0 and sum(summary.failed.values()) == 2
+    assert summary.extracted == 0 and sum(summary.failed.values()) == 2 and summary.already_whole == 4
+    shutil.copy(root / "train/dark/dark 1.mp4", root / "train/dark/broken.mp4")
+    retried = extract(
+        config(root, tmp_path / "s.zarr", retry_failed=True), say=lambda _: None, progress=False
+    )
+    assert retried.whole == 5 and sum(retried.failed.values()) == 1
+    assert stores.open(store.path).features(DEAR, 8).ok.sum() == 5
 
 
 def test_a_limited_run_is_completed_by_one_without_a_limit(bright: Path, tmp_path: Path) -> None:
@@ -219,3 +233,22 @@ def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
     left = {name for name in stopped_files if name.endswith(".tmp")}
     assert bool(left) <= (number == signal.SIGKILL)
     assert {k: v for k, v in stopped_files.items() if k not in left} == whole_files
+
+
+def test_videos_of_another_root_are_taken_for_the_same_aloud(bright: Path, tmp_path: Path) -> None:
+    run(config(bright, tmp_path / "s.zarr", models=(CHEAP,)))
+    moved = Path(shutil.copytree(bright, tmp_path / "moved"))
+    _, said = run(config(moved, tmp_path / "s.zarr", models=(CHEAP,)))
+    assert any("are taken to be the same" in line for line in said)
+
+
+def test_maps_that_are_gone_are_said_not_taken_for_whole(bright: Path, tmp_path: Path) -> None:
+    store, _ = run(config(bright, tmp_path / "s.zarr", models=(CHEAP,)))
+    (store.features(CHEAP, 8).folder / "maps/c/0/0/0/0/0/0/0").unlink()
+    with pytest.raises(StoreError, match=r"faster verify .* --repair"):
+        run(config(bright, tmp_path / "s.zarr", models=(CHEAP,)))
+
+
+def test_an_unknown_device_is_said_at_the_door(bright: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no device 'cuda:9' here; there is: cpu"):
+        run(config(bright, tmp_path / "s.zarr", devices=("cuda:9",)))

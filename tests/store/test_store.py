@@ -181,7 +181,12 @@ def test_a_shard_is_committed_once_and_a_second_writer_leaves_it(tmp_path: Path)
     before = {p: p.read_bytes() for p in store.path.rglob("*") if p.is_file()}
     with stores.ShardWriter(store.path, spec, manifest=store.videos, shard=0, view=0, shard_videos=4) as late:
         for row in range(4):
-            late.add(row, make_maps(spec, row + 50)[0], make_maps(spec, row)[1], make_facts(spec))
+            late.add(
+                row,
+                np.nextafter(make_maps(spec, row)[0], np.float16(9)),
+                make_maps(spec, row)[1],
+                make_facts(spec),
+            )
         assert late.commit().to_bytes() == receipt_file.read_bytes()
     assert {p: p.read_bytes() for p in store.path.rglob("*") if p.is_file()} == before
 
@@ -196,7 +201,10 @@ def test_data_without_a_receipt_is_adopted_as_it_is(tmp_path: Path) -> None:
         store.path, spec, manifest=store.videos, shard=0, view=0, shard_videos=4
     ) as again:
         for row in range(4):
-            again.add(row, make_maps(spec, row + 50)[0], make_maps(spec, row)[1], make_facts(spec))
+            maps, logits = make_maps(spec, row)
+            again.add(
+                row, np.nextafter(maps, np.float16(9)), logits, make_facts(spec)
+            )  # as on another machine
         receipt = again.commit()
     data = (folder / receipt.objects[0].key).read_bytes()
     assert receipt.objects[0].sha256 == hashlib.sha256(data).hexdigest()
@@ -321,3 +329,22 @@ def test_seen_videos_are_known_as_segments_and_under_other_roots(
 ) -> None:
     store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(2), trained_on=["train/dark/a.mp4"])
     assert store.features("r2d26", 8).seen_in_training([name]) == ([name] if seen else [])
+
+
+@pytest.mark.parametrize("damage", [b"", bytes(2000)])
+def test_damaged_data_without_a_receipt_is_not_adopted(tmp_path: Path, damage: bytes) -> None:
+    spec = make_spec()
+    store = make_store(tmp_path / "s.zarr", [spec], make_videos(4))
+    folder = store.path / spec.folder
+    (folder / "receipts/000000.v0.json").unlink()
+    data = folder / "maps/c/0/0/0/0/0/0/0"
+    whole = data.read_bytes()
+    data.write_bytes(damage + whole[len(damage) :] if damage else b"")
+    with stores.ShardWriter(
+        store.path, spec, manifest=store.videos, shard=0, view=0, shard_videos=4
+    ) as again:
+        for row in range(4):
+            again.add(row, *make_maps(spec, row), make_facts(spec))
+        with pytest.raises(StoreError, match="remove that file and run again"):
+            again.commit()
+    assert list_receipts(folder) == []
