@@ -136,8 +136,9 @@ class Predictor:
                         path, {f: v.clips for f, v in videos.items() if isinstance(v, LoadedVideo)}
                     )
                 except VideoError as error:
+                    reason = str(error).removeprefix(f"{Path(path).name}: ")
                     yield Prediction(
-                        path=path, class_names=self.run.config.class_names, clips_of={}, reason=str(error)
+                        path=path, class_names=self.run.config.class_names, clips_of={}, reason=reason
                     )
 
     def _decode(

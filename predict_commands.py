@@ -36,6 +36,11 @@ def predict_command(
     pairs = [entry.partition("=") for entry in weights]
     if any(not (model and file) for model, _, file in pairs):
         raise click.UsageError("--weights takes MODEL=FILE, for example r2d26=weights/r2d26.safetensors")
+    folders = [video for video in videos if Path(video).is_dir()]
+    if folders:
+        raise click.UsageError(
+            f"{folders[0]} is a folder; give its video files, for example {folders[0]}/*.mp4"
+        )
     predictor = Predictor(run, weights={model: file for model, _, file in pairs}, device=device)
     done = []
     for prediction in predictor.predict(videos):
@@ -47,10 +52,12 @@ def predict_command(
         else:
             best = ", ".join(f"{name} {100 * p:.1f} %" for name, p in prediction.top())
             clips = " + ".join(f"{count} {model}" for model, count in prediction.clips_of.items())
-            click.echo(f"{prediction.path}: {best}  ({prediction.gflops:.2f} GFLOPs: {clips} clips)")
-    write_predictions(out, done)
+            click.echo(f"{prediction.path}: {best}  ({prediction.gflops:.4g} GFLOPs: {clips} clips)")
     failed = sum(bool(prediction.reason) for prediction in done)
+    if failed < len(done):  # an earlier table is not given up for nothing
+        write_predictions(out, done)
     if not as_json:
-        click.echo(f"predictions: {out}" + (f"; {failed} of {len(done)} videos failed" if failed else ""))
+        where = f"predictions: {out}" if failed < len(done) else "no predictions"
+        click.echo(where + (f"; {failed} of {len(done)} videos failed" if failed else ""))
     if failed:
         raise click.exceptions.Exit(3)

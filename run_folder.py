@@ -31,7 +31,7 @@ def open_run(run_dir: Path, config: Mapping[str, Any]) -> None:
         shown = "; ".join(f"{k} is {there.get(k)} there, {asked.get(k)} asked" for k in changed[:4])
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise RunError(
-            f"{run_dir} was begun with another config: {shown}{more}; name another folder with --out"
+            f"{run_dir} was begun with another config: {shown}{more}; name another folder with --out, or remove this one"
         )
 
 

@@ -34,6 +34,14 @@ def known_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def require_known(name: str) -> None:
+    """Raise UsageError where no aggregator has this name; the message lists those that are."""
+    if name not in known_names():
+        near = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"no aggregator is called {name!r}; known: {', '.join(sorted(_REGISTRY))}{hint}")
+
+
 def build(
     name: str,
     *,
@@ -50,9 +58,6 @@ def build(
     Raises UsageError for an unknown name (it lists the known ones), and for maps that differ in shape where
     the aggregator needs one shape.
     """
-    if name not in known_names():
-        near = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"no aggregator is called {name!r}; known: {', '.join(sorted(_REGISTRY))}{hint}")
+    require_known(name)
     extra = {} if reads == "maps" else {"reads": reads}
     return _REGISTRY[name](map_shapes=map_shapes, num_classes=num_classes, dropout=dropout, **extra)

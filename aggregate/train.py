@@ -27,6 +27,7 @@ from .batch import ClipBatch
 from .evaluate import Evaluation, notes, report, score
 from .loader import ClipReader, TrainLoader
 from .metrics import measure
+from .registry import require_known
 from .runs import RunConfig, load_best
 from .selection import Mix, choose_mix, choose_split, part_rows, require_unseen
 
@@ -93,6 +94,7 @@ def train_agg(
     """
     if not 0 < config.validation_share < 1:
         raise UsageError(f"validation_share is {config.validation_share}; it must be between 0 and 1")
+    require_known(config.aggregator)
     store = stores.open(config.store)
     mix = choose_mix(
         store,
@@ -201,8 +203,14 @@ def _choose_videos(
     by = "group" if any(store.videos.groups[row] for row in rows["train"]) else "video"
     say(f"validation: {len(validation)} of the {len(rows['train'])} train videos, parted by {by}")
     for model, features in mix.features.items():
-        seen = len(features.seen_in_training([store.videos.ids[row] for row in train]))
-        say(f"{model}: {seen / len(train):.0%} of the {len(train)} training videos were in its own training")
+        shares = [
+            len(features.seen_in_training([store.videos.ids[row] for row in rows_])) / len(rows_)
+            for rows_ in (train, validation)
+        ]
+        say(
+            f"{model}: {shares[0]:.0%} of the {len(train)} training and {shares[1]:.0%} of the {len(validation)} validation "
+            "videos were in its own training"
+        )
     return _Parts(train=train, validation=validation, report=rows[report_part], report_part=report_part)
 
 

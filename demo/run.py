@@ -109,7 +109,8 @@ def demo(config: DemoConfig, *, say: Say = print, progress: bool = True) -> Demo
         extract(_extract_config(config), say=_quiet, progress=progress)
     results: dict[tuple[str, str], list[TrainResult]] = {cell: [] for cell in config.cells}
     with clock.step(
-        "aggregate", f"training {len(config.cells)} aggregators × {len(config.seeds)} seeds on the maps"
+        "aggregate",
+        f"training {len(config.cells)} aggregators on the maps, {len(config.seeds)} seeds each where there is something to train",
     ):
         for cell, seed in _progress(config, progress):
             results[cell].append(

@@ -98,7 +98,7 @@ def extract_command(source: tuple[str, ...], devices: str | None, as_json: bool,
         return
     click.echo(
         f"{summary.store}: {summary.extracted} videos extracted in {summary.seconds:.1f} s "
-        f"({summary.clips_per_second:.1f} clips/s, {summary.gflops_spent:,.0f} GFLOPs), "
+        f"({summary.clips_per_second:.1f} clips/s, {summary.gflops_spent:,.4g} GFLOPs), "
         f"{summary.already_whole} were whole already, {summary.missing} are missing on disk"
     )
     for reason, count in list(summary.failed.items())[:10]:
@@ -165,4 +165,9 @@ def train_backbone_command(
         f"{result.weights}: best epoch {result.best_epoch}, video top-1: validation "
         f"{100 * result.validation_top1:.1f} %{tested}; trained on {result.trained_on} videos"
     )
-    click.echo(f"next: faster extract --model {config.model}")
+    settings = "".join(
+        f" --{name.replace('_', '-')} {getattr(config, name)}"
+        for name, usual in (("size", 224), ("clip_frames", 8))
+        if getattr(config, name) != usual
+    )
+    click.echo(f"next: faster extract --model {config.model}{settings}")

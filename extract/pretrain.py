@@ -29,7 +29,7 @@ from ..store import VideoRecord
 from ..store.schema import digest
 from ..training import TrainingOptions, fit, run_config
 from .annotations import Source
-from .backbones import build
+from .backbones import build, require_known
 from .decode import LoadedVideo, load_random_video
 from .decoders import DecodeJob, DecoderPool, VideoFailure
 from .source_options import SourceOptions
@@ -107,6 +107,7 @@ def train_backbone(
         RunError: the run folder holds another configuration's run, or the loss was not finite.
         Interrupted: stopped by a signal; the state is saved.
     """
+    require_known(config.model)
     source = _labelled_source(config, say)
     split = _split(config, source, say)
     train, validation = _share_out(config, [v for v in source.videos if v.splits.get(split) == "train"])

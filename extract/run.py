@@ -152,6 +152,14 @@ def extract(config: ExtractConfig, *, say: Say = print, progress: bool = True) -
         )
         writer.require_writable(path)
         networks = load_networks(job, devices[0])
+        for _, info in networks:
+            for name in ("size", "clip_frames"):
+                trained, asked = getattr(info, name), getattr(job, name)
+                if trained not in (None, asked):
+                    flag = name.replace("_", "-")
+                    say(
+                        f"note: {info.model} was trained with --{flag} {trained}, and this run has --{flag} {asked}"
+                    )
         specs = [_spec(job, network, info) for network, info in networks]
         manifest, shard_videos = _declare(path, source, specs, networks, job)
         rows = {manifest.row_of[video.id] for video in source.videos}

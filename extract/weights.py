@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import WeightsError
 from ..run_folder import write_json, write_tensors
-from .backbones import Backbone, build
+from .backbones import Backbone, build, require_known
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 RANDOM_SEED = 0
@@ -90,8 +90,9 @@ def load_weights(
     file does not tell). With `allow_random`, and only where no file is found, the weights are random, always the
     same, and there is no classifier, so that no meaningless logits come out.
 
-    Raises WeightsError where nothing is found, or where the file is damaged or not of exactly this network.
+    Raises UsageError for an unknown model; WeightsError where nothing is found, or where the file is damaged or not of exactly this network.
     """
+    require_known(model)
     found = _given(Path(path)) if path is not None else find_weights(model, search)
     if found is None:
         if not allow_random:

@@ -49,11 +49,11 @@ def _print_model(model: ModelSummary) -> None:
     logits = f"logits of {model.num_classes} classes" if model.num_classes else "no logits"
     click.echo(
         f"  {model.model}, {model.clips} clips of {model.clip_frames} frames, maps {shape} float16, {logits}, "
-        f"{model.gflops_per_clip:.2f} GFLOPs a clip, {weights}"
+        f"{model.gflops_per_clip:.4g} GFLOPs a clip, {weights}"
     )
     click.echo(
         f"    {model.whole} whole, {model.failed} failed, {model.pending} to do; "
-        f"{model.bytes_per_clip:,} bytes a clip, {model.bytes_per_video / 1e6:.2f} MB a video, "
+        f"{model.bytes_per_clip:,} bytes a clip, {model.bytes_per_video / 1e6:.3g} MB a video, "
         f"{model.stored_bytes / 1e6:,.1f} MB stored"
     )
     for reason, count in list(model.reasons.items())[:5]:

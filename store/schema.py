@@ -176,10 +176,14 @@ class FeatureSpec:
         mine, theirs = self.to_dict(), stored.to_dict()
         if mine == theirs:
             return
+        pairs = {name: (theirs[name], mine[name]) for name in mine}
+        for name, (stored_value, asked) in list(pairs.items()):
+            if isinstance(stored_value, dict) and isinstance(asked, dict):
+                keys = sorted(stored_value.keys() | asked.keys())
+                pairs |= {f"{name} {key}": (stored_value.get(key), asked.get(key)) for key in keys}
+                del pairs[name]
         differences = "; ".join(
-            f"{name}: store has {_short(theirs[name])}, asked {_short(mine[name])}"
-            for name in mine
-            if mine[name] != theirs[name]
+            f"{name}: store has {_short(a)}, asked {_short(b)}" for name, (a, b) in pairs.items() if a != b
         )
         raise ProvenanceMismatch(
             f"the store's maps of {self.model} at {self.clip_frames} frames were made otherwise ({differences}); "

@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
+
 from ...errors import UsageError
 from .adapters import as_backbone, import_function
 from .base import Backbone
@@ -66,6 +68,13 @@ def build(name: str, num_classes: int | None = None) -> Backbone:
             raise UsageError(f"{name!r} is {base!r}: one name for one network, so use that")
         return as_backbone(_builders[base](num_classes, width=int(width)), name)
     raise UsageError(_unknown(name))
+
+
+def require_known(name: str) -> None:
+    """Raise UsageError where no backbone has this name, without making its weights; `package.module:function` passes."""
+    if ":" not in name:
+        with torch.device("meta"):
+            build(name)
 
 
 def known_names() -> list[str]:

@@ -136,7 +136,8 @@ def test_what_is_said(store: Store, tmp_path: Path) -> None:
     assert "train: 36 listed, 36 whole" in lines and "test: 12 listed, 12 whole" in lines
     assert "validation: 6 of the 36 train videos, parted by video" in lines
     assert "fast-gru: 1:2 of 3 clips of 8 frames (1 dear, 2 cheap), 3 classes" in lines
-    assert "% of the 30 training videos were in its own training" in text
+    assert "% of the 30 training and " in text
+    assert "% of the 6 validation videos were in its own training" in text
     assert "note: 3 does not divide the store's 8 clips a video" in text
 
 
