@@ -20,7 +20,7 @@ test: $(VENV)/.installed
 	$(TEST_ENV) $(RUN)/python -m pytest -n 2 --dist loadfile -m 'not stress'
 
 stress: $(VENV)/.installed
-	$(TEST_ENV) $(RUN)/python -m pytest -m stress
+	$(TEST_ENV) $(RUN)/python -m pytest -m stress -s
 
 check: $(VENV)/.installed types
 	$(RUN)/ruff format --check .
