@@ -60,10 +60,6 @@ def group() -> None:
     """
 
 
-# Decoder processes share the cores with the networks: OpenMP's threads must not spin while they wait for each other.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake ends as one line and its exit code (see `faster.errors`)."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -30,6 +31,11 @@ def source_options(command: CommandT) -> CommandT:
     ):
         command = option(command)
     return command
+
+
+def share_cores() -> None:
+    """Keep OpenMP's threads from spinning while they wait, for decoder processes need the cores; before torch is imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def source_of(source: tuple[str, ...]) -> str | tuple[str, ...] | None:
@@ -85,6 +91,7 @@ def extract_command(source: tuple[str, ...], devices: str | None, as_json: bool,
         faster extract UCF-101 --model r2plus1d50 --model r2d26 --store ucf.zarr --allow-missing
         faster extract talk.mp4 --model r2d26 --every 10 --allow-random
     """
+    share_cores()
     from .run import ExtractConfig, extract
 
     config = ExtractConfig(
@@ -153,6 +160,7 @@ def train_backbone_command(
     Example:
         faster train-backbone UCF-101 --model r2d26 --split split1 --size 112 --allow-missing
     """
+    share_cores()
     from .pretrain import TrainBackboneConfig, train_backbone
 
     config = TrainBackboneConfig(source=source_of(source), device=device, **options)
