@@ -1,4 +1,4 @@
-"""Who runs the shards: this process, or one process a device."""
+"""Several devices on one node: one process each. One device needs none of this, see `shards.run_shards`."""
 
 from __future__ import annotations
 
@@ -14,21 +14,7 @@ import torch
 from .. import store as stores
 from ..errors import FasterError, Interrupted
 from ..stopping import interruptible
-from .frozen import FrozenBackbone
 from .shards import Job, Report, ShardTask, load_networks, run_shards
-
-
-def run_serial(
-    job: Job,
-    specs: Sequence[stores.FeatureSpec],
-    manifest: stores.Manifest,
-    tasks: Sequence[ShardTask],
-    *,
-    networks: Sequence[FrozenBackbone],
-    report: Report,
-) -> None:
-    """Run all tasks here, on the networks' device."""
-    run_shards(job, specs, manifest, tasks, networks, report)
 
 
 def run_processes(

@@ -28,9 +28,9 @@ from ..store.schema import maps_key, shard_videos_for
 from ..store.verify import remove_shards
 from .annotations import Source, segment_source
 from .durations import probe_durations
-from .executors import run_processes, run_serial
+from .executors import run_processes
 from .frozen import FrozenBackbone
-from .shards import Job, Progress, ShardTask, load_networks
+from .shards import Job, Progress, ShardTask, load_networks, run_shards
 from .source_options import SourceOptions
 from .transforms import centre_transform
 from .weights import WeightsInfo
@@ -175,14 +175,7 @@ def extract(config: ExtractConfig, *, say: Say = print, progress: bool = True) -
         started = time.perf_counter()
         with Progress(total=todo, models=len(specs), shown=progress) as bar:
             if len(devices) == 1:
-                run_serial(
-                    job,
-                    specs,
-                    manifest,
-                    tasks,
-                    networks=[network for network, _ in networks],
-                    report=bar.report,
-                )
+                run_shards(job, specs, manifest, tasks, [network for network, _ in networks], bar.report)
             else:
                 run_processes(job, specs, manifest, tasks, devices=devices, report=bar.report)
         seconds = time.perf_counter() - started
