@@ -30,7 +30,6 @@ __all__ = [
     "LoadedVideo",
     "Probe",
     "load_clips",
-    "load_random_clip",
     "load_random_video",
     "probe",
     "read_frames",
@@ -108,28 +107,6 @@ def load_clips(
     return _load(path, found, plan, first, frames, _Painter(view_of, size), _output(out, plan, size))
 
 
-def load_random_clip(
-    path: Path,
-    rng: np.random.Generator,
-    *,
-    clip_frames: int,
-    frame_stride: int = 1,
-    size: int = REFERENCE_SIZE,
-) -> NDArray[np.uint8]:
-    """One random clip in one random view of it (§4): uint8 (clip_frames, size, size, 3).
-
-    The start is uniform; the shorter side is drawn between `size`·256/224 and `size`·320/224; place of the crop
-    and mirroring are random, and the same for all frames.
-
-    Raises:
-        UsageError: a count or size below 1.
-        VideoError: the file cannot be used, or the decoder does not give the frames.
-    """
-    video = load_random_video(path, rng=rng, clip_frames=clip_frames, frame_stride=frame_stride, size=size)
-    clip: NDArray[np.uint8] = video.clips[0]
-    return clip
-
-
 def load_random_video(
     path: Path,
     *,
@@ -141,7 +118,10 @@ def load_random_video(
     end_seconds: float | None = None,
     out: NDArray[np.uint8] | None = None,
 ) -> LoadedVideo:
-    """`load_random_clip` with all that is known of the clip, for segments too: a video of one clip.
+    """One random clip in one random view of it (§4), as a video of one clip; of a segment too.
+
+    The start is uniform; the shorter side is drawn between `size`·256/224 and `size`·320/224; place of the crop
+    and mirroring are random, and the same for all frames.
 
     Raises:
         UsageError: a count or size below 1, or an `out` that does not fit.

@@ -12,7 +12,7 @@ import pytest
 from av.video.reformatter import Interpolation, VideoReformatter
 from faster.errors import UsageError, VideoError
 from faster.extract.clips import plan_clips, random_start
-from faster.extract.decode import load_clips, load_random_clip, probe, read_frames
+from faster.extract.decode import load_clips, load_random_video, probe, read_frames
 from faster.extract.packets import open_video
 from faster.extract.transforms import random_view
 from numpy.typing import NDArray
@@ -375,7 +375,9 @@ class TestLoadRandomClip:
     @pytest.mark.parametrize("rotation", [0, 90])
     def test_one_clip_in_one_view(self, tmp_path: Path, seed: int, rotation: int) -> None:
         path = make_video(tmp_path / "v.mp4", width=70, height=60, numbered=False, rotation=rotation)
-        found = load_random_clip(path, np.random.default_rng(seed), clip_frames=8, frame_stride=2, size=28)
+        found = load_random_video(
+            path, rng=np.random.default_rng(seed), clip_frames=8, frame_stride=2, size=28
+        ).clips[0]
         rng = np.random.default_rng(seed)
         start = random_start(rng, 40, clip_frames=8, frame_stride=2)
         view = random_view(rng, 70, 60, 28)
@@ -389,7 +391,7 @@ class TestLoadRandomClip:
 
     def test_shorter_than_a_clip(self, tmp_path: Path) -> None:
         path = make_video(tmp_path / "v.mp4", frames=3)
-        clip = load_random_clip(path, np.random.default_rng(0), clip_frames=8, size=32)
+        clip = load_random_video(path, rng=np.random.default_rng(0), clip_frames=8, size=32).clips[0]
         assert clip.shape == (8, 32, 32, 3)
         for picture in clip[3:]:
             np.testing.assert_array_equal(picture, clip[2])
