@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,11 +14,12 @@ class ClipBatch:
     """N clips of each of B videos: one tensor a model, and for each clip which model and row it is.
 
     models    the models' names
-    inputs    for each model (rows, l, h, w, c) maps, or (rows, K) logits; any floating type
+    inputs    for each model (rows, l, h, w, c) maps, or (rows, K) logits; any floating type, or uint8 with scales
     model_of  (B, N) int64, an index into `models`; on the CPU, as `row_of` is
     row_of    (B, N) int64, a row of that model's tensor
     labels    (B,) int64
     videos    (B,) int64, the videos' rows in the store
+    scales    of uint8 maps: each video's scales (videos, c) float32, and which of them each row has, (rows,) int64
     """
 
     models: tuple[str, ...]
@@ -27,6 +28,7 @@ class ClipBatch:
     row_of: Tensor
     labels: Tensor
     videos: Tensor
+    scales: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """All clips as one (B, N, …) tensor; the models' shapes must agree.
@@ -61,9 +63,17 @@ class ClipBatch:
         return replace(self, inputs={model: function(model, tensor) for model, tensor in self.inputs.items()})
 
     def to(self, device: torch.device) -> ClipBatch:
-        """The batch with its inputs and labels on `device`; the copy overlaps where they are pinned."""
+        """The batch with its inputs and labels on `device`; the copy overlaps where they are pinned.
+
+        Maps of uint8 travel as they are and become floats there: float16 on a GPU, float32 on a CPU.
+        """
         inputs = {model: tensor.to(device, non_blocking=True) for model, tensor in self.inputs.items()}
-        return replace(self, inputs=inputs, labels=self.labels.to(device, non_blocking=True))
+        dtype = torch.float32 if device.type == "cpu" else torch.float16
+        for model, (scales, scale_of) in self.scales.items():
+            rows = scales.to(device, non_blocking=True)[scale_of.to(device, non_blocking=True)]
+            inputs[model] = (inputs[model] * rows[:, None, None, None, :]).to(dtype)
+        labels = self.labels.to(device, non_blocking=True)
+        return replace(self, inputs=inputs, labels=labels, scales={})
 
 
 def _in_order(rows: Tensor, tensor: Tensor) -> bool:

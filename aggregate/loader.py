@@ -26,7 +26,7 @@ class ClipReader:
 
     def read(self, rows: NDArray[np.int64], views: NDArray[np.int64], clips: NDArray[np.int64]) -> ClipBatch:
         """Clips (B, N) of rows (B,) in views (B,): the mix says which model gives each time."""
-        inputs = {}
+        inputs, scales = {}, {}
         model_of = np.broadcast_to(self.mix.model_of, clips.shape)
         row_of = np.empty(clips.shape, dtype=np.int64)
         for index, (model, features) in enumerate(self.mix.features.items()):
@@ -39,11 +39,15 @@ class ClipReader:
                 inputs[model] = tensor.pin_memory() if self.pin else tensor
             else:
                 shape = (len(rows) * count, *features.map_shape)
-                inputs[model] = torch.empty(shape, dtype=torch.float16, pin_memory=self.pin)
-                features.read_maps(*wanted, out=inputs[model].numpy())
+                dtype = torch.uint8 if features.spec.dtype == "uint8" else torch.float16
+                inputs[model] = torch.empty(shape, dtype=dtype, pin_memory=self.pin)
+                stored = features.read_stored(*wanted, out=inputs[model].numpy(), check=True)
+                if stored.scales is not None and stored.scale_of is not None:
+                    scales[model] = torch.from_numpy(stored.scales), torch.from_numpy(stored.scale_of)
         return ClipBatch(
             models=tuple(self.mix.features),
             inputs=inputs,
+            scales=scales,
             model_of=torch.from_numpy(model_of.copy()),
             row_of=torch.from_numpy(row_of),
             labels=torch.from_numpy(self.labels[rows].astype(np.int64)),

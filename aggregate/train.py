@@ -20,7 +20,7 @@ from ..errors import DataError, UsageError
 from ..holdout import hold_out
 from ..run_folder import open_run, write_json, write_tensors
 from ..store import Store
-from ..store.schema import digest
+from ..store.sealed import digest
 from ..training import BestEpoch, TrainingOptions, fit
 from .base import Aggregator
 from .batch import ClipBatch

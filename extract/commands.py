@@ -61,6 +61,20 @@ def source_of(source: tuple[str, ...]) -> str | tuple[str, ...] | None:
     "--size", type=click.IntRange(1, 2048), default=224, show_default=True, help="Pixels of a frame's side."
 )
 @click.option(
+    "--dtype",
+    type=click.Choice(["float16", "uint8"]),
+    default="float16",
+    show_default=True,
+    help="Of the stored maps; uint8 is half the size, at an error of some 0.3 %.",
+)
+@click.option(
+    "--codec",
+    type=click.Choice(["none", "zstd"]),
+    default="none",
+    show_default=True,
+    help="Of the stored maps; zstd is 1.7 to 2 times smaller, and slower to read.",
+)
+@click.option(
     "--every",
     "every_seconds",
     type=click.FloatRange(min=0, min_open=True),

@@ -62,6 +62,17 @@ class FrozenBackbone:
         """What multiplications round to: "float32", or "tf32" where the GPU's convolutions are set to it."""
         return "tf32" if self.device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
 
+    def linear_head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Weight (K, c) and bias (K,) of the classifier; None where it is not one linear layer on the mean map."""
+        if type(self.backbone).classify is not Backbone.classify or not isinstance(
+            self.backbone.fc, nn.Linear
+        ):
+            return None
+        weight, bias = self.backbone.fc.weight.float().cpu(), self.backbone.fc.bias
+        return weight.numpy(), (
+            np.zeros(len(weight), np.float32) if bias is None else bias.float().cpu().numpy()
+        )
+
     def map_shape(self, clip_frames: int, size: int) -> MapShape:
         """(l, h, w, c) of the map of a clip of `clip_frames` frames of size×size pixels."""
         features = meta_copy(self.backbone).features

@@ -26,7 +26,7 @@ from ..errors import SourceError, UsageError, WeightsError
 from ..holdout import hold_out
 from ..run_folder import open_run, read_json, write_json
 from ..store import VideoRecord
-from ..store.schema import digest
+from ..store.sealed import digest
 from ..training import TrainingOptions, fit, run_config
 from .annotations import Source
 from .backbones import build, require_known

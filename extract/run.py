@@ -23,6 +23,7 @@ from ..errors import SourceError, StoreError, UsageError
 from ..stopping import interruptible
 from ..store import manifest as manifests
 from ..store import writer
+from ..store.encoding import CODECS, DTYPES
 from ..store.receipts import list_receipts
 from ..store.schema import maps_key, shard_videos_for
 from ..store.verify import remove_shards
@@ -49,6 +50,7 @@ class ExtractConfig(SourceOptions):
         weights: a file for each model, in the models' order; empty looks for `weights/<model>.*`.
         allow_random: go on with random weights where none are found.
         clip_frames: L. clips: M a video, None for 256 / L as in the paper. size: pixels of a frame's side.
+        dtype: of the stored maps, "float16" or "uint8". codec: "none" or "zstd".
         limit: as of any source; run again without it to add the others.
         every_seconds: cut files into segments of this many seconds, each a row of its own.
         retry_failed: do the shards again that hold failed videos, for files that were mended since.
@@ -64,6 +66,8 @@ class ExtractConfig(SourceOptions):
     clip_frames: int = 8
     clips: int | None = None
     size: int = 224
+    dtype: str = "float16"
+    codec: str = "none"
     every_seconds: float | None = None
     retry_failed: bool = False
     devices: tuple[str, ...] | None = None
@@ -81,6 +85,9 @@ class ExtractConfig(SourceOptions):
         for name in ("clip_frames", "size", "decoders"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; 1 is the least")
+        for name, known in (("dtype", DTYPES), ("codec", CODECS)):
+            if getattr(self, name) not in known:
+                raise UsageError(f"--{name} is {getattr(self, name)}; allowed: {', '.join(known)}")
         if self.clips is not None and self.clips < 1:
             raise UsageError(f"--clips is {self.clips}; 1 is the least")
 
@@ -160,7 +167,7 @@ def extract(config: ExtractConfig, *, say: Say = print, progress: bool = True) -
                     say(
                         f"note: {info.model} was trained with --{flag} {trained}, and this run has --{flag} {asked}"
                     )
-        specs = [_spec(job, network, info) for network, info in networks]
+        specs = [_spec(config, job, network, info) for network, info in networks]
         manifest, shard_videos = _declare(path, source, specs, networks, job)
         rows = {manifest.row_of[video.id] for video in source.videos}
         if Path(manifest.root) != source.root:
@@ -264,7 +271,7 @@ def _source(config: ExtractConfig, say: Say, progress: bool) -> Source:
     return source
 
 
-def _spec(job: Job, network: FrozenBackbone, info: WeightsInfo) -> stores.FeatureSpec:
+def _spec(config: ExtractConfig, job: Job, network: FrozenBackbone, info: WeightsInfo) -> stores.FeatureSpec:
     backbone = network.backbone
     return stores.FeatureSpec(
         model=info.model,
@@ -284,6 +291,8 @@ def _spec(job: Job, network: FrozenBackbone, info: WeightsInfo) -> stores.Featur
         },
         precision=network.precision,
         batch_clips=network.batch_clips,
+        dtype=config.dtype,
+        codec=config.codec,
     )
 
 
@@ -305,7 +314,8 @@ def _declare(
             "weights_path": None if info.path is None else str(Path(info.path).resolve()),
             "versions": {"faster": __version__, "python": platform.python_version(), **versions},
         }
-        writer.declare(path, spec, recorded=recorded, trained_on=info.trained_on)
+        head = network.linear_head() if spec.num_classes else None
+        writer.declare(path, spec, recorded=recorded, trained_on=info.trained_on, head=head)
     manifest = manifests.append(
         path,
         videos=source.videos,

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .features import Features, StoredMaps
 from .finalise import finalise
 from .inspect import inspect
 from .manifest import Manifest, VideoRecord
-from .reader import Features, Store
+from .reader import Store
 from .receipts import ClipFacts
-from .schema import FeatureSpec
-from .writer import ShardWriter
+from .shard_writer import ShardWriter
+from .spec import FeatureSpec
 
 __all__ = [
     "ClipFacts",
@@ -25,6 +26,7 @@ __all__ = [
     "Manifest",
     "ShardWriter",
     "Store",
+    "StoredMaps",
     "VideoRecord",
     "finalise",
     "inspect",
@@ -32,10 +34,15 @@ __all__ = [
 ]
 
 
-def open(path: str | Path) -> Store:
+def open(path: str | Path, *, mapped: bool = False) -> Store:
     """Open a store for reading; an extraction may be writing it.
+
+    Args:
+        path: the store's folder.
+        mapped: read clips through memory maps: faster where the store fits in memory. A file that is cut off while it
+            is mapped kills the process, so not for stores on network file systems that others write.
 
     Raises:
         StoreError: the path is not a sound store.
     """
-    return Store(Path(path))
+    return Store(Path(path), mapped=mapped)

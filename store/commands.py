@@ -46,9 +46,10 @@ def inspect_command(store: Path, as_json: bool) -> None:
 def _print_model(model: ModelSummary) -> None:
     weights = "RANDOM WEIGHTS" if model.weights_random else f"weights {model.weights_digest[:12]}"
     shape = "×".join(map(str, model.map_shape))
+    codec = "" if model.codec == "none" else f" in {model.codec}"
     logits = f"logits of {model.num_classes} classes" if model.num_classes else "no logits"
     click.echo(
-        f"  {model.model}, {model.clips} clips of {model.clip_frames} frames, maps {shape} float16, {logits}, "
+        f"  {model.model}, {model.clips} clips of {model.clip_frames} frames, maps {shape} {model.dtype}{codec}, {logits}, "
         f"{model.gflops_per_clip:.4g} GFLOPs a clip, {weights}"
     )
     click.echo(

@@ -6,7 +6,7 @@ opens only the receipts of shards that the arrays do not know yet.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,18 +16,21 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import StoreError
 from .derived import read_arrays, write_arrays
 from .receipts import FAILED, OK, Receipt, list_receipts, read_receipts
-from .schema import FeatureSpec, digest, ids_digest
+from .schema import ids_digest
+from .sealed import digest
+from .spec import FeatureSpec
 
 # One chunk of an index array is this many rows, whatever the store's size, so that chunks never move.
 INDEX_CHUNK_ROWS = 8192
 
-_COLUMNS: dict[str, tuple[str, bool, float]] = {  # name → dtype, one value a clip?, fill value
+COLUMNS: dict[str, tuple[str, bool, float]] = {  # name → dtype, one value a clip?, fill value
     "frames": ("int32", False, -1),
     "fps": ("float64", False, np.nan),
     "starts": ("int32", True, -1),
     "times_seconds": ("float64", True, np.nan),
     "padded": ("int32", True, -1),
     "crc32c": ("uint32", True, 0),
+    "quantisation_rms": ("float64", False, np.nan),
     "status": ("int8", False, 0),  # the last one written: what it says is there, is there
 }
 
@@ -38,7 +41,8 @@ class Coverage:
 
     Attributes:
         columns: status (rows, views) int8: 0 no receipt yet, 1 ok, 2 failed; frames, fps (rows, views);
-            starts, times_seconds, padded, crc32c (rows, views, clips); see `ClipFacts` for their meaning.
+            starts, times_seconds, padded, crc32c (rows, views, clips); see `ClipFacts` for their meaning;
+            quantisation_rms (rows, views), the relative RMS error of uint8, NaN for float16.
         reasons: (row, view) → why it failed, in one line.
     """
 
@@ -61,12 +65,13 @@ class Coverage:
         return np.equal(self.status, FAILED)
 
 
-def empty_coverage(spec: FeatureSpec, rows: int) -> Coverage:
+def empty_coverage(spec: FeatureSpec, rows: int, names: Collection[str] = COLUMNS) -> Coverage:
     """Nothing known of any row."""
     columns = {}
-    for name, (dtype, per_clip, fill) in _COLUMNS.items():
-        shape = (rows, spec.views, spec.clips) if per_clip else (rows, spec.views)
-        columns[name] = np.full(shape, fill, dtype=dtype)
+    for name, (dtype, per_clip, fill) in COLUMNS.items():
+        if name in names:
+            shape = (rows, spec.views, spec.clips) if per_clip else (rows, spec.views)
+            columns[name] = np.full(shape, fill, dtype=dtype)
     return Coverage(columns=columns)
 
 
@@ -84,27 +89,40 @@ def coverage_of_receipts(
     return coverage
 
 
-def load_coverage(folder: Path, spec: FeatureSpec, *, ids: Sequence[str], shard_videos: int) -> Coverage:
+def load_coverage(
+    folder: Path,
+    spec: FeatureSpec,
+    *,
+    ids: Sequence[str],
+    shard_videos: int,
+    names: Collection[str] = COLUMNS,
+    reasons: bool = True,
+) -> Coverage:
     """The consolidated columns, where there are any for these videos, and the receipts that are newer.
+
+    Args:
+        folder, spec, ids, shard_videos: as of `coverage_of_receipts`.
+        names: the columns wanted; "status" among them.
+        reasons: whether the reasons of failures are wanted: they stand in receipts only.
 
     Raises:
         StoreError: a receipt is malformed, or was made under another provenance or of other videos.
     """
-    coverage = empty_coverage(spec, len(ids))
+    coverage = empty_coverage(spec, len(ids), names)
     whole = set(list_receipts(folder))
-    attributes, arrays = read_arrays(folder / "index", sorted(_COLUMNS, key=lambda name: name != "status"))
+    attributes, arrays = read_arrays(folder / "index", sorted(names, key=lambda name: name != "status"))
     # Status first: it is written last, so what it says is there, is there. Damaged, or of other videos: not used.
-    if arrays and attributes == _identity(ids[: len(arrays["status"])]):
+    if arrays and _fit(arrays, coverage) and attributes == _identity(ids[: len(arrays["status"])]):
         for name, values in arrays.items():
             coverage.columns[name][: len(values)] = values
         for shard in range(-(-len(ids) // shard_videos)):
             for view in range(spec.views):
                 if (shard, view) not in whole:  # a shard without a receipt does not exist
                     coverage.columns["status"][shard * shard_videos : (shard + 1) * shard_videos, view] = 0
-    unread = []  # what the arrays do not know yet, and the reasons of failures, which they do not hold
+    unread = []
     for shard, view in sorted(whole):
         status = coverage.status[shard * shard_videos : (shard + 1) * shard_videos, view : view + 1]
-        if not status.any() or (status == FAILED).any():
+        if not status.any() or (reasons and (status == FAILED).any()):
             unread.append((shard, view))
     for receipt in read_receipts(folder, unread):
         _enter(coverage, receipt, folder, spec, ids, shard_videos)
@@ -115,8 +133,18 @@ def save_coverage(folder: Path, coverage: Coverage, ids: Sequence[str]) -> None:
     """Write the columns as Zarr arrays under `index/`, for readers of this and any other Zarr library."""
     write_arrays(
         folder / "index",
-        {name: (coverage.columns[name], INDEX_CHUNK_ROWS, fill) for name, (_, _, fill) in _COLUMNS.items()},
+        {name: (coverage.columns[name], INDEX_CHUNK_ROWS, fill) for name, (_, _, fill) in COLUMNS.items()},
         attributes=_identity(ids),
+    )
+
+
+def _fit(arrays: Mapping[str, NDArray[np.generic]], coverage: Coverage) -> bool:
+    """Whether stored columns have our types, and the shapes of so many rows or fewer."""
+    return all(
+        values.dtype == coverage.columns[name].dtype
+        and values.shape[1:] == coverage.columns[name].shape[1:]
+        and len(arrays["status"]) <= len(values) <= len(coverage.columns[name])
+        for name, values in arrays.items()
     )
 
 
@@ -161,6 +189,8 @@ def _enter(
             "times_seconds": facts.times_seconds,
             "padded": facts.padded,
             "crc32c": entry.crc32c,
+            "quantisation_rms": np.nan if entry.quantisation_rms is None else entry.quantisation_rms,
         }
         for name, value in values.items():
-            coverage.columns[name][at] = value
+            if name in coverage.columns:
+                coverage.columns[name][at] = value

@@ -11,7 +11,6 @@ import numpy as np
 
 from .manifest import PARTS
 from .reader import Store
-from .schema import clip_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +28,8 @@ class ModelSummary:
     clips: int
     views: int
     map_shape: tuple[int, int, int, int]
+    dtype: str
+    codec: str
     num_classes: int
     weights_random: bool
     weights_digest: str
@@ -93,13 +94,15 @@ def _model_summary(store: Store, model: str, clip_frames: int) -> ModelSummary:
     coverage = features.coverage
     whole, failed = int(coverage.ok[:, 0].sum()), int(coverage.failed[:, 0].sum())
     reasons = Counter(coverage.reasons[row, 0] for row in np.flatnonzero(coverage.failed[:, 0]).tolist())
-    size = clip_bytes(features.map_shape)
+    size = features.spec.clip_bytes
     return ModelSummary(
         model=model,
         clip_frames=clip_frames,
         clips=features.clips,
         views=features.views,
         map_shape=features.map_shape,
+        dtype=features.spec.dtype,
+        codec=features.spec.codec,
         num_classes=features.num_classes,
         weights_random=features.spec.weights_random,
         weights_digest=features.spec.weights_digest,

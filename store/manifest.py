@@ -7,6 +7,7 @@ label -1, in no split.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import StoreError
 from .commit import put_if_absent
-from .schema import seal, unseal
+from .sealed import seal, unseal
 
 PARTS = {"train": 1, "val": 2, "test": 3}
 PART_NAMES = {0: "none", **{number: name for name, number in PARTS.items()}}
@@ -60,7 +61,7 @@ class Manifest:
         class_names: what the labels stand for.
         missing: videos that a source listed and that were not on disk when it was read: id → (label, splits).
         root: video root of the newest segment.
-        segments: bytes of the segment files, oldest first (their digests are the manifest's identity).
+        segments: SHA-256 of each segment's file, oldest first: the manifest's identity.
     """
 
     ids: list[str]
@@ -72,7 +73,7 @@ class Manifest:
     class_names: tuple[str, ...]
     missing: Mapping[str, tuple[int, Mapping[str, str]]]
     root: str
-    segments: tuple[bytes, ...]
+    segments: tuple[str, ...]
     _splits: Mapping[str, NDArray[np.int8]]
 
     @property
@@ -127,8 +128,11 @@ def load(store: Path) -> Manifest:
             f"{store / 'manifest'} has {len(files)} segments and not the numbers 0 to {len(files) - 1}: one is missing, and "
             "rows cannot be told without it; restore it, or extract into another --store"
         )
-    raw = tuple(file.read_bytes() for file in files)
-    columns = [_parse(file, data) for file, data in zip(files, raw, strict=True)]
+    columns, segments = [], []
+    for file in files:
+        data = file.read_bytes()
+        columns.append(_parse(file, data))
+        segments.append(hashlib.sha256(data).hexdigest())
     rows = columns[-1]["start"] + len(columns[-1]["ids"])
     ids, paths, groups = [""] * rows, [""] * rows, [""] * rows
     labels = np.full(rows, -1, dtype=np.int32)
@@ -156,7 +160,7 @@ def load(store: Path) -> Manifest:
         class_names=tuple(columns[0]["class_names"]),
         missing={name: entry for name, entry in missing.items() if name not in present},
         root=columns[-1]["root"],
-        segments=raw,
+        segments=tuple(segments),
         _splits=splits,
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import StoreError
-from .schema import seal, unseal
+from .sealed import seal, unseal
 
 OK = 1
 FAILED = 2
@@ -42,11 +42,17 @@ class ClipFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoEntry:
-    """One video in a receipt: its facts and each clip's crc32c, or the reason of its failure."""
+    """One video in a receipt: its facts and what was stored, or the reason of its failure.
+
+    Attributes:
+        crc32c: of each clip: over the video's scales, where there are any, and then the clip's stored bytes.
+        quantisation_rms: relative RMS error that uint8 brought to the video's maps; None for float16.
+    """
 
     row: int
     facts: ClipFacts | None = None
     crc32c: tuple[int, ...] = ()
+    quantisation_rms: float | None = None
     reason: str = ""
 
     @property
@@ -138,11 +144,12 @@ def read_receipts(folder: Path, pairs: list[tuple[int, int]]) -> Iterator[Receip
 
 
 def _video_entry(entry: Mapping[str, Any]) -> VideoEntry:
-    facts = entry["facts"]
+    facts, rms = entry["facts"], entry["quantisation_rms"]
     return VideoEntry(
         row=int(entry["row"]),
         facts=None if facts is None else _facts(facts),
         crc32c=tuple(int(value) for value in entry["crc32c"]),
+        quantisation_rms=None if rms is None else float(rms),
         reason=str(entry["reason"]),
     )
 

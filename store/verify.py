@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from ..errors import StoreError
 from .commit import TEMPORARY_SUFFIX, storage_errors
+from .features import Features
 from .finalise import finalise
-from .reader import Features, Store
+from .reader import Store
 from .receipts import list_receipts, read_receipt, receipt_path
-from .schema import ids_digest, logits_key, maps_key
+from .schema import ids_digest, shard_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ def verify(
 def _tasks(store: Store, features: Features) -> Iterator[_Task]:
     ids, size = store.videos.ids, store.shard_videos
     for shard, view in list_receipts(features.folder):
-        keys = [maps_key(shard, view)] + ([logits_key(shard, view)] if features.num_classes else [])
+        keys = shard_keys(features.spec, shard, view)
         here = range(shard * size, min((shard + 1) * size, len(ids)))
         yield _Task(
             folder=features.folder,
@@ -169,7 +170,7 @@ def _leftovers(store: Store, models: list[Features]) -> Iterator[str]:
         yield str(file.relative_to(store.path))
     for features in models:
         whole = set(list_receipts(features.folder))
-        for name in ("maps", "logits"):
+        for name in ("maps", "scales", "logits"):
             for file in (features.folder / name / "c").rglob("*"):
                 parts = file.relative_to(features.folder / name / "c").parts
                 if not file.is_file() or file.name.endswith(TEMPORARY_SUFFIX):
@@ -187,11 +188,11 @@ def remove_shards(store: Store, shards: Iterable[tuple[str, int, int, int]]) -> 
     Raises:
         StorageError: the disk failed.
     """
-    named = [(store.features(model, frames).folder, shard, view) for model, frames, shard, view in shards]
+    named = [(store.features(model, frames).spec, shard, view) for model, frames, shard, view in shards]
     with storage_errors(store.path):
-        for folder, shard, view in named:
-            receipt_path(folder, shard, view).unlink(missing_ok=True)
-        for folder, shard, view in named:
-            for key in (maps_key(shard, view), logits_key(shard, view)):
-                (folder / key).unlink(missing_ok=True)
+        for spec, shard, view in named:
+            receipt_path(store.path / spec.folder, shard, view).unlink(missing_ok=True)
+        for spec, shard, view in named:
+            for key in shard_keys(spec, shard, view):
+                (store.path / spec.folder / key).unlink(missing_ok=True)
     finalise(store)

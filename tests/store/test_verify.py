@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from faster import store as stores
 from faster.errors import StoreError
-from faster.store.schema import seal, unseal
+from faster.store.sealed import seal, unseal
 from faster.store.verify import verify
 from stores import make_spec, make_store, make_videos, write_shard
 
