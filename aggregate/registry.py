@@ -29,7 +29,18 @@ def register(name: str) -> Callable[[AggregatorT], AggregatorT]:
 
 def known_names() -> list[str]:
     """The names that `build` knows, sorted."""
-    from . import average, concat, fast_gru, gru, lstm  # noqa: F401 (each registers itself)
+    from . import (  # noqa: F401 (each registers itself)
+        attentive_probe,
+        average,
+        concat,
+        fast_gru,
+        gru,
+        lstm,
+        max_pool,
+        netvlad,
+        temporal_conv,
+        tsn,
+    )
 
     return sorted(_REGISTRY)
 
@@ -53,7 +64,7 @@ def build(
     """An aggregator with fresh weights, drawn from torch's global random state.
 
     `map_shapes` gives each model's (l, h, w, c). `dropout` acts before the last layer. `reads` is "logits"
-    to average the models' own class logits, which only "average" can do.
+    to average the models' own class logits, which only "average" and "tsn" can do.
 
     Raises UsageError for an unknown name (it lists the known ones), and for maps that differ in shape where
     the aggregator needs one shape.

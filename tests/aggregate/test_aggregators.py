@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from batches import MAP_SHAPE, MODELS, NUM_CLASSES, make_batch
+from faster.aggregate import attentive_probe
+from faster.aggregate.attentive_probe import AttentiveProbe
 from faster.aggregate.average import Average
 from faster.aggregate.base import Aggregator
 from faster.aggregate.batch import ClipBatch
 from faster.aggregate.concat import Concat
 from faster.aggregate.fast_gru import FastGRU
 from faster.aggregate.lstm import LSTM
-from faster.aggregate.registry import build, register
+from faster.aggregate.netvlad import NetVLAD
+from faster.aggregate.registry import build, known_names, register
+from faster.aggregate.temporal_conv import TemporalConv
+from faster.aggregate.tsn import TSN
 from faster.errors import UsageError
 from torch.nn import functional as F
 
@@ -20,7 +28,8 @@ PAPER = {"r2plus1d50": (1, 7, 7, 2048), "r2d26": (1, 7, 7, 2048)}
 
 
 def test_an_unknown_name_lists_the_known_and_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"average, concat, fast-gru, gru, lstm; did you mean fast-gru\?"):
+    known = "attentive-probe, average, concat, fast-gru, gru, lstm, max-pool, netvlad, temporal-conv, tsn; did you mean"
+    with pytest.raises(UsageError, match=rf"{known} fast-gru\?"):
         build("fastgru", map_shapes=SHAPES, num_classes=2)
 
 
@@ -30,16 +39,51 @@ def test_a_name_is_registered_once() -> None:
         register("gru")(Average)
 
 
-def test_maps_of_different_shapes_are_refused_but_for_average() -> None:
-    shapes = {"dear": (1, 2, 2, 8), "cheap": (1, 2, 2, 4)}
+OF_ANY_SHAPE = ("average", "tsn")
+OTHER_SHAPES = {"dear": (1, 2, 2, 8), "cheap": (1, 2, 2, 4)}
+
+
+@pytest.mark.parametrize("name", [name for name in known_names() if name not in OF_ANY_SHAPE])
+def test_maps_of_different_shapes_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"dear: 1×2×2×8, cheap: 1×2×2×4"):
-        build("gru", map_shapes=shapes, num_classes=2)
-    average = build("average", map_shapes=shapes, num_classes=NUM_CLASSES).double()
-    batch = make_batch(4, shapes=dict(shapes))
-    state = average.init(*batch.at(0))
+        build(name, map_shapes=OTHER_SHAPES, num_classes=2)
+
+
+@pytest.mark.parametrize("name", OF_ANY_SHAPE)
+def test_maps_of_different_shapes_where_each_model_has_a_head(name: str) -> None:
+    aggregator = build(name, map_shapes=OTHER_SHAPES, num_classes=NUM_CLASSES).double()
+    batch = make_batch(4, shapes=dict(OTHER_SHAPES))
+    state = aggregator.init(*batch.at(0))
     for t in range(1, 4):
-        state = average.step(state, *batch.at(t))
-    torch.testing.assert_close(average(batch), average.readout(state))
+        state = aggregator.step(state, *batch.at(t))
+    torch.testing.assert_close(aggregator(batch), aggregator.readout(state))
+
+
+@pytest.mark.parametrize("name", ["concat", "fast-gru", "gru", "lstm"])
+def test_recurrent_ones_start_at_the_first_clip(name: str) -> None:
+    aggregator = build(name, map_shapes=SHAPES, num_classes=NUM_CLASSES).double().eval()
+    assert aggregator.recurrent
+    x0, model0 = make_batch(1).at(0)
+    logits = aggregator.readout(aggregator.init(x0, model0))
+    torch.testing.assert_close(logits, aggregator.fc(x0.mean((1, 2, 3))), rtol=1e-12, atol=1e-12)
+
+
+POOLING = ("attentive-probe", "average", "max-pool", "netvlad", "tsn")
+
+
+@pytest.mark.parametrize("name", known_names())
+def test_only_pooling_ones_give_one_answer_in_any_order_and_to_a_clip_twice(name: str) -> None:
+    aggregator = build(name, map_shapes=SHAPES, num_classes=NUM_CLASSES).double().eval()
+    batch = make_batch(4)
+
+    def answer(order: list[int]) -> torch.Tensor:
+        return aggregator(
+            replace(batch, model_of=batch.model_of[:, order], row_of=batch.row_of[:, order])
+        ).softmax(-1)
+
+    forward, back, twice = answer([0, 1, 2, 3]), answer([3, 1, 0, 2]), answer([0, 0, 1, 1, 2, 2, 3, 3])
+    same = torch.allclose(forward, back, atol=1e-9) and torch.allclose(forward, twice, atol=1e-9)
+    assert same == (name in POOLING)
 
 
 def test_fast_gru_costs_and_weighs_what_the_paper_says() -> None:
@@ -52,9 +96,27 @@ def test_fast_gru_costs_and_weighs_what_the_paper_says() -> None:
     assert sum(p.numel() for n, p in fast_gru.named_parameters() if n.endswith("_bias")) == 3 * 2048
 
 
-def test_fast_gru_needs_channels_that_its_bottleneck_divides() -> None:
-    with pytest.raises(UsageError, match="6 channels; fast-gru needs a multiple of 4"):
-        build("fast-gru", map_shapes={"a": (1, 2, 2, 6)}, num_classes=2)
+@pytest.mark.parametrize(
+    ("name", "a_step", "once"),
+    [
+        ("max-pool", 0, 0),
+        ("netvlad", 2 * 16 * 2048 * 49, 0),
+        ("temporal-conv", 6 * 2048**2, 0),
+        ("tsn", 400 * 2048, 0),
+        ("attentive-probe", 2 * 8 * 2048 * 49, 2048**2),
+    ],
+)
+def test_the_further_ones_cost_what_the_docs_say(name: str, a_step: int, once: int) -> None:
+    with torch.device("meta"):
+        aggregator = build(name, map_shapes=PAPER, num_classes=400)
+    assert aggregator.step_gflops((1, 7, 7, 2048)) * 1e9 == pytest.approx(a_step)
+    assert aggregator.gflops(32, (1, 7, 7, 2048)) * 1e9 == pytest.approx(32 * a_step + once)
+
+
+@pytest.mark.parametrize(("name", "divisor"), [("fast-gru", 4), ("attentive-probe", 8)])
+def test_channels_that_cannot_be_divided_are_refused(name: str, divisor: int) -> None:
+    with pytest.raises(UsageError, match=f"6 channels; {name} needs a multiple of {divisor}"):
+        build(name, map_shapes={"a": (1, 2, 2, 6)}, num_classes=2)
 
 
 def test_fast_gru_gates_each_position_by_itself() -> None:
@@ -154,7 +216,90 @@ def test_average_trains_each_models_head_on_its_own_clips() -> None:
     torch.testing.assert_close(average.loss(batch), expected)
 
 
-@pytest.mark.parametrize("name", ["fast-gru", "gru", "average"])
+def test_netvlad_starts_as_the_assignment_to_the_nearest_centre() -> None:
+    torch.manual_seed(0)
+    netvlad = NetVLAD(map_shapes=dict.fromkeys(MODELS, (1, 1, 1, 2048)), num_classes=2, dropout=0.0).double()
+    x = F.normalize(torch.randn(500, 2048, dtype=torch.float64).abs(), dim=-1)
+    with torch.no_grad():
+        scores = F.linear(x, netvlad.assign_weight, netvlad.assign_bias)
+        distances = torch.cdist(x, netvlad.centres)
+    alpha = 8 * 2048**0.5
+    # Eq. 2 of NetVLAD; the weights were drawn in float32, and α times their rounding is what is left.
+    torch.testing.assert_close(scores.softmax(-1), (-alpha * distances**2).softmax(-1), rtol=0, atol=1e-4)
+    first, second = scores.softmax(-1).topk(2).values.unbind(-1)
+    assert float((first / second).log().mean().exp()) == pytest.approx(20, rel=0.2)
+    assert scores.abs().max() < 64  # without the common offset; with it they are 450
+
+
+def test_netvlad_does_not_see_how_large_a_position_is() -> None:
+    netvlad = NetVLAD(map_shapes=SHAPES, num_classes=NUM_CLASSES, dropout=0.0).double()
+    batch = make_batch(3)
+    torch.testing.assert_close(netvlad(batch.map(lambda _, x: 1e3 * x)), netvlad(batch))
+
+
+def test_temporal_conv_sees_five_clips_and_none_to_come() -> None:
+    conv = TemporalConv(map_shapes=SHAPES, num_classes=NUM_CLASSES, dropout=0.0).double()
+    batch = make_batch(9, models=[0] * 9, videos=1)
+    x = batch.dense(torch.float64)[0].requires_grad_()
+    state = conv.init(x[:1], "dear")
+    reached = []
+    for t in range(1, 9):
+        before = state
+        state = conv.step(before, x[t : t + 1], "dear")
+        (grad,) = torch.autograd.grad((state[1] - before[1]).sum(), x, retain_graph=True)
+        reached.append(grad.flatten(1).abs().amax(1).nonzero().flatten().tolist())
+    assert reached == [list(range(max(0, t - 4), t + 1)) for t in range(1, 9)]
+
+
+def test_tsn_trains_both_heads_on_the_mean_of_the_logits() -> None:
+    tsn = TSN(map_shapes=SHAPES, num_classes=NUM_CLASSES, dropout=0.0).double()
+    batch = make_batch(4, models=[0, 1, 1, 1])
+    heads = {"cheap": tsn.heads["head0"], "dear": tsn.heads["head1"]}
+    videos = []
+    for v in range(3):
+        clips = [(MODELS[batch.model_of[v, t]], int(batch.row_of[v, t])) for t in range(4)]
+        videos.append(sum(heads[model](batch.inputs[model][row].mean((0, 1, 2))) for model, row in clips) / 4)
+    torch.testing.assert_close(tsn(batch), torch.stack(videos))
+    torch.testing.assert_close(tsn.loss(batch), F.cross_entropy(torch.stack(videos), batch.labels))
+
+
+def test_the_attentive_probe_is_torchs_own_attention() -> None:
+    probe = AttentiveProbe(
+        map_shapes=dict.fromkeys(MODELS, (2, 3, 3, 32)), num_classes=NUM_CLASSES, dropout=0.0
+    ).double()
+    theirs = torch.nn.MultiheadAttention(32, 8, batch_first=True).double()
+    query = torch.randn(32, dtype=torch.float64)
+    with torch.no_grad():
+        w_q, w_k, w_v = theirs.in_proj_weight.chunk(3)
+        b_q, _, b_v = torch.nn.init.normal_(theirs.in_proj_bias).chunk(3)  # the keys' cancels in the softmax
+        theirs.out_proj.weight.copy_(torch.eye(32))
+        q = (w_q @ query + b_q).view(8, 4) / 2  # √(32 / 8)
+        probe.query_weight.copy_(torch.einsum("hd,hdc->hc", q, w_k.view(8, 4, 32)))
+        probe.value_weight.copy_(w_v)
+        probe.value_bias.copy_(b_v)
+        torch.nn.init.normal_(probe.norm.weight)
+        torch.nn.init.normal_(probe.norm.bias)
+    batch = make_batch(5, shapes=dict.fromkeys(MODELS, (2, 3, 3, 32)))
+    tokens = F.layer_norm(batch.dense(torch.float64).flatten(1, 4), (32,))
+    attended, _ = theirs(query.expand(3, 1, 32), tokens, tokens)
+    expected = probe.fc(probe.norm(attended[:, 0]))
+    torch.testing.assert_close(probe(batch), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_attentive_probes_softmax_does_not_overflow() -> None:
+    probe = AttentiveProbe(map_shapes=SHAPES, num_classes=NUM_CLASSES, dropout=0.0)
+    with torch.no_grad():
+        probe.query_weight.mul_(1e4)  # scores of ±10,000; exp(89) is infinite in float32
+    batch = make_batch(6, dtype=torch.float32)
+    state = probe.init(*batch.at(0))
+    for t in range(1, 6):
+        state = probe.step(state, *batch.at(t))
+    expected = attentive_probe.plain(copy.deepcopy(probe).double(), batch.dense(torch.float64))
+    torch.testing.assert_close(probe.readout(state).double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(probe(batch).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", known_names())
 def test_dropout_acts_in_training_only(name: str) -> None:
     aggregator: Aggregator[object] = build(
         name, map_shapes=SHAPES, num_classes=NUM_CLASSES, dropout=0.5
