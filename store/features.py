@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..errors import StoreError
 from .attributes import read_group_attributes, read_spec
 from .coverage import Coverage, load_coverage
 from .encoding import checksum, decompress, dequantise
+from .remote import THREADS, RemotePath
 from .schema import logits_key, maps_key, scales_key
 from .sealed import unseal
 from .shard_file import ShardFile
@@ -194,7 +195,7 @@ class Features:
             rows, views, clips: (n,) integers, or scalars that hold for all.
             out: (n, l, h, w, c) of the stored dtype, C order, to fill; pinned memory will do.
             check: compare each clip with its checksum (always done for compressed ones).
-            threads: that read at once; of one model one call at a time.
+            threads: that read at once, on object storage at least `remote.THREADS`; of one model one call at a time.
 
         Raises:
             StoreError: a clip is not in the store, or damaged, or its file is shorter than its receipt says.
@@ -214,14 +215,24 @@ class Features:
                 starts = [video_starts[i] for i in scale_of.tolist()]
         expected = self._checksums[request].tolist() if check else None
         memory = values.reshape(-1).view(np.uint8).data
+        if isinstance(self.folder, RemotePath):
+            threads = max(threads, THREADS)
         for jobs in self._jobs(*request):
             if threads == 1:
                 self._read(jobs, memory, starts, expected, request)
                 continue
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(thread_name_prefix="store")
+                self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
             parts = [jobs[i * len(jobs) // threads : (i + 1) * len(jobs) // threads] for i in range(threads)]
-            list(self._pool.map(self._read, parts, *map(repeat, (memory, starts, expected, request))))
+            others = [
+                self._pool.submit(self._read, part, memory, starts, expected, request) for part in parts[1:]
+            ]
+            try:
+                self._read(parts[0], memory, starts, expected, request)
+            finally:
+                wait(others)  # they write into the caller's memory
+            for other in others:
+                other.result()
         return StoredMaps(values, scales, scale_of)
 
     def read_logits(self, rows: ArrayLike, views: ArrayLike, clips: ArrayLike) -> NDArray[np.float32]:
@@ -349,7 +360,7 @@ class Features:
 
 def _open_files_max() -> int:
     """Shards of one model that may be open: a small share of what the system lets this process open."""
-    return max(16, min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+    return max(16, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
 
 
 def _ends(path: str) -> list[str]:

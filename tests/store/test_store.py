@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import crc32c
 import numpy as np
@@ -70,6 +71,25 @@ def test_other_zarr_libraries_read_the_same_maps(whole: stores.Store, model: str
             maps = (maps * read("scales")[:, :, None, None, None, None]).astype(np.float16)
         np.testing.assert_array_equal(maps, expected)
     np.testing.assert_array_equal(whole.to_dask(model, 8).compute(), expected)
+
+
+def test_channel_statistics_by_dask(whole: stores.Store) -> None:
+    """The worked example of docs/store.md, run as it stands, against plain numpy."""
+    text = (Path(__file__).parents[2] / "docs/store.md").read_text()
+    example = next(block for block in text.split("```python\n") if block.startswith("import dask.array"))
+    names: dict[str, Any] = {"kinetics": whole}
+    exec(example.partition("```")[0], names)
+    expected = expected_maps(whole.features("r2d26", 8).spec).astype(np.float32).reshape(-1, 16)
+    np.testing.assert_allclose(names["mean"], np.nanmean(expected, axis=0), rtol=1e-5)
+    zeros = (expected == 0).sum(axis=0) / np.isfinite(expected).sum(axis=0)
+    np.testing.assert_allclose(names["share_of_zeros"], zeros, rtol=1e-12)
+
+
+def test_to_dask_needs_no_name_where_there_is_one_model(tmp_path: Path, whole: stores.Store) -> None:
+    single = make_store(tmp_path / "one.zarr", [make_spec()], make_videos(4))
+    assert single.to_dask().shape == (4, 1, 4, 1, 2, 2, 16)
+    with pytest.raises(StoreError, match="it has: r2d26 at 8 frames, r2plus1d50 at 8 frames"):
+        whole.to_dask()
 
 
 def test_reader_gives_any_clips_in_any_order(whole: stores.Store) -> None:

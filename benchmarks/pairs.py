@@ -1,0 +1,45 @@
+"""Ratios in one run: the machine's speed drifts, so what is compared is timed in turns, and the ratio taken turn by turn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """Speed against the reference: median over the turns, and the middle half of them."""
+
+    median: float
+    low: float
+    high: float
+    turns: int
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def time_turns(
+    contenders: Mapping[str, Callable[[int], object]], *, turns: int, warm_ups: int = 2
+) -> dict[str, list[float]]:
+    """Seconds of each contender in each turn; each is called with the turn's number, in an order that rotates."""
+    names = list(contenders)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(-warm_ups, turns):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            began = time.perf_counter()
+            contenders[name](turn)
+            elapsed = time.perf_counter() - began
+            if turn >= 0:
+                seconds[name].append(elapsed)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, list[float]], name: str, reference: str, *, work: float = 1.0) -> Ratio:
+    """How many times as fast as the reference; `work` is how much of its work a turn of `name` does."""
+    each = sorted(work * b / a for a, b in zip(seconds[name], seconds[reference], strict=True))
+    low, _, high = statistics.quantiles(each, n=4)
+    return Ratio(median=statistics.median(each), low=low, high=high, turns=len(each))
