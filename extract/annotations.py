@@ -82,14 +82,14 @@ def read_source(
         searched.append(repr(str(listing.folder.root)))
         if listing.problems or any(entry.on_disk for entry in listing.entries):
             break
-    records = _merge(listing)
+    records = merge(listing)
     if listing.problems:
         more = len(listing.problems) - 1
         raise SourceError(listing.problems[0] + (f" (and {more:,} more such problems)" if more else ""))
     notes = [*candidate.notes, *listing.notes]
     labelled = any(record.label >= 0 for record, _ in records)
     if labelled and not any(record.splits for record, _ in records):
-        records = [(_with_auto_split(record), on_disk) for record, on_disk in records]
+        records = [(with_auto_split(record), on_disk) for record, on_disk in records]
         notes.append(
             f"no splits given: split 'auto' holds out about 1 video in {TEST_SHARE} as test, by its id"
         )
@@ -356,7 +356,7 @@ def _named_files(paths: Sequence[Path], video_root: Path | None) -> Listing:
 # --- From lines to records -----------------------------------------------------------------------------
 
 
-def _merge(listing: Listing) -> list[tuple[VideoRecord, bool]]:
+def merge(listing: Listing) -> list[tuple[VideoRecord, bool]]:
     """One record an id, in order of first mention, and whether it is on disk; contradictions are problems."""
     first: dict[str, Entry] = {}
     splits: dict[str, dict[str, str]] = {}
@@ -385,7 +385,7 @@ def _class_name(listing: Listing, label: int) -> str:
     return repr(listing.class_names[label]) if label >= 0 else "unlabelled"
 
 
-def _with_auto_split(record: VideoRecord) -> VideoRecord:
+def with_auto_split(record: VideoRecord) -> VideoRecord:
     """Its part by a hash of the id alone, so that it never changes when videos come or go."""
     if record.label < 0:
         return record

@@ -35,16 +35,24 @@ def quantise(maps: NDArray[np.float16]) -> tuple[NDArray[np.uint8], NDArray[np.f
     Raises:
         StoreError: a value is below zero.
     """
-    exact = maps.astype(np.float32)
-    if exact.min(initial=0) < 0:
+    largest = maps.reshape(-1, maps.shape[-1]).view(np.int16).max(axis=0)  # ordered as the values, from zero up
+    if maps.view(np.int16).min() < 0 and maps.min() < 0:
         raise StoreError(
             "a map goes below zero, and uint8 holds maps after a ReLU; ask for --dtype float16 in another --store"
         )
-    scale = exact.reshape(-1, exact.shape[-1]).max(axis=0) / np.float32(255)
-    values = np.rint(np.divide(exact, scale, out=np.zeros_like(exact), where=scale > 0))
-    error, norm = np.square(values * scale - exact, dtype=np.float64), np.square(exact, dtype=np.float64)
-    relative = float(np.sqrt(error.sum() / norm.sum())) if norm.any() else 0.0
-    return values.astype(np.uint8), scale, float(f"{relative:.6g}")
+    scale = largest.view(np.float16).astype(np.float32) / np.float32(255)
+    divisor = np.where(scale > 0, scale, np.float32(1))
+    values = np.empty(maps.shape, dtype=np.uint8)
+    error = norm = 0.0
+    for clip, out in zip(maps, values, strict=True):  # a clip at a time stays in the core's cache
+        exact = clip.astype(np.float32)
+        steps = np.rint(exact / divisor)
+        out[...] = steps
+        steps *= scale
+        steps -= exact
+        error += float(np.vdot(steps, steps))
+        norm += float(np.vdot(exact, exact))
+    return values, scale, float(f"{(error / norm) ** 0.5 if norm else 0.0:.6g}")
 
 
 def dequantise(values: NDArray[np.uint8], scales: NDArray[np.float32]) -> NDArray[np.float16]:

@@ -70,6 +70,7 @@ def test_modules_are_one_concept_long() -> None:
         "predict_commands",
         "costs_commands",
         "demo.commands",
+        "exchange.commands",
     ],
 )
 def test_naming_a_command_or_opening_a_store_does_not_import_torch(module: str) -> None:

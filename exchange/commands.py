@@ -1,0 +1,122 @@
+"""`faster export` and `faster import`: maps out of a store, and others' features into one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("export", short_help="Write a store's maps as HDF5 or .npy files.")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The HDF5 file, or the folder of .npy files.",
+)
+@click.option("--model", help="Only this model's maps; all by default.")
+@click.option("--clip-frames", type=click.IntRange(1), help="Only maps of clips of this many frames.")
+@click.option("--pool", is_flag=True, help="Their means over l, h and w: one vector a clip.")
+@click.option(
+    "--format",
+    type=click.Choice(["hdf5", "npy"]),
+    help="HDF5 where --out ends in .h5 or .hdf5, else npy, by default.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def export_command(as_json: bool, **options: Any) -> None:
+    """Write the maps of STORE for other programs: one HDF5 file, or one .npy a video with its facts as JSON.
+
+    Videos without maps are listed in the output with their reason. Run again, an export to .npy goes on where
+    it was; an HDF5 file that is there is refused. Exit code 3 where no video had maps.
+
+    \b
+    Examples:
+        faster export kinetics.zarr --out kinetics.h5
+        faster export thumos.zarr --out features --model r2plus1d50 --pool
+    """
+    from .export import ExportConfig, export
+
+    summary = export(
+        ExportConfig(**options), say=lambda line: click.echo(line, err=True), progress=not as_json
+    )
+    if as_json:
+        click.echo(json.dumps(summary.to_dict(), indent=2))
+    else:
+        models = " and ".join(f"{model} at {frames} frames" for model, frames in summary.models)
+        click.echo(
+            f"{summary.out}: {summary.exported} videos exported ({summary.size_bytes / 1e6:,.1f} MB), "
+            f"{summary.already_whole} were whole already; {models}"
+        )
+        _print_reasons("without maps", summary.absent)
+    if not summary.exported + summary.already_whole:
+        raise click.exceptions.Exit(3)
+
+
+@click.command("import", short_help="Put features that others extracted into a store.")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "--store",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The store to write, or to add the model to.",
+)
+@click.option("--model", required=True, help="A name for what made them; of an export, the model to take.")
+@click.option(
+    "--gflops", type=float, help="Cost of the backbone on one clip, multiply-adds / 1e9; an export knows it."
+)
+@click.option(
+    "--clip-frames", type=click.IntRange(1), help="L, frames that one feature saw; an export knows it."
+)
+@click.option(
+    "--clips",
+    type=click.IntRange(1),
+    help="M, features taken of each video; all if every video has as many, else 256 / L.",
+)
+@click.option(
+    "--annotations",
+    multiple=True,
+    type=click.Path(),
+    help="An annotation file, or a folder of them, for labels and splits; repeatable.",
+)
+@click.option("--format", "annotation_format", help="Of the annotations; told from the files by default.")
+@click.option("--allow-missing", is_flag=True, help="Go on without listed videos that have no features.")
+@click.option("--channels-first", is_flag=True, help="The arrays are (T, c, h, w) or (T, c, l, h, w).")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def import_command(as_json: bool, **options: Any) -> None:
+    """Put features into a store as a model's maps, to train aggregators on.
+
+    SOURCE is a folder of .npy files or an HDF5 file with one array a video: (T, c), (T, h, w, c) or
+    (T, l, h, w, c); or what faster export wrote. All of it is checked before anything is written. Labels
+    come from --annotations, from an export, from the store that is added to, or from class folders.
+
+    \b
+    Examples:
+        faster import i3d/ --store ucf.zarr --model i3d --gflops 108 --clip-frames 16 --annotations ucfTrainTestlist
+        faster import kinetics.h5 --store copy.zarr --model r2plus1d50
+    """
+    from .importing import ImportConfig, import_features
+
+    summary = import_features(
+        ImportConfig(**options), say=lambda line: click.echo(line, err=True), progress=not as_json
+    )
+    if as_json:
+        click.echo(json.dumps(summary.to_dict(), indent=2))
+        return
+    click.echo(
+        f"{summary.store}: {summary.imported} videos imported as {summary.model}, {summary.already_whole} were whole "
+        f"already, {summary.missing} are missing, {summary.left_out} features left out; {summary.padded} videos repeat "
+        "their last feature"
+    )
+    _print_reasons("recorded as failed", summary.absent)
+    verb = "train-agg --store" if summary.labelled else "inspect"
+    click.echo(f"next: faster {verb} {summary.store}")
+
+
+def _print_reasons(what: str, reasons: dict[str, int]) -> None:
+    for reason, count in list(reasons.items())[:10]:
+        click.echo(f"  {what} {count}: {reason}")
+    if len(reasons) > 10:
+        click.echo(f"  and {len(reasons) - 10} more reasons, listed in the output")

@@ -1,0 +1,128 @@
+"""A store's maps for other programs: one HDF5 file, or a folder of one `.npy` a video with its facts beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import StoreError, UsageError
+from ..stopping import interruptible
+from ..store.reader import Store
+from .export_hdf5 import write_hdf5
+from .export_npy import write_npy
+from .outgoing import ModelExport
+
+FORMATS = ("hdf5", "npy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """What to export; `faster export` has an option for each field.
+
+    Attributes:
+        store: the store to read.
+        out: the HDF5 file, or the folder of `.npy` files.
+        format: "hdf5" or "npy"; None tells it from `out`: .h5 and .hdf5 are HDF5.
+        model, clip_frames: which maps; None takes all that the store has.
+        pool: the mean over l, h and w instead of maps.
+    """
+
+    store: str | Path
+    out: str | Path
+    format: str | None = None
+    model: str | None = None
+    clip_frames: int | None = None
+    pool: bool = False
+
+    def __post_init__(self) -> None:
+        if self.format not in (None, *FORMATS):
+            raise UsageError(f"--format is {self.format}; allowed: {', '.join(FORMATS)}")
+
+    @property
+    def settled_format(self) -> str:
+        """The format, told from the output's name where it is not given."""
+        return self.format or ("hdf5" if Path(self.out).suffix.lower() in (".h5", ".hdf5") else "npy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSummary:
+    """What a run of `export` did; the counts are of videos, of each model one.
+
+    Attributes:
+        models: (model, clip frames) of what was exported.
+        exported: written now; already_whole: found whole from an earlier run (npy only).
+        absent: those without maps, by reason; the output lists each.
+        size_bytes: of the maps written now.
+        notes: what the user should know, one line each.
+    """
+
+    out: str
+    format: str
+    models: tuple[tuple[str, int], ...]
+    exported: int
+    already_whole: int
+    absent: dict[str, int]
+    size_bytes: int
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+
+def export(
+    config: ExportConfig, *, say: Callable[[str], None] = print, progress: bool = True
+) -> ExportSummary:
+    """Write a store's maps as HDF5 or `.npy`, one video in memory at a time.
+
+    An HDF5 file appears when it is whole, and an existing one is refused. A folder of `.npy` files is filled file
+    by file; run again, it goes on: a video whose facts and size are those of the store is not written again.
+
+    Args:
+        config: what to export.
+        say: receives one line for each thing the user should know.
+        progress: show a progress bar.
+
+    Raises:
+        UsageError, StoreError: the store lacks what is asked, or is damaged; the output is taken.
+        StorageError: the disk failed.
+        Interrupted: SIGTERM or SIGUSR1.
+    """
+    store, out = Store(Path(config.store)), Path(config.out)
+    keys = [
+        key for key in store.models if config.model in (None, key[0]) and config.clip_frames in (None, key[1])
+    ]
+    if not keys:
+        known = ", ".join(f"{name} at {length} frames" for name, length in store.models) or "none"
+        raise StoreError(f"{store.path} has no such maps to export; it has: {known}")
+    models = [ModelExport(store, store.features(*key), pool=config.pool) for key in keys]
+    notes = [
+        f"{model.features.model}: {model.features.views} views are stored, the centre view is exported"
+        for model in models
+        if model.features.views > 1
+    ]
+    for note in notes:
+        say(f"note: {note}")
+    chosen = config.settled_format
+    kept = "nothing is left" if chosen == "hdf5" else "whole files are kept"
+    total = sum(len(model.rows) for model in models)
+    with (
+        interruptible(kept),
+        tqdm(total=total, unit="video", desc="export", disable=not progress, dynamic_ncols=True) as bar,
+    ):
+        written = (write_hdf5 if chosen == "hdf5" else write_npy)(out, models, bar.update)
+    return ExportSummary(
+        out=str(out),
+        format=chosen,
+        models=tuple(keys),
+        exported=written.videos,
+        already_whole=total - written.videos,
+        absent=dict(Counter(a.reason for model in models for a in model.absences.values()).most_common()),
+        size_bytes=written.size_bytes,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,221 @@
+"""Which video each imported feature array is of: its record, by name, from lists, folders or a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from ..errors import SourceError, UsageError
+from ..extract.annotation_formats import Format, Listing, file_formats, get_format
+from ..extract.annotations import merge, with_auto_split
+from ..extract.video_folder import VideoFolder, is_video_name
+from ..store import Store, VideoRecord
+from .words import record_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The records of the arrays that are wanted.
+
+    Attributes:
+        records: name of the array → the video's record, in the order in which they become rows.
+        class_names: what the labels stand for.
+        missing: listed videos that have no array.
+        left_out: arrays that are of no listed video.
+        notes: what the user should know, one line each.
+    """
+
+    records: Mapping[str, VideoRecord]
+    class_names: tuple[str, ...]
+    missing: tuple[VideoRecord, ...] = ()
+    left_out: int = 0
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+
+def labels_from_lists(
+    names: Sequence[str], lists: Sequence[Path], *, format: str | None, allow_missing: bool
+) -> Labels:
+    """Match arrays with the videos that annotation lists name.
+
+    Args:
+        names: the arrays' names; a video's id, path or bare file name, with its extension or without.
+        lists: annotation files, or folders of them; all of one format.
+        format: name of that format; by default recognised from the files.
+        allow_missing: go on without listed videos that have no array.
+
+    Raises:
+        UsageError: an unknown format, or one that reads no lists.
+        SourceError: lists that cannot be read or contradict themselves, no match, two matches, missing videos.
+    """
+    chosen, files = _format_of(lists, format)
+    listing = _listing(names)
+    chosen.read(files, listing)
+    merged = [record for record, _ in merge(listing)]
+    if listing.problems:
+        more = len(listing.problems) - 1
+        raise SourceError(listing.problems[0] + (f" (and {more:,} more such problems)" if more else ""))
+    matched, missing, left_out = _match(names, merged)
+    where = ", ".join(str(each) for each in lists)
+    if not matched:
+        raise SourceError(
+            f"none of the {len(names):,} features ({names[0]!r}, …) is of a video that {where} lists "
+            f"({merged[0].id if merged else 'none'!r}, …); they are matched by id, path or file name"
+        )
+    if missing and not allow_missing:
+        raise SourceError(
+            f"{len(missing):,} of {len(merged):,} listed videos have no features: {missing[0].id!r}, …; go on "
+            "without them with --allow-missing"
+        )
+    notes = [f"labels from {chosen.name} ({where})", *listing.notes]
+    if missing:
+        notes.append(
+            f"{len(missing):,} of {len(merged):,} listed videos have no features: recorded as missing"
+        )
+    if left_out:
+        notes.append(
+            f"{len(left_out):,} of {len(names):,} features are of no listed video, and left out: {left_out[0]!r}, …"
+        )
+    records, split_notes = _with_splits(matched)
+    if split_notes:
+        missing = [with_auto_split(record) for record in missing]
+    return Labels(
+        records=records,
+        class_names=tuple(listing.class_names),
+        missing=tuple(missing),
+        left_out=len(left_out),
+        notes=(*notes, *split_notes),
+    )
+
+
+def labels_from_folders(names: Sequence[str]) -> Labels:
+    """Class folders, below train/, val/ and test/ or not, where the arrays lie in folders; else no labels.
+
+    Raises:
+        SourceError: an array that lies in the folder of a part, and in no class folder.
+    """
+    chosen = get_format("class-folders" if any("/" in name for name in names) else "files")
+    listing = _listing(names)
+    chosen.read([], listing)
+    if listing.problems:
+        raise SourceError(listing.problems[0])
+    by_video = {_as_video(name): name for name in names}
+    matched = {
+        by_video[record.path]: replace(record, id=by_video[record.path], path=by_video[record.path])
+        for record, _ in merge(listing)
+    }
+    records, notes = _with_splits(matched)
+    said = (
+        [f"labels from {chosen.name}"]
+        if listing.class_names
+        else ["no labels: name lists with --annotations"]
+    )
+    return Labels(
+        records=records,
+        class_names=tuple(listing.class_names),
+        notes=(*said, *listing.notes, *notes),
+    )
+
+
+def labels_from_store(names: Sequence[str], store: Store) -> Labels:
+    """The videos that a store has already: the arrays become another model's maps of them.
+
+    Raises:
+        SourceError: no array, or two, are of its videos.
+    """
+    videos = store.videos
+    known = [record_of(videos, row) for row, exists in enumerate(videos.exists.tolist()) if exists]
+    matched, missing, left_out = _match(names, known)
+    if not matched:
+        raise SourceError(
+            f"none of the {len(names):,} features ({names[0]!r}, …) is of a video of {store.path} ({known[0].id!r}, …); "
+            "name their lists with --annotations, or write to another --store"
+        )
+    notes = [f"videos, labels and splits as {store.path} has them"]
+    if missing:
+        notes.append(f"{len(missing):,} of its videos have no features: recorded as failed, for this model")
+    if left_out:
+        notes.append(
+            f"{len(left_out):,} features are of none of its videos, and left out: {left_out[0]!r}, …"
+        )
+    return Labels(records=matched, class_names=videos.class_names, left_out=len(left_out), notes=tuple(notes))
+
+
+def _format_of(lists: Sequence[Path], name: str | None) -> tuple[Format, list[Path]]:
+    """The one format of the lists, and the files that are its."""
+    for path in lists:
+        if not path.exists():
+            raise SourceError(f"no such annotation file or folder: {str(path)!r}")
+    named = [path for path in lists if path.is_file()]
+    inside = [file for path in lists if path.is_dir() for file in sorted(path.iterdir()) if file.is_file()]
+    if name is not None:
+        chosen = get_format(name)
+        if not chosen.from_files:
+            raise UsageError(f"format {name!r} reads no lists; leave out --annotations and --format")
+        return chosen, named + [file for file in inside if chosen.recognises(file)]
+    by_format: dict[str, list[Path]] = {}
+    for file in named + inside:
+        recognised = next((each for each in file_formats() if each.recognises(file)), None)
+        if recognised is not None:
+            by_format.setdefault(recognised.name, []).append(file)
+        elif file in named:
+            raise SourceError(f"{str(file)!r} is no annotation file of a known format; name it with --format")
+    if len(by_format) != 1:
+        found = ", ".join(by_format) or "none"
+        raise SourceError(f"--annotations must be lists of one format, found {found}; name it with --format")
+    ((chosen_name, files),) = by_format.items()
+    return get_format(chosen_name), files
+
+
+def _as_video(name: str) -> str:
+    """The video that an array's name stands for; the readers of lists know videos by their extension."""
+    return name if is_video_name(name) else f"{name}.mp4"
+
+
+def _listing(names: Iterable[str]) -> Listing:
+    """A listing under a root where, for each array, its video would lie."""
+    return Listing(VideoFolder(root=Path(), files=frozenset(map(_as_video, names))))
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0] if is_video_name(name) else name
+
+
+def _match(
+    names: Sequence[str], records: Sequence[VideoRecord]
+) -> tuple[dict[str, VideoRecord], list[VideoRecord], list[str]]:
+    """Array → record, in the records' order; records without an array; arrays without a record.
+
+    An array is a record's by its whole id or path, or else by its file name alone.
+    """
+    whole = {_stem(name): name for name in names}
+    by_name: dict[str, list[str]] = {}
+    for name in names:
+        by_name.setdefault(PurePosixPath(_stem(name)).name, []).append(name)
+    matched: dict[str, VideoRecord] = {}
+    missing = []
+    for record in records:
+        exact = whole.get(_stem(record.id)) or whole.get(_stem(record.path))
+        found = [exact] if exact else by_name.get(PurePosixPath(_stem(record.id)).name, [])
+        if not found:
+            missing.append(record)
+            continue
+        if len(found) > 1 or found[0] in matched:
+            other = found[1] if len(found) > 1 else matched[found[0]].id
+            raise SourceError(
+                f"{record.id!r} fits the features {found[0]!r}, and so does {other!r}"
+                if len(found) == 1
+                else f"{record.id!r} fits two features, {found[0]!r} and {other!r}; name them after the whole path"
+            )
+        matched[found[0]] = record
+    return matched, missing, [name for name in names if name not in matched]
+
+
+def _with_splits(records: Mapping[str, VideoRecord]) -> tuple[dict[str, VideoRecord], list[str]]:
+    """The split "auto" where there are labels and no split, as for every source."""
+    if any(record.splits for record in records.values()) or all(r.label < 0 for r in records.values()):
+        return dict(records), []
+    return (
+        {name: with_auto_split(record) for name, record in records.items()},
+        ["no splits given: split 'auto' holds out about 1 video in 5 as test, by its id"],
+    )

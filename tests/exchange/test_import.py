@@ -1,0 +1,268 @@
+"""Others' features as maps: which, labelled how, and bad files refused before a byte is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from exchanges import ALL, contents, features, foreign, make_original, quiet, save
+from faster import store as stores
+from faster.aggregate.train import TrainConfig, train_agg
+from faster.cli import main
+from faster.errors import FasterError, SourceError, StoreError
+from faster.predict import Predictor
+from faster.store.verify import remove_shards, verify
+from sources import write
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> stores.Store:
+    return make_original(tmp_path / "a.zarr")
+
+
+# --- Others' features ----------------------------------------------------------------------------------
+
+
+def test_vectors_of_any_length_become_the_stores_clips(tmp_path: Path) -> None:
+    lengths = {"a/long": 11, "a/exact": 4, "b/short": 2}
+    arrays = {name: features(t, 6, seed=t) for name, t in lengths.items()}
+    for name, array in arrays.items():
+        save(tmp_path / f"f/{name}.npy", array)
+    summary = foreign(tmp_path / "f", tmp_path / "b.zarr", clips=4)
+    store = stores.open(tmp_path / "b.zarr")
+    maps = store.features("i3d", 16)
+    taken = {"a/long": [0, 2, 5, 8], "a/exact": [0, 1, 2, 3], "b/short": [0, 1, 1, 1]}
+    for name, places in taken.items():
+        stored = maps.read_maps(store.videos.row_of[name], 0, ALL)
+        np.testing.assert_array_equal(stored[:, 0, 0, 0], arrays[name][places].astype(np.float16))
+    assert summary.padded == 1
+    assert maps.coverage.columns["padded"][store.videos.row_of["b/short"], 0].tolist() == [0, 0, 16, 16]
+    assert store.class_names == ("a", "b") and store.videos.split_names == ["auto"]
+    assert maps.gflops_per_clip == 2.5 and maps.spec.transform == {"imported": True}
+    assert maps.provenance["imported"]["source"] == str(tmp_path / "f")
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 5, 8), (3, 2, 5, 5, 8)])
+def test_channels_first_gives_the_same_maps(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    array = features(*shape)
+    save(tmp_path / "last/v.npy", array)
+    save(tmp_path / "first/v.npy", np.asfortranarray(np.moveaxis(array, -1, 1)).astype(">f8"))
+    foreign(tmp_path / "last", tmp_path / "a.zarr")
+    foreign(tmp_path / "first", tmp_path / "b.zarr", channels_first=True)
+    a, b = (stores.open(tmp_path / name).features("i3d", 16) for name in ("a.zarr", "b.zarr"))
+    assert a.map_shape == (1, *shape[1:])[-4:]
+    np.testing.assert_array_equal(a.read_maps(0, 0, [0, 1, 2]), b.read_maps(0, 0, [0, 1, 2]))
+
+
+def test_hdf5_of_a_dataset_or_a_group_a_video(tmp_path: Path) -> None:
+    arrays = {name: features(3, 6, seed=i) for i, name in enumerate(["v_a", "v_b"])}
+    with h5py.File(tmp_path / "plain.h5", "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+    with h5py.File(tmp_path / "grouped.hdf5", "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(f"{name}/c3d_features", data=array, compression="gzip")
+    for source in ("plain.h5", "grouped.hdf5"):
+        foreign(tmp_path / source, tmp_path / f"{source}.zarr")
+        store = stores.open(tmp_path / f"{source}.zarr")
+        for row, name in enumerate(["v_a", "v_b"]):
+            assert store.videos.ids[row] == name
+            maps = store.features("i3d", 16).read_maps(row, 0, [0, 1, 2])
+            np.testing.assert_array_equal(maps[:, 0, 0, 0], arrays[name].astype(np.float16))
+
+
+def test_labels_come_from_lists_by_id_path_or_file_name(tmp_path: Path) -> None:
+    lists = tmp_path / "ucfTrainTestlist"
+    write(lists / "classInd.txt", "1 Archery", "2 Surfing")
+    write(lists / "trainlist01.txt", "Archery/v_Archery_g08_c01.avi 1", "Surfing/v_Surfing_g08_c01.avi 2")
+    write(lists / "testlist01.txt", "Archery/v_Archery_g01_c01.avi", "Surfing/v_Surfing_g01_c01.avi")
+    for name in ("v_Archery_g08_c01", "Surfing/v_Surfing_g08_c01", "v_Archery_g01_c01.avi", "other"):
+        save(tmp_path / f"f/{name}.npy", features(2, 4))
+    with pytest.raises(SourceError, match=r"1 of 4 listed .*--allow-missing"):
+        foreign(tmp_path / "f", tmp_path / "b.zarr", annotations=(str(lists),))
+    summary = foreign(tmp_path / "f", tmp_path / "b.zarr", annotations=(str(lists),), allow_missing=True)
+    assert (summary.imported, summary.left_out, summary.missing) == (3, 1, 1)
+    videos = stores.open(tmp_path / "b.zarr").videos
+    assert videos.ids == [
+        "Archery/v_Archery_g08_c01.avi",
+        "Surfing/v_Surfing_g08_c01.avi",
+        "Archery/v_Archery_g01_c01.avi",
+    ]
+    assert videos.labels.tolist() == [0, 1, 0] and videos.split("split1").tolist() == [1, 1, 3]
+    assert videos.groups[0] == "Archery/g08" and list(videos.missing) == ["Surfing/v_Surfing_g01_c01.avi"]
+
+
+def test_kinetics_lists_name_features_by_their_id(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "k.csv",
+        "label,youtube_id,time_start,time_end,split",
+        "surfing,abc,1,11,train",
+        "archery,def,0,10,val",
+    )
+    for name in ("abc_000001_000011", "def_000000_000010"):
+        save(tmp_path / f"f/{name}.npy", features(2, 4))
+    foreign(tmp_path / "f", tmp_path / "b.zarr", annotations=(str(file),))
+    videos = stores.open(tmp_path / "b.zarr").videos
+    assert videos.ids == ["abc_000001_000011", "def_000000_000010"]
+    assert [videos.class_names[label] for label in videos.labels] == ["surfing", "archery"]
+
+
+def test_names_that_fit_two_videos_or_none_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "train.txt", "a/v.mp4 0", "b/v.mp4 1")
+    save(tmp_path / "f/v.npy", features(2, 4))
+    with pytest.raises(SourceError, match="fits"):
+        foreign(tmp_path / "f", tmp_path / "b.zarr", annotations=(str(file),))
+    save(tmp_path / "g/w.npy", features(2, 4))
+    with pytest.raises(SourceError, match="none of the 1 features"):
+        foreign(tmp_path / "g", tmp_path / "b.zarr", annotations=(str(file),))
+    assert not (tmp_path / "b.zarr").exists()
+
+
+def test_features_join_a_store_as_another_model_of_its_videos(original: stores.Store, tmp_path: Path) -> None:
+    for row, name in enumerate(original.videos.ids):
+        if row != 3:
+            save(tmp_path / f"f/{name.rpartition('.')[0] if row != 5 else name}.npy", features(4, 1, 1, 16))
+    before = original.videos.segments
+    summary = foreign(tmp_path / "f", original.path, clip_frames=8)
+    store = stores.open(original.path)
+    assert summary.imported == 9 and store.videos.segments == before
+    assert store.features("i3d", 8).coverage.reasons == {(3, 0): "no features of it were imported"}
+    assert not verify(original.path).bad
+
+
+def test_an_import_goes_on_where_it_was_and_refuses_other_files(tmp_path: Path) -> None:
+    for i in range(70):  # two shards of 64
+        save(tmp_path / f"f/{'ab'[i % 2]}/{i}.npy", features(2, 4, seed=i))
+    foreign(tmp_path / "f", tmp_path / "b.zarr")
+    whole = contents(tmp_path / "b.zarr")
+    remove_shards(stores.open(tmp_path / "b.zarr"), [("i3d", 16, 1, 0)])
+    again = foreign(tmp_path / "f", tmp_path / "b.zarr")
+    assert (again.imported, again.already_whole) == (6, 64)
+    assert contents(tmp_path / "b.zarr") == whole
+    save(tmp_path / "f/a/0.npy", features(2, 4, seed=99))
+    with pytest.raises(StoreError, match="weights_digest"):
+        foreign(tmp_path / "f", tmp_path / "b.zarr")
+
+
+@pytest.mark.parametrize("aggregator", ["gru", "average"])
+def test_an_aggregator_trains_on_imported_features(tmp_path: Path, aggregator: str) -> None:
+    for i in range(24):
+        array = features(5 + i % 3, 8, seed=i)
+        array[:, i % 2] += 3
+        part = "test" if i >= 16 else "train"
+        save(tmp_path / f"f/{part}/{'ab'[i % 2]}/{i}.npy", array)
+    foreign(tmp_path / "f", tmp_path / "b.zarr", clips=4)
+    result = train_agg(
+        TrainConfig(
+            store=tmp_path / "b.zarr", aggregator=aggregator, out=tmp_path / "run", epochs=12, device="cpu"
+        ),
+        say=quiet,
+        progress=False,
+    )
+    assert result.report.metrics.top1 == 1.0 and result.report.metrics.videos == 8
+    with pytest.raises(FasterError, match="i3d"):  # nothing can make these maps live
+        Predictor(tmp_path / "run")
+
+
+# --- Hostile input -------------------------------------------------------------------------------------
+
+
+class Bomb:
+    """Unpickled, it would say so."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, ...]]:
+        return print, ("unpickled",)
+
+
+def bad_values(value: float) -> np.ndarray:
+    array = features(3, 4)
+    array[1, 2] = value
+    return array
+
+
+def cut(path: Path) -> None:
+    save(path, features(30, 4))
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def archive(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, a=features(2, 4))
+
+
+def link_h5(path: Path) -> None:
+    """A dataset whose bytes are another file's."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("v", shape=(2, 4), dtype="f4", external=[("/etc/passwd", 0, 32)])
+
+
+BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "pickled": ("v.npy", lambda p: np.save(p, np.array([Bomb()], dtype=object)), "Python objects"),
+    "cut": ("v.npy", cut, "v.npy"),
+    "empty": ("v.npy", lambda p: p.touch(), "empty"),
+    "text": ("v.npy", lambda p: p.write_text("hello"), "v.npy"),
+    "archive": ("v.npy", archive, "archive"),
+    "one axis": ("v.npy", lambda p: np.save(p, features(4)), "allowed: (T, c)"),
+    "three axes": ("v.npy", lambda p: np.save(p, features(2, 3, 4)), "allowed: (T, c)"),
+    "no features": ("v.npy", lambda p: np.save(p, features(0, 4)), "none of them 0"),
+    "integers": ("v.npy", lambda p: np.save(p, np.ones((2, 4), dtype=np.int64)), "int64"),
+    "a structure": ("v.npy", lambda p: np.save(p, np.zeros((2, 4), dtype="f4,f4")), "floating|features are"),
+    "NaN": ("v.npy", lambda p: np.save(p, bad_values(np.nan)), "v: feature 1 is not finite"),
+    "infinite": ("v.npy", lambda p: np.save(p, bad_values(np.inf)), "not finite"),
+    "too large": ("v.npy", lambda p: np.save(p, bad_values(1e5)), "beyond float16"),
+    "other channels": ("v.npy", lambda p: np.save(p, features(3, 5)), "1×1×1×5"),
+    "maps among vectors": ("v.npy", lambda p: np.save(p, features(3, 2, 2, 4)), "1×2×2×4"),
+    "no file": ("v.txt", lambda p: p.touch(), "no .npy"),
+    "no HDF5": ("f.h5", lambda p: p.write_text("hello"), "HDF5"),
+    "HDF5 without arrays": ("f.h5", lambda p: h5py.File(p, "w").close(), "no datasets"),
+    "HDF5 into other files": ("f.h5", link_h5, "other files"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_is_one_line_and_nothing_is_written(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, make, words = BAD[case]
+    folder = tmp_path / "f"
+    folder.mkdir()
+    if name == "v.npy":
+        save(folder / "first.npy", features(3, 4))
+    make(folder / name)
+    source = folder / name if name.endswith(".h5") else folder
+    arguments = ["import", str(source), "--store", str(tmp_path / "b.zarr"), "--model", "i3d"]
+    with pytest.raises(SystemExit) as left:
+        main([*arguments, "--gflops", "1", "--clip-frames", "16", "--json"])
+    told = capsys.readouterr()
+    assert left.value.code == 65 and "unpickled" not in told.out
+    lines = [line for line in told.err.splitlines() if not line.startswith("note: ")]
+    assert len(lines) == 1 and any(word in lines[0] for word in words.split("|")), told.err
+    assert not (tmp_path / "b.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--gflops"),
+        (["--gflops", "1"], "--clip-frames"),
+        (["--gflops", "-1", "--clip-frames", "8"], "--gflops is -1"),
+        (["--gflops", "nan", "--clip-frames", "8"], "--gflops is nan"),
+        (
+            ["--gflops", "1", "--clip-frames", "8", "--annotations", ".", "--format", "files"],
+            "reads no lists",
+        ),
+    ],
+)
+def test_an_import_that_cannot_be_meant_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    save(tmp_path / "f/v.npy", features(3, 4))
+    with pytest.raises(SystemExit) as left:
+        main(
+            ["import", str(tmp_path / "f"), "--store", str(tmp_path / "b.zarr"), "--model", "i3d", *arguments]
+        )
+    assert left.value.code == 2 and words in capsys.readouterr().err
+    assert not (tmp_path / "b.zarr").exists()
