@@ -19,9 +19,13 @@ COMMANDS = {
     "train-agg": ("aggregate.commands", "train_agg_command"),
     "evaluate": ("aggregate.commands", "evaluate_command"),
     "predict": ("predict_commands", "predict_command"),
+    "export-model": ("predict_commands", "export_model_command"),
     "flops": ("costs_commands", "flops_command"),
     "inspect": ("store.commands", "inspect_command"),
+    "convert": ("store.commands", "convert_command"),
     "verify": ("store.commands", "verify_command"),
+    "export": ("exchange.commands", "export_command"),
+    "import": ("exchange.commands", "import_command"),
     "models": ("costs_commands", "models_command"),
     "demo": ("demo.commands", "demo_command"),
 }

@@ -9,18 +9,15 @@ for prediction in predictor.predict(["new.mp4"]):
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from .aggregate.evaluate import aggregator_gflops_of
 from .aggregate.pattern import Pattern
@@ -28,58 +25,22 @@ from .aggregate.runs import Run, load_run
 from .devices import choose_device
 from .errors import UsageError, VideoError, WeightsError
 from .extract.decode import LoadedVideo
-from .extract.decoders import DecodeJob, DecoderPool, VideoFailure
 from .extract.frozen import FrozenBackbone
 from .extract.weights import find_weights, load_weights, random_weights
-from .store.commit import replace
+from .predictions import BUDGET, CONFIDENT, ClipAnswer, Prediction, write_predictions
+from .store import FeatureSpec
 from .store.grid import uniform_subset
-from .store.schema import FeatureSpec
+from .streaming import ClipRequest, ClipStream
 
-TOP = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """One video's answer, or why there is none.
-
-    Attributes:
-        path: the video as it was named.
-        probabilities: (classes,) float64, sums to 1; None where the video failed.
-        class_names: what they stand for.
-        gflops: spent on it, backbones and aggregator, in multiply-adds / 1e9.
-        clips_of: model → clips that it ran on.
-        reason: why there is no answer, else "".
-    """
-
-    path: str
-    class_names: tuple[str, ...]
-    probabilities: NDArray[np.float64] | None = None
-    gflops: float = 0.0
-    clips_of: Mapping[str, int]
-    reason: str = ""
-
-    def top(self, count: int = TOP) -> list[tuple[str, float]]:
-        """The most probable classes and their probabilities, the best first; empty where the video failed."""
-        if self.probabilities is None:
-            return []
-        order = np.argsort(-self.probabilities, kind="stable")[:count]
-        return [(self.class_names[i], float(self.probabilities[i])) for i in order]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
-        return {
-            "path": self.path,
-            "top": [{"class": name, "probability": p} for name, p in self.top()],
-            "gflops": self.gflops,
-            "clips": dict(self.clips_of),
-            "reason": self.reason,
-        }
+__all__ = ["ClipAnswer", "Prediction", "Predictor", "write_predictions"]
 
 
 class Predictor:
     """A trained run, ready to classify raw videos: what `faster predict` calls.
 
-    The backbones' weights are those that the run's store was extracted with, told by their digest.
+    The backbones' weights are those that the run's store was extracted with, told by their digest. Clips run one
+    at a time, so that nothing is computed that a stop would leave out; against the store's batches, maps may differ
+    in the last float16 bit.
 
     Args:
         run: a run folder of `faster train-agg`, or a loaded run.
@@ -109,94 +70,180 @@ class Predictor:
         }
         self._aggregator = self.run.aggregator.to(self.device).eval()
         grid = next(iter(self._specs.values())).clips
-        self._chosen, exact = uniform_subset(grid, config.clips)
-        self._decoded = grid
-        if exact:  # where N divides the store's M, N clips asked alone are the very clips that the store has
-            self._chosen, self._decoded = np.arange(config.clips), config.clips
+        places, exact = uniform_subset(grid, config.clips)
+        # Where N divides the store's M, N clips asked alone are the very clips that the store has.
+        self._grid = config.clips if exact else grid
+        self._places = range(config.clips) if exact else places.tolist()
         mask = Pattern.parse(config.pattern).expensive_mask(config.clips)
-        self.models = [str(config.expensive if dear else config.cheap) for dear in mask]
+        self.models: list[str] = [str(config.expensive if dear else config.cheap) for dear in mask]
         """The model of each of the N clips, in time order."""
+        self.gflops_after = self._costs()
+        """(N,) float64: GFLOPs of a video after each of its clips, in multiply-adds / 1e9."""
 
-    def predict(self, paths: Iterable[str | Path], *, decoders: int = 1) -> Iterator[Prediction]:
-        """Classify videos, one after another; one that cannot be decoded gives a Prediction with a reason."""
-        names = [str(path) for path in paths]
-        with ExitStack() as stack:
-            # Models that see the same frames share a decode.
-            streams = {
-                frames: self._decode(stack, names, size=frames[0], frame_stride=frames[1], decoders=decoders)
-                for frames in sorted({_frames_of(spec) for spec in self._specs.values()})
-            }
-            for path in names:
-                videos = {frames: next(stream)[1] for frames, stream in streams.items()}
-                try:
-                    for video in videos.values():
-                        if isinstance(video, VideoFailure):
-                            raise VideoError(video.reason)
-                    yield self._classify(
-                        path, {f: v.clips for f, v in videos.items() if isinstance(v, LoadedVideo)}
-                    )
-                except VideoError as error:
-                    reason = str(error).removeprefix(f"{Path(path).name}: ")
-                    yield Prediction(
-                        path=path, class_names=self.run.config.class_names, clips_of={}, reason=reason
-                    )
+    def predict(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        exit_probability: float | None = None,
+        budget_gflops: float | None = None,
+    ) -> Iterator[Prediction]:
+        """Classify videos, one after another; one that cannot be decoded gives a Prediction with a reason.
 
-    def _decode(
-        self, stack: ExitStack, paths: Sequence[str], *, size: int, frame_stride: int, decoders: int
-    ) -> Iterator[tuple[str, LoadedVideo | VideoFailure]]:
-        arguments = {
-            "clips": self._decoded,
-            "clip_frames": self.run.config.clip_frames,
-            "frame_stride": frame_stride,
-            "size": size,
-        }
-        jobs = (DecodeJob(key=path, path=Path(path), arguments=arguments) for path in paths)
-        shape = (self._decoded, self.run.config.clip_frames, size, size, 3)
-        return stack.enter_context(DecoderPool(decoders, shape=shape, slots=decoders + 1)).run(jobs)
+        Takes and raises what `answers` does.
+        """
+        answers = self.answers(paths, exit_probability=exit_probability, budget_gflops=budget_gflops)
+        return (answer for answer in answers if isinstance(answer, Prediction))
 
-    def _classify(self, path: str, clips: Mapping[tuple[int, int], NDArray[np.uint8]]) -> Prediction:
-        """One video's clips, for each kind of frames (M or N, L, size, size, 3) uint8."""
-        config, spent = self.run.config, 0.0
-        inputs: dict[int, Tensor] = {}
-        for model, network in self._networks.items():
-            times = [t for t, name in enumerate(self.models) if name == model]
-            chosen = self._chosen[times]
-            maps, logits = network(clips[_frames_of(self._specs[model])][chosen])  # float16, as the store's
-            values = logits if self._aggregator.reads == "logits" else maps
-            assert values is not None  # the store that the run was trained on had logits
-            inputs |= {t: torch.from_numpy(values[i : i + 1]).to(self.device) for i, t in enumerate(times)}
-            spec = self._specs[model]
-            spent += len(times) * network.gflops(spec.clip_frames, int(spec.transform["size"]))
+    def answers(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        exit_probability: float | None = None,
+        budget_gflops: float | None = None,
+    ) -> Iterator[ClipAnswer | Prediction]:
+        """Classify videos, and say at any time: for each a ClipAnswer after each clip, then its Prediction.
+
+        Memory does not grow with a video's length but for its frames' times. A video may fail after some answers.
+
+        Args:
+            paths: video files.
+            exit_probability: leave a video after the clip at which a class is at least so probable, in (0, 1].
+            budget_gflops: leave each video before the clip that would cost more than this in all.
+
+        Raises:
+            UsageError: a probability outside (0, 1], or a budget below the cost of the first clip.
+        """
+        if exit_probability is not None and not 0 < exit_probability <= 1:
+            raise UsageError(
+                f"an exit at probability {exit_probability}; it must lie above 0 and at most at 1"
+            )
+        clips = len(self.models)
+        if budget_gflops is not None:
+            clips = int((self.gflops_after <= budget_gflops).sum())
+            if not clips:
+                raise UsageError(
+                    f"a budget of {budget_gflops:g} GFLOPs; the first clip alone costs {self.gflops_after[0]:.4g} "
+                    f"({self.models[0]})"
+                )
+        return self._answers([str(path) for path in paths], exit_probability or float("inf"), clips)
+
+    def scores(self, clips: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float64]]:
+        """The probabilities (classes,) float64 after each of a video's clips, from wherever they come.
+
+        Clip t, (1, L, size, size, 3) uint8, is as large, and its frames as far apart, as `models[t]` was extracted
+        with. At most N clips are taken. Maps are rounded to float16, as the store's.
+
+        Raises:
+            VideoError: a backbone's output is not finite or does not fit float16.
+        """
+        state = None
+        for t, clip in zip(range(len(self.models)), clips, strict=False):
+            state, probabilities = self._advance(state, t, clip)
+            yield probabilities
+
+    def _advance(self, state: Any, t: int, clip: NDArray[np.uint8]) -> tuple[Any, NDArray[np.float64]]:
+        """The state after clip t, and the probabilities (classes,) that it reads."""
+        model = self.models[t]
+        try:
+            maps, logits = self._networks[model](clip)
+        except VideoError as error:
+            raise VideoError(
+                f"clip {t}: the map or the logits of {model} are not finite, or beyond float16"
+            ) from error
+        values = logits if self._aggregator.reads == "logits" else maps
+        assert values is not None  # the store that the run was trained on had logits
         with torch.inference_mode():
-            state = self._aggregator.init(inputs[0], self.models[0])
-            for t in range(1, len(inputs)):
-                state = self._aggregator.step(state, inputs[t], self.models[t])
-            scores = self._aggregator.readout(state)[0].double().softmax(-1)
-        return Prediction(
-            path=path,
-            class_names=config.class_names,
-            probabilities=scores.cpu().numpy(),
-            gflops=spent + aggregator_gflops_of(self._aggregator, config.map_shapes, self.models),
-            clips_of={model: self.models.count(model) for model in self._networks},
-        )
+            x = torch.from_numpy(values).to(self.device)
+            state = self._aggregator.step(state, x, model) if t else self._aggregator.init(x, model)
+            return state, self._aggregator.readout(state)[0].double().softmax(-1).cpu().numpy()
 
+    def _answers(self, paths: list[str], enough: float, clips: int) -> Iterator[ClipAnswer | Prediction]:
+        """`answers`, with `enough` the probability to leave at, and `clips` those that the budget allows."""
+        class_names, planned = self.run.config.class_names, len(self.models)
+        with ExitStack() as stack:
+            streams = {
+                frames: stack.enter_context(ClipStream([Path(path) for path in paths], request))
+                for frames, request in self._requests(clips).items()
+            }
+            for video, path in enumerate(paths):
+                done, state, probabilities, reason, stopped_by = 0, None, None, "", ""
+                try:
+                    for loaded in self._clips(streams, video, clips):
+                        state, probabilities = self._advance(state, done, loaded.clips)
+                        done += 1
+                        if done < planned and probabilities.max() >= enough:
+                            stopped_by = CONFIDENT
+                        elif done == clips < planned:
+                            stopped_by = BUDGET
+                        yield ClipAnswer(
+                            path=path,
+                            clip=done - 1,
+                            clips=planned,
+                            time_seconds=float(loaded.times_seconds[0]),
+                            model=self.models[done - 1],
+                            class_names=class_names,
+                            probabilities=probabilities,
+                            gflops=float(self.gflops_after[done - 1]),
+                            last=bool(stopped_by) or done == planned,
+                        )
+                        if stopped_by:
+                            break
+                except VideoError as error:
+                    probabilities, reason = None, str(error).removeprefix(f"{Path(path).name}: ")
+                yield Prediction(
+                    path=path,
+                    class_names=class_names,
+                    probabilities=probabilities,
+                    gflops=float(self.gflops_after[done - 1]) if done else 0.0,
+                    clips_of=dict(Counter(self.models[:done])),
+                    whole_gflops=float(self.gflops_after[-1]),
+                    whole_clips=planned,
+                    stopped_by=stopped_by,
+                    reason=reason,
+                )
 
-def _frames_of(spec: FeatureSpec) -> tuple[int, int]:
-    """(size, frame stride): what decides the frames that a model sees."""
-    return int(spec.transform["size"]), spec.frame_stride
+    def _requests(self, clips: int) -> dict[tuple[int, int], ClipRequest]:
+        """What to decode for the first `clips` clips: models that see the same frames share a decode."""
+        places: dict[tuple[int, int], list[int]] = {}
+        for place, model in zip(self._places, self.models[:clips], strict=False):
+            places.setdefault(self._frames_of(model), []).append(place)
+        return {
+            (size, stride): ClipRequest(
+                grid=self._grid,
+                places=tuple(found),
+                clip_frames=self.run.config.clip_frames,
+                frame_stride=stride,
+                size=size,
+            )
+            for (size, stride), found in places.items()
+        }
 
+    def _clips(
+        self, streams: Mapping[tuple[int, int], ClipStream], video: int, clips: int
+    ) -> Iterator[LoadedVideo]:
+        """A video's first clips in time order, each in its model's frames."""
+        given: Counter[tuple[int, int]] = Counter()
+        for model in self.models[:clips]:
+            frames = self._frames_of(model)
+            yield streams[frames].clip(video, given[frames])
+            given[frames] += 1
 
-def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
-    """Write predictions.csv: a line a video with its best five classes, GFLOPs, and why it failed if it did."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    ranks = [f"{what}{k}" for k in range(1, TOP + 1) for what in ("class", "probability")]
-    rows.writerow(["path", "predicted", *ranks, "gflops", "reason"])
-    for prediction in predictions:
-        best = [value for name, p in prediction.top() for value in (name, f"{p:.6f}")]
-        best += [""] * (2 * TOP - len(best))
-        rows.writerow([prediction.path, best[0], *best, f"{prediction.gflops:.4f}", prediction.reason])
-    replace(path, text.getvalue().encode())
+    def _costs(self) -> NDArray[np.float64]:
+        of_clip = {
+            model: network.gflops(self._specs[model].clip_frames, int(self._specs[model].transform["size"]))
+            for model, network in self._networks.items()
+        }
+        shapes = self.run.config.map_shapes
+        aggregator = [
+            aggregator_gflops_of(self._aggregator, shapes, self.models[: t + 1])
+            for t in range(len(self.models))
+        ]
+        spent: NDArray[np.float64] = np.cumsum([of_clip[model] for model in self.models]) + aggregator
+        return spent
+
+    def _frames_of(self, model: str) -> tuple[int, int]:
+        """(size, frame stride): what decides the frames that a model sees."""
+        return int(self._specs[model].transform["size"]), self._specs[model].frame_stride
 
 
 def _load(spec: FeatureSpec, recorded: str | None, weights: Mapping[str, str], device: str) -> FrozenBackbone:
@@ -220,4 +267,4 @@ def _load(spec: FeatureSpec, recorded: str | None, weights: Mapping[str, str], d
             f"{spec.model}: {where} are not the weights that the run's store was extracted with (digest "
             f"{info.digest[:12]}, not {spec.weights_digest[:12]}); name those: --weights {spec.model}=FILE"
         )
-    return FrozenBackbone(backbone, device=device, batch_clips=spec.batch_clips)
+    return FrozenBackbone(backbone, device=device, batch_clips=1)

@@ -38,9 +38,9 @@ class TSN(Average):
         """The mean of all clips' logits."""
         return batch.map(self.clip_logits).dense(self.dtype).mean(1)
 
-    def loss(self, batch: ClipBatch) -> Tensor:
-        """The videos' mean softmax loss."""
-        return F.cross_entropy(self(batch), batch.labels)
+    def losses(self, batch: ClipBatch, *, label_smoothing: float = 0.0) -> Tensor:
+        """Each video's softmax loss (B,)."""
+        return F.cross_entropy(self(batch), batch.labels, reduction="none", label_smoothing=label_smoothing)
 
 
 def plain(module: TSN, x: Tensor, models: list[str]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from dataclasses import replace
@@ -10,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from faster import predict_commands
 from faster import store as stores
 from faster.aggregate.evaluate import evaluate
 from faster.aggregate.runs import load_run
 from faster.aggregate.train import TrainConfig, train_agg
+from faster.cli import main
 from faster.errors import DataError, Interrupted, SourceError, UsageError, WeightsError
 from faster.extract.pretrain import TrainBackboneConfig, train_backbone
 from faster.extract.run import ExtractConfig, extract
@@ -119,13 +122,18 @@ def test_live_scores_and_costs_equal_the_stores(project: Path, aggregator: str, 
 def test_only_the_named_backbone_runs_on_each_clip(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from faster.extract.frozen import FrozenBackbone
 
-    ran: list[int] = []
+    ran: list[tuple[int, int]] = []
     call = FrozenBackbone.__call__
-    monkeypatch.setattr(
-        FrozenBackbone, "__call__", lambda self, clips: (ran.append(len(clips)), call(self, clips))[1]
-    )
+
+    def spy(self: FrozenBackbone, clips: np.ndarray) -> object:
+        ran.append((sum(p.numel() for p in self.backbone.parameters()), len(clips)))
+        return call(self, clips)
+
+    monkeypatch.setattr(FrozenBackbone, "__call__", spy)
     list(Predictor(project / "runs/fast-gru").predict([next((project / "videos/test/light").glob("*.mp4"))]))
-    assert ran == [2, 2]
+    dear, cheap = ran[:2]
+    assert dear[0] != cheap[0] and dear[1] == cheap[1] == 1
+    assert ran == [dear, cheap, dear, cheap]
 
 
 def test_a_video_that_cannot_be_decoded_is_a_reasoned_line_not_a_guess(project: Path, tmp_path: Path) -> None:
@@ -139,6 +147,91 @@ def test_a_video_that_cannot_be_decoded_is_a_reasoned_line_not_a_guess(project: 
         lines = list(csv.DictReader(file))
     assert [line["predicted"] for line in lines] == ["", "dark", ""]
     assert "video" in lines[0]["reason"] and lines[2]["reason"]
+
+
+def run_command(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as left, pytest.MonkeyPatch.context() as patch:
+        for name in ("predict_command", "export_model_command"):
+            # click remembers the help option that a command was first asked for; the reference asks otherwise
+            patch.setattr(predict_commands, name, copy.copy(getattr(predict_commands, name)))
+        main([str(argument) for argument in arguments])
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def test_a_folder_streams_an_answer_a_clip_and_its_last_lines_are_the_stores(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder holds a broken video: a reasoned line, and exit code 3 at the end."""
+    run = project / "runs/fast-gru"
+    with evaluate(load_run(run)).predictions.open() as file:
+        simulated = {line["id"]: line for line in csv.DictReader(file)}
+    table = tmp_path / "predictions.csv"
+    assert run_command("predict", project / "videos/test", "--run", run, "--stream", "--out", table) == 3
+    said = capsys.readouterr()
+    lines = [json.loads(line) for line in said.out.splitlines()]
+    (failed,) = [line for line in lines if "reason" in line]
+    assert failed["path"].endswith("broken.mp4") and "no video container" in failed["reason"]
+    assert said.err == f"predictions: {table}; 1 of 5 videos failed\n"
+    answers = [line for line in lines if "clip" in line]
+    assert [line["clip"] for line in answers] == [0, 1, 2, 3] * 4
+    for line in answers:
+        assert line["model"] == (CHEAP if line["clip"] % 2 else DEAR) and line["time_seconds"] >= 0
+    last = [line for line in answers if line["last"]]
+    costs = [line["gflops"] for line in answers[:4]]
+    assert costs == sorted(set(costs)) and [line["gflops"] for line in last] == costs[3:] * 4
+    with table.open() as file:
+        rows = {line["path"]: line for line in csv.DictReader(file)}
+    for line in last:
+        name = str(Path(line["path"]).relative_to(project / "videos"))
+        assert line["top"][0]["class"] == simulated[name]["predicted"] == rows[line["path"]]["predicted"]
+        probability = float(simulated[name]["probability1"])
+        assert line["top"][0]["probability"] == pytest.approx(probability, abs=1e-3)
+        assert float(rows[line["path"]]["probability1"]) == pytest.approx(
+            line["top"][0]["probability"], abs=1e-6
+        )
+
+
+def test_stopping_early_is_reported_and_a_budget_too_small_is_refused(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, table = project / "runs/fast-gru", tmp_path / "predictions.csv"
+    video = next((project / "videos/test/light").glob("*.mp4"))
+    after = Predictor(run).gflops_after.tolist()
+    command = ("predict", video, "--run", run, "--out", table)
+    assert run_command(*command, "--budget-gflops", after[1], "--json") == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert (found["stopped_by"], found["clips"]) == ("budget", {DEAR: 1, CHEAP: 1})
+    assert found["saved"] == {"gflops": pytest.approx(after[3] - after[1]), "clips": 2}
+    assert "1 of 1 videos left early" in said.err and "2 of 4 clips" in said.err
+    assert run_command(*command, "--exit", "0.01") == 0
+    assert "confident: saved" in capsys.readouterr().out
+    with table.open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["clips"], row["stopped_by"]) == ("1", "confident")
+    table.unlink()
+    assert run_command(*command, "--budget-gflops", after[0] / 2) == 2
+    assert "the first clip alone costs" in capsys.readouterr().err
+    assert not table.exists()
+
+
+def test_the_exported_average_of_the_backbones_scores_is_the_runs(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = project / "runs/average"
+    assert load_run(run).aggregator.reads == "logits"
+    assert run_command("export-model", run, "--out", tmp_path / "exported", "--json") == 0
+    names = json.loads(capsys.readouterr().out)["files"]
+    description = json.loads((tmp_path / "exported/model.json").read_text())
+    assert description["models"][DEAR]["weights_digest"] and description["class_names"] == ["dark", "light"]
+    programs = {name: torch.export.load(tmp_path / "exported" / name).module() for name in names}
+    scores = torch.tensor([[[2.0, -1.0]], [[0.5, 0.25]], [[-3.0, 3.0]]])
+    state = programs["init.pt2"](scores[0])
+    for score in scores[1:]:
+        state = programs["step.pt2"](*state, score)
+    mean = scores.softmax(-1).mean(0)
+    torch.testing.assert_close(programs["readout.pt2"](*state).softmax(-1), mean)
 
 
 def test_a_new_video_from_anywhere_is_classified(project: Path, tmp_path: Path) -> None:
