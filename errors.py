@@ -18,10 +18,18 @@ A message is one line: what was found, what is allowed, the command that mends i
 from __future__ import annotations
 
 
+def one_line(text: str) -> str:
+    """A text that may hold names from outside, for one line of a terminal: control characters are shown, not obeyed."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class FasterError(Exception):
     """Base of all errors that are the user's to mend; `exit_code` is the command's."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class UsageError(FasterError):

@@ -6,31 +6,89 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 from .errors import Interrupted
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
+_stopped_by = ""  # the message of a stop that is under way
+_depth = 0  # of `interruptible` blocks around the main thread's work
+
+
 @contextmanager
 def interruptible(what_is_kept: str) -> Iterator[None]:
     """Raise `Interrupted` where SIGTERM or SIGUSR1 arrives; the old handlers return at the end.
 
-    For work whose every commit is a single step, so that it may be left at any point.
+    For work whose every commit is a single step, so that it may be left at any point. Only the first signal
+    counts, so that a second one does not break off the leaving. May be nested.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(
-            f"stopped by {signal.Signals(number).name}; {what_is_kept}, run the same command again"
-        )
+        global _stopped_by
+        if not _stopped_by:
+            _stopped_by = (
+                f"stopped by {signal.Signals(number).name}; {what_is_kept}, run the same command again"
+            )
+            raise Interrupted(_stopped_by)
 
+    global _stopped_by, _depth
     if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
         yield
         return
     previous = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    _depth += 1
     try:
         yield
+        raise_if_stopped()
     finally:
+        _depth -= 1
+        if not _depth:
+            _stopped_by = ""
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def raise_if_stopped() -> None:
+    """For every turn of long work: a signal that came where Python drops exceptions, as in a destructor, still counts.
+
+    Raises:
+        Interrupted: a signal has come.
+    """
+    if _stopped_by:
+        raise Interrupted(_stopped_by)
+
+
+@dataclass
+class StopRequest:
+    """`asked` is the number of the signal that asked to stop, 0 as long as none did."""
+
+    asked: int = 0
+    _previous: dict[int, Any] = field(default_factory=dict)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = number
+        self._restore()  # the next signal acts at once
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Note SIGTERM, SIGUSR1 and SIGINT instead of acting on them, for work that ends its step first.
+
+    A second signal acts as it would have; the old handlers return at the end.
+    """
+    request = StopRequest()
+    if threading.current_thread() is threading.main_thread():  # only there can signals be handled
+        for number in (*STOP_SIGNALS, signal.SIGINT):
+            request._previous[number] = signal.signal(number, request._ask)
+    try:
+        yield request
+    finally:
+        request._restore()

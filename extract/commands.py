@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from ..stopping import interruptible
+
+if TYPE_CHECKING:
+    from .run import ExtractSummary
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -41,6 +46,25 @@ def share_cores() -> None:
 def source_of(source: tuple[str, ...]) -> str | tuple[str, ...] | None:
     """The SOURCE argument as the configuration takes it."""
     return source if len(source) > 1 else (source[0] if source else None)
+
+
+class FailureLimit(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in newer clicks only
+    """How many of so many videos may fail: "5%" or "12", as a function of their number."""
+
+    name = "number or share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the option's text."""
+        if not isinstance(value, str):
+            return value
+        text = value.removesuffix("%")
+        try:
+            number = float(text) if value.endswith("%") else int(text)
+        except ValueError:
+            number = -1
+        if not 0 <= number < float("inf") or (value.endswith("%") and number > 100):
+            self.fail(f"{value!r} is neither a number of videos nor a share such as 5%", param, ctx)
+        return (lambda videos: videos * number / 100) if value.endswith("%") else (lambda videos: number)
 
 
 @click.command("extract", short_help="Write every clip's feature maps into a store.")
@@ -86,18 +110,35 @@ def source_of(source: tuple[str, ...]) -> str | tuple[str, ...] | None:
     help="Do the shards again that hold failed videos, after mending their files.",
 )
 @click.option(
+    "--max-failed",
+    default="5%",
+    show_default=True,
+    type=FailureLimit(),
+    help="Exit code 3 where more of the source's videos failed: a share or a number.",
+)
+@click.option(
     "--devices", default=None, help="For example cuda:0,cuda:1; the GPU if there is one, else the CPU."
 )
 @click.option(
     "--decoders", type=click.IntRange(1), default=1, show_default=True, help="Decoding processes a device."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def extract_command(source: tuple[str, ...], devices: str | None, as_json: bool, **options: Any) -> None:
+def extract_command(
+    source: tuple[str, ...],
+    devices: str | None,
+    max_failed: Callable[[int], float],
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Run frozen backbones over every clip of SOURCE and write their maps into a Zarr store.
 
     SOURCE is a folder of videos (class folders, or with an annotation file in it or beside it), an annotation
     file, or video files; videos/ by default, or the current folder where there is none. Weights are looked for
     in weights/. Run again, it does only what is not whole yet.
+
+    A video that cannot be used is recorded with its reason and left out. Exit code 3 where more failed than
+    --max-failed allows; everything else is whole all the same. SIGTERM and SIGUSR1 drop the shard in hand and
+    leave with 75: the same command goes on from there.
 
     \b
     Examples:
@@ -106,17 +147,32 @@ def extract_command(source: tuple[str, ...], devices: str | None, as_json: bool,
         faster extract talk.mp4 --model r2d26 --every 10 --allow-random
     """
     share_cores()
-    from .run import ExtractConfig, extract
+    with interruptible("nothing was begun"):
+        from .run import ExtractConfig, extract
 
-    config = ExtractConfig(
-        source=source_of(source),
-        devices=tuple(devices.split(",")) if devices else None,
-        **options,
-    )
-    summary = extract(config, say=lambda line: click.echo(line, err=True))
+        config = ExtractConfig(
+            source=source_of(source),
+            devices=tuple(devices.split(",")) if devices else None,
+            **options,
+        )
+        summary = extract(config, say=lambda line: click.echo(line, err=True))
     if as_json:
         click.echo(json.dumps(summary.to_dict(), indent=2))
-        return
+    else:
+        _print_summary(summary)
+    failed = sum(summary.failed.values())
+    if not summary.whole:
+        click.echo("no video could be used", err=True)
+        raise click.exceptions.Exit(3)
+    if failed > max_failed(summary.videos):
+        click.echo(
+            f"{failed} of {summary.videos} videos failed, more than --max-failed allows; all others are whole",
+            err=True,
+        )
+        raise click.exceptions.Exit(3)
+
+
+def _print_summary(summary: ExtractSummary) -> None:
     click.echo(
         f"{summary.store}: {summary.extracted} videos extracted in {summary.seconds:.1f} s "
         f"({summary.clips_per_second:.1f} clips/s, {summary.gflops_spent:,.4g} GFLOPs), "
@@ -128,11 +184,9 @@ def extract_command(source: tuple[str, ...], devices: str | None, as_json: bool,
         click.echo(
             f"  all failures with their reasons: {summary.store}/failures.jsonl; after mending the files: --retry-failed"
         )
-    if not summary.whole:
-        click.echo("no video could be used")
-        raise click.exceptions.Exit(3)
-    verb = "train-agg --store" if summary.labelled else "inspect"
-    click.echo(f"next: faster {verb} {summary.store}")
+    if summary.whole:
+        verb = "train-agg --store" if summary.labelled else "inspect"
+        click.echo(f"next: faster {verb} {summary.store}")
 
 
 @click.command("train-backbone", short_help="Stage one: train a backbone on the same sources.")
@@ -175,10 +229,11 @@ def train_backbone_command(
         faster train-backbone UCF-101 --model r2d26 --split split1 --size 112 --allow-missing
     """
     share_cores()
-    from .pretrain import TrainBackboneConfig, train_backbone
+    with interruptible("nothing was begun"):
+        from .pretrain import TrainBackboneConfig, train_backbone
 
-    config = TrainBackboneConfig(source=source_of(source), device=device, **options)
-    result = train_backbone(config, say=lambda line: click.echo(line, err=True))
+        config = TrainBackboneConfig(source=source_of(source), device=device, **options)
+        result = train_backbone(config, say=lambda line: click.echo(line, err=True))
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
         return

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from .. import store as stores
 from ..errors import VideoError
+from ..stopping import raise_if_stopped
 from .decode import LoadedVideo
 from .decoders import DecodeJob, DecoderPool, VideoFailure
 from .frozen import FrozenBackbone
@@ -156,6 +157,7 @@ def _run_shard(
             for i in models
         }
         for row in task.rows:
+            raise_if_stopped()
             key, video = next(videos)
             assert key == row
             clips, failed = [0] * len(specs), False

@@ -38,11 +38,12 @@ def open(path: str | Path, *, mapped: bool = False) -> Store:
     """Open a store for reading; an extraction may be writing it.
 
     Args:
-        path: the store's folder.
+        path: the store's folder, or s3://bucket/folder.
         mapped: read clips through memory maps: faster where the store fits in memory. A file that is cut off while it
             is mapped kills the process, so not for stores on network file systems that others write.
 
     Raises:
-        StoreError: the path is not a sound store.
+        StoreError: the path is not a sound store, or object storage does not give it.
+        UsageError: object storage with `mapped`, or without its client (`pip install faster-video[cloud]`).
     """
     return Store(Path(path), mapped=mapped)

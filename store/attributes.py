@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
+from .files import METADATA_BYTES_MAX, read_regular, require_inside
+from .remote import RemotePath
 from .spec import FeatureSpec
 
 
@@ -17,21 +19,31 @@ def read_group_attributes(folder: Path) -> dict[str, Any]:
         StoreError: the folder is not a group of a store of ours.
     """
     try:
-        attributes = json.loads((folder / "zarr.json").read_bytes())["attributes"]["faster"]
+        data = read_regular(folder / "zarr.json", size_max=METADATA_BYTES_MAX)
+        attributes = json.loads(data)["attributes"]["faster"]
     except OSError as error:
-        raise StoreError(
-            f"{folder} is not a store ({error.strerror}); make one: faster extract --store {folder} --model …"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{folder}/zarr.json is not one that faster wrote ({error!r})") from error
+        mend = f"make one: faster extract --store {folder} --model …"
+        if isinstance(folder, RemotePath):
+            mend = "look there with an S3 client, or copy a store to it"
+        raise StoreError(f"{folder} is not a store ({error.strerror}); {mend}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(f"{folder}/zarr.json is not one that faster wrote ({error!r:.200})") from error
     if not isinstance(attributes, dict):
         raise StoreError(f"{folder}/zarr.json is not one that faster wrote")
     return attributes
 
 
 def read_spec(folder: Path) -> FeatureSpec:
-    """What decided the bytes of the maps in a model's folder. Raises StoreError where that is not said."""
+    """What decided the bytes of the maps in a model's folder, `<store>/features/<model>/L<frames>`.
+
+    Raises:
+        StoreError: it is not said, or said of other maps, or the folder leads out of the store.
+    """
+    require_inside(folder, folder.parents[2])
     spec = read_group_attributes(folder).get("spec")
     if not isinstance(spec, dict):
         raise StoreError(f"{folder}/zarr.json holds no provenance")
-    return FeatureSpec.from_dict(spec)
+    read = FeatureSpec.from_dict(spec)
+    if read.folder != "/".join(folder.parts[-3:]):
+        raise StoreError(f"{folder}/zarr.json is that of {read.model} at {read.clip_frames} frames")
+    return read

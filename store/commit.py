@@ -20,6 +20,7 @@ TEMPORARY_SUFFIX = ".tmp"
 _MENDS = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some of the quota and run the same command again",
+    errno.EFBIG: "a limit on the size of files (ulimit -f); raise it and run the same command again",
     errno.EROFS: "the file system is read-only; choose another --store",
     errno.EACCES: "not allowed to write there; choose another --store",
     errno.EPERM: "not permitted there (a store needs hard links); choose another --store",
@@ -56,9 +57,11 @@ def link_if_absent(temporary: Path, path: Path) -> bool:
     try:
         os.link(temporary, path)
     except FileExistsError:
-        return False
-    _fsync_folder(path.parent)
-    return True
+        ours = False
+    else:
+        ours = True
+    _fsync_folder(path.parent)  # also of another's name: what we say of that file must not outlive it
+    return ours
 
 
 def put_if_absent(path: Path, data: bytes) -> bool:
@@ -70,13 +73,19 @@ def put_if_absent(path: Path, data: bytes) -> bool:
     Raises:
         StorageError: the disk failed.
     """
-    with storage_errors(path), temporary_beside(path) as (file, temporary):
-        _write_durably(file, data)
-        return link_if_absent(temporary, path)
+    with storage_errors(path):
+        if path.exists():
+            _fsync_folder(path.parent)
+            return False
+        with temporary_beside(path) as (file, temporary):
+            _write_durably(file, data)
+            return link_if_absent(temporary, path)
 
 
 def replace(path: Path, data: bytes) -> None:
     """Store `data` at `path` in one step, over whatever is there: for what can be derived again.
+
+    After a power cut it may be the old file again, never a half one.
 
     Raises:
         StorageError: the disk failed.
@@ -84,7 +93,6 @@ def replace(path: Path, data: bytes) -> None:
     with storage_errors(path), temporary_beside(path) as (file, temporary):
         _write_durably(file, data)
         temporary.replace(path)
-        _fsync_folder(path.parent)
 
 
 def _write_durably(file: BinaryIO, data: bytes) -> None:

@@ -6,22 +6,26 @@ opens only the receipts of shards that the arrays do not know yet.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import StoreError
-from .derived import read_arrays, write_arrays
+from .derived import Column, read_array, read_attributes, write_arrays
+from .encoding import checksum
 from .receipts import FAILED, OK, Receipt, list_receipts, read_receipts
 from .schema import ids_digest
 from .sealed import digest
 from .spec import FeatureSpec
 
-# One chunk of an index array is this many rows, whatever the store's size, so that chunks never move.
+# Rows and values in one chunk of an index array, at most; whatever the store's size, so that chunks never move.
 INDEX_CHUNK_ROWS = 8192
+_CHUNK_VALUES = 32 * INDEX_CHUNK_ROWS
 
 COLUMNS: dict[str, tuple[str, bool, float]] = {  # name → dtype, one value a clip?, fill value
     "frames": ("int32", False, -1),
@@ -31,7 +35,7 @@ COLUMNS: dict[str, tuple[str, bool, float]] = {  # name → dtype, one value a c
     "padded": ("int32", True, -1),
     "crc32c": ("uint32", True, 0),
     "quantisation_rms": ("float64", False, np.nan),
-    "status": ("int8", False, 0),  # the last one written: what it says is there, is there
+    "status": ("int8", False, 0),
 }
 
 
@@ -66,13 +70,27 @@ class Coverage:
 
 
 def empty_coverage(spec: FeatureSpec, rows: int, names: Collection[str] = COLUMNS) -> Coverage:
-    """Nothing known of any row."""
-    columns = {}
-    for name, (dtype, per_clip, fill) in COLUMNS.items():
-        if name in names:
-            shape = (rows, spec.views, spec.clips) if per_clip else (rows, spec.views)
-            columns[name] = np.full(shape, fill, dtype=dtype)
-    return Coverage(columns=columns)
+    """Nothing known of any row.
+
+    Raises:
+        StoreError: so many rows, views and clips do not fit in memory, whatever made the metadata say so.
+    """
+    shapes = {
+        name: (rows, spec.views, spec.clips) if per_clip else (rows, spec.views)
+        for name, (_, per_clip, _) in COLUMNS.items()
+        if name in names
+    }
+    size = sum(prod(shape) * np.dtype(COLUMNS[name][0]).itemsize for name, shape in shapes.items())
+    if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2:
+        raise StoreError(
+            f"{rows} videos of {spec.views} views of {spec.clips} clips of {spec.model} would take "
+            f"{size / 1e9:,.0f} GB of memory to list: the metadata is damaged, or this machine too small"
+        )
+    return Coverage(
+        columns={
+            name: np.full(shape, COLUMNS[name][2], dtype=COLUMNS[name][0]) for name, shape in shapes.items()
+        }
+    )
 
 
 def coverage_of_receipts(
@@ -110,10 +128,9 @@ def load_coverage(
     """
     coverage = empty_coverage(spec, len(ids), names)
     whole = set(list_receipts(folder))
-    attributes, arrays = read_arrays(folder / "index", sorted(names, key=lambda name: name != "status"))
-    # Status first: it is written last, so what it says is there, is there. Damaged, or of other videos: not used.
-    if arrays and _fit(arrays, coverage) and attributes == _identity(ids[: len(arrays["status"])]):
-        for name, values in arrays.items():
+    columns = _read_index(folder / "index", coverage, ids)
+    if columns:
+        for name, values in columns.items():
             coverage.columns[name][: len(values)] = values
         for shard in range(-(-len(ids) // shard_videos)):
             for view in range(spec.views):
@@ -133,19 +150,43 @@ def save_coverage(folder: Path, coverage: Coverage, ids: Sequence[str]) -> None:
     """Write the columns as Zarr arrays under `index/`, for readers of this and any other Zarr library."""
     write_arrays(
         folder / "index",
-        {name: (coverage.columns[name], INDEX_CHUNK_ROWS, fill) for name, (_, _, fill) in COLUMNS.items()},
-        attributes=_identity(ids),
+        {name: (coverage.columns[name], _column(name, coverage.columns[name].shape)) for name in COLUMNS},
+        attributes={
+            **_identity(ids),
+            "crc32c": {name: _checksum(coverage.columns[name]) for name in COLUMNS},
+        },
     )
 
 
-def _fit(arrays: Mapping[str, NDArray[np.generic]], coverage: Coverage) -> bool:
-    """Whether stored columns have our types, and the shapes of so many rows or fewer."""
-    return all(
-        values.dtype == coverage.columns[name].dtype
-        and values.shape[1:] == coverage.columns[name].shape[1:]
-        and len(arrays["status"]) <= len(values) <= len(coverage.columns[name])
-        for name, values in arrays.items()
-    )
+def _read_index(folder: Path, coverage: Coverage, ids: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+    """The consolidated columns that `coverage` wants; empty where they are damaged, or of other videos.
+
+    Two runs may finalise at once, or one be stopped half-way: only columns of one and the same writing are used.
+    """
+    attributes = read_attributes(folder)
+    rows, checksums = attributes.get("rows"), attributes.get("crc32c")
+    if type(rows) is not int or not 0 <= rows <= len(ids) or not isinstance(checksums, dict):
+        return {}
+    if attributes.get("ids_digest") != _identity(ids[:rows])["ids_digest"]:
+        return {}
+    columns = {}
+    for name, wanted in coverage.columns.items():
+        shape = (rows, *wanted.shape[1:])
+        values = read_array(folder / name, _column(name, shape), shape)
+        if values is None or _checksum(values) != checksums.get(name):
+            return {}
+        columns[name] = values
+    return columns
+
+
+def _column(name: str, shape: tuple[int, ...]) -> Column:
+    dtype, _, fill = COLUMNS[name]
+    rows = max(1, min(INDEX_CHUNK_ROWS, _CHUNK_VALUES // prod(shape[1:])))
+    return Column(dtype=dtype, chunk_rows=rows, fill=fill)
+
+
+def _checksum(values: NDArray[np.generic]) -> int:
+    return checksum(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
 
 
 def _identity(ids: Sequence[str]) -> dict[str, object]:

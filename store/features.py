@@ -17,6 +17,8 @@ from ..errors import StoreError
 from .attributes import read_group_attributes, read_spec
 from .coverage import Coverage, load_coverage
 from .encoding import checksum, decompress, dequantise
+from .files import read_regular
+from .manifest import SEGMENT_BYTES_MAX
 from .remote import THREADS, RemotePath
 from .schema import logits_key, maps_key, scales_key
 from .sealed import unseal
@@ -100,8 +102,11 @@ class Features:
     def gflops_per_clip(self) -> float:
         """Cost of the backbone on one clip, in multiply-adds / 1e9."""
         try:
-            return float(self.provenance["gflops_per_clip"])
-        except (KeyError, TypeError, ValueError) as error:
+            gflops = float(self.provenance["gflops_per_clip"])
+            if not 0 <= gflops < float("inf"):
+                raise ValueError(gflops)
+            return gflops
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StoreError(
                 f"{self.folder}/zarr.json is damaged: it does not say the GFLOPs of a clip"
             ) from error
@@ -111,11 +116,14 @@ class Features:
         """Ids of the videos that the weights' training saw."""
         file = self.folder / "trained_on.json"
         try:
-            return frozenset(unseal(file.read_bytes(), name=str(file))["ids"])
+            ids = unseal(read_regular(file, size_max=SEGMENT_BYTES_MAX), name=str(file)).get("ids")
         except OSError as error:
             raise StoreError(
                 f"{file}: {error.strerror}; without it nobody knows which videos the weights saw"
             ) from error
+        if not isinstance(ids, list) or not {str}.issuperset(map(type, ids)):
+            raise StoreError(f"{file}: not a list of videos' ids")
+        return frozenset(ids)
 
     def seen_in_training(self, ids: Sequence[str]) -> list[str]:
         """Those of `ids` whose video the weights' training saw, also as a segment or under another root.
@@ -205,6 +213,9 @@ class Features:
         values = np.empty(shape, dtype=self.spec.dtype) if out is None else out
         if values.shape != shape or values.dtype != self.spec.dtype or not values.flags.c_contiguous:
             raise ValueError(f"out must be C-ordered {self.spec.dtype} of shape {shape}")
+        if isinstance(self.folder, RemotePath):
+            threads = max(threads, THREADS)
+            self._open_together(rows_, views_, threads)
         scales = scale_of = None
         starts: list[int] = [0] * len(rows_)
         check = check or self.spec.codec != "none"
@@ -215,8 +226,6 @@ class Features:
                 starts = [video_starts[i] for i in scale_of.tolist()]
         expected = self._checksums[request].tolist() if check else None
         memory = values.reshape(-1).view(np.uint8).data
-        if isinstance(self.folder, RemotePath):
-            threads = max(threads, THREADS)
         for jobs in self._jobs(*request):
             if threads == 1:
                 self._read(jobs, memory, starts, expected, request)
@@ -345,17 +354,31 @@ class Features:
     def _file(self, shard: int, view: int) -> ShardFile:
         file = self._files.pop((shard, view), None)
         if file is None:
-            if len(self._files) >= _open_files_max():
-                self._files.pop(next(iter(self._files))).close()
-            file = ShardFile(
-                self.folder / maps_key(shard, view),
-                self.spec,
-                self.store.shard_videos,
-                scales=self.folder / scales_key(shard, view),
-                mapped=self._mapped,
-            )
+            file = self._open(shard, view)
+        return self._keep(shard, view, file)
+
+    def _open(self, shard: int, view: int) -> ShardFile:
+        return ShardFile(
+            self.folder / maps_key(shard, view),
+            self.spec,
+            self.store.shard_videos,
+            scales=self.folder / scales_key(shard, view),
+            mapped=self._mapped,
+        )
+
+    def _keep(self, shard: int, view: int, file: ShardFile) -> ShardFile:
+        if len(self._files) >= _open_files_max():
+            self._files.pop(next(iter(self._files))).close()
         self._files[shard, view] = file
         return file
+
+    def _open_together(self, rows: NDArray[np.int64], views: NDArray[np.int64], threads: int) -> None:
+        """Open the shards that are wanted at once: on object storage each takes a way there and back."""
+        keys = dict.fromkeys(zip((rows // self.store.shard_videos).tolist(), views.tolist(), strict=True))
+        missing = [key for key in keys if key not in self._files][: _open_files_max()]
+        with ThreadPoolExecutor(threads) as pool:
+            for key, file in zip(missing, pool.map(lambda key: self._open(*key), missing), strict=True):
+                self._keep(*key, file)
 
 
 def _open_files_max() -> int:
@@ -371,7 +394,7 @@ def _ends(path: str) -> list[str]:
 
 def _read_file(path: Path, size_bytes: int) -> bytes:
     try:
-        data = path.read_bytes()
+        data = read_regular(path, size_max=size_bytes)
     except OSError as error:
         raise StoreError(
             f"{path}: {error.strerror}, though its receipt is there; see: faster verify"

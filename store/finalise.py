@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .commit import replace, storage_errors
 from .coverage import INDEX_CHUNK_ROWS, coverage_of_receipts, save_coverage
-from .derived import write_arrays
+from .derived import Column, write_arrays
 from .manifest import Manifest
 from .reader import Store
 
@@ -63,7 +63,14 @@ def _save_videos(store: Store, videos: Manifest) -> None:
     write_arrays(
         store.path / "videos",
         {
-            name: (values, STRING_CHUNK_BYTES if name.endswith("utf8") else INDEX_CHUNK_ROWS, 0)
+            name: (
+                values,
+                Column(
+                    dtype=values.dtype.name,
+                    chunk_rows=STRING_CHUNK_BYTES if name.endswith("utf8") else INDEX_CHUNK_ROWS,
+                    fill=0,
+                ),
+            )
             for name, values in columns.items()
         },
         attributes={"class_names": list(videos.class_names)},

@@ -19,9 +19,13 @@ from numpy.typing import NDArray
 
 from ..errors import StoreError
 from .commit import put_if_absent
+from .files import read_regular
 from .sealed import seal, unseal
 
 PARTS = {"train": 1, "val": 2, "test": 3}
+SEGMENT_BYTES_MAX = 1 << 28
+SHARD_VIDEOS_LIMIT = 1_000_000
+ROWS_MAX = 10_000_000
 PART_NAMES = {0: "none", **{number: name for name, number in PARTS.items()}}
 
 
@@ -129,11 +133,20 @@ def load(store: Path) -> Manifest:
             "rows cannot be told without it; restore it, or extract into another --store"
         )
     columns, segments = [], []
+    rows = videos = 0
     for file in files:
-        data = file.read_bytes()
-        columns.append(_parse(file, data))
+        try:
+            data = read_regular(file, size_max=SEGMENT_BYTES_MAX)
+        except OSError as error:
+            raise StoreError(f"{file}: {error.strerror}") from error
+        column = _parse(file, data)
+        if not rows <= column["start"] < rows + SHARD_VIDEOS_LIMIT or (column["start"] and not rows):
+            raise StoreError(f"{file}: begins at row {column['start']}, after {rows} rows before it")
+        rows, videos = column["start"] + len(column["ids"]), videos + len(column["ids"])
+        if rows > ROWS_MAX:
+            raise StoreError(f"{file}: {rows} rows; a store has at most {ROWS_MAX}")
+        columns.append(column)
         segments.append(hashlib.sha256(data).hexdigest())
-    rows = columns[-1]["start"] + len(columns[-1]["ids"])
     ids, paths, groups = [""] * rows, [""] * rows, [""] * rows
     labels = np.full(rows, -1, dtype=np.int32)
     start, end = np.full(rows, np.nan), np.full(rows, np.nan)
@@ -149,7 +162,9 @@ def load(store: Path) -> Manifest:
         for name, parts in column["splits"].items():
             splits.setdefault(name, np.zeros(rows, dtype=np.int8))[here] = parts
         missing.update({name: (entry["label"], entry["splits"]) for name, entry in column["missing"].items()})
-    present = set(ids)
+    present = set(ids) - {""}
+    if len(present) != videos:
+        raise StoreError(f"{store / 'manifest'} names {videos - len(present)} videos twice, or without an id")
     return Manifest(
         ids=ids,
         paths=paths,
@@ -237,41 +252,78 @@ def _segment(
     root: Path,
 ) -> bytes:
     names = sorted({name for video in videos for name in video.splits})
-    return seal(
-        {
-            "start": start,
-            "root": str(root),
-            "class_names": list(class_names),
-            "ids": [video.id for video in videos],
-            "paths": [video.path for video in videos],
-            "labels": [video.label for video in videos],
-            "groups": [video.group for video in videos],
-            "start_seconds": [video.start_seconds for video in videos],
-            "end_seconds": [video.end_seconds for video in videos],
-            "splits": {
-                name: [PARTS[video.splits[name]] if name in video.splits else 0 for video in videos]
-                for name in names
-            },
-            "missing": {video.id: {"label": video.label, "splits": dict(video.splits)} for video in missing},
-        }
-    )
+    columns = {
+        "start": start,
+        "root": str(root),
+        "class_names": list(class_names),
+        "ids": [video.id for video in videos],
+        "paths": [video.path for video in videos],
+        "labels": [video.label for video in videos],
+        "groups": [video.group for video in videos],
+        "start_seconds": [video.start_seconds for video in videos],
+        "end_seconds": [video.end_seconds for video in videos],
+        "splits": {
+            name: [PARTS[video.splits[name]] if name in video.splits else 0 for video in videos]
+            for name in names
+        },
+        "missing": {video.id: {"label": video.label, "splits": dict(video.splits)} for video in missing},
+    }
+    _require_sound(columns)
+    return seal(columns)
 
 
 def _parse(file: Path, data: bytes) -> dict[str, Any]:
     column = unseal(data, name=str(file))
     try:
-        count = len(column["ids"])
-        lengths = [len(column[k]) for k in ("paths", "labels", "groups", "start_seconds", "end_seconds")]
-        lengths += [len(parts) for parts in column["splits"].values()]
-        sound = (
-            all(length == count for length in lengths)
-            and isinstance(column["start"], int)
-            and 0 <= column["start"] <= 1_000_000_000
-            and all(-1 <= label < len(column["class_names"]) for label in column["labels"])
-            and isinstance(column["missing"], dict)
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StoreError(f"{file}: not a manifest segment: {error!r}") from error
-    if not sound:
-        raise StoreError(f"{file}: a manifest segment whose columns do not fit together")
+        _require_sound(column)
+    except StoreError as error:
+        raise StoreError(f"{file}: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise StoreError(f"{file}: not a manifest segment: {error!r:.200}") from error
     return column
+
+
+def _require_sound(column: Mapping[str, Any]) -> None:
+    """Refuse a segment whose columns do not fit together, or that could lead a reader astray.
+
+    Raises:
+        StoreError: saying what is wrong.
+        ValueError, TypeError, KeyError, AttributeError, OverflowError: it is not a segment at all.
+    """
+    count, classes = len(column["ids"]), len(column["class_names"])
+    names = ("ids", "paths", "labels", "groups", "start_seconds", "end_seconds")
+    lists = [*(column[name] for name in names), *column["splits"].values(), column["class_names"]]
+    seconds = [value for value in column["start_seconds"] + column["end_seconds"] if value is not None]
+    texts = [*column["ids"], *column["paths"], *column["groups"], *column["class_names"], column["root"]]
+    "".join([*texts, *column["missing"]]).encode()  # a TypeError or ValueError where one is no text
+    sound = (
+        all(type(values) is list for values in lists)
+        and all(len(values) == count for values in lists[:-1])
+        and type(column["start"]) is int
+        and {int}.issuperset(map(type, column["labels"]))
+        and all(-1 <= label < classes for label in column["labels"])
+        and {int, float}.issuperset(map(type, seconds))
+        and all(0 <= value < 1e9 for value in seconds)
+        and all({0, 1, 2, 3}.issuperset(parts) for parts in column["splits"].values())
+        and all({int}.issuperset(map(type, parts)) for parts in column["splits"].values())
+        and all(
+            type(entry["label"]) is int
+            and -1 <= entry["label"] < classes
+            and all(part in PARTS for part in entry["splits"].values())
+            for entry in column["missing"].values()
+        )
+    )
+    if not sound:
+        raise StoreError("a manifest segment whose columns do not fit together")
+    for name in column["splits"]:
+        if (
+            not name.isprintable()
+            or not 0 < len(name) <= 200
+            or name[0] == "."
+            or "/" in name
+            or name == "zarr.json"
+        ):
+            raise StoreError(f"{name!r} is no name of a split: it becomes a folder's")
+    for path in column["paths"]:
+        if path[:1] == "/" or "\0" in path or (".." in path and ".." in path.split("/")):
+            raise StoreError(f"the path {path!r} leads out of the video root")

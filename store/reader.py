@@ -6,11 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoreError
+from ..errors import StoreError, UsageError
 from . import manifest as manifests
 from .attributes import read_group_attributes, read_spec
 from .features import Features
 from .manifest import Manifest
+from .remote import RemotePath, store_location
 from .sealed import FORMAT, digest
 from .spec import features_folder
 
@@ -19,18 +20,20 @@ class Store:
     """One dataset's maps, scores and provenance, of all its models; opened for reading by `store.open`.
 
     Attributes:
-        path: the store's folder.
+        path: the store's folder, a `RemotePath` on object storage.
         shard_videos: videos a shard, the same for every model.
     """
 
     def __init__(self, path: Path, *, mapped: bool = False) -> None:
-        self.path = path
+        self.path = path = store_location(path)
+        if mapped and isinstance(path, RemotePath):
+            raise UsageError(f"{path}: object storage cannot be mapped; open it without mapped=True")
         self._mapped = mapped
         attributes = read_group_attributes(path)
         if attributes.get("format") != FORMAT:
             raise StoreError(f"{path} has format {attributes.get('format')!r}; this version reads {FORMAT}")
         shard_videos = attributes.get("shard_videos")
-        if not isinstance(shard_videos, int) or not 1 <= shard_videos <= 1_000_000:
+        if type(shard_videos) is not int or not 1 <= shard_videos <= 1_000_000:
             raise StoreError(f"{path}: {shard_videos!r} videos a shard; the store's metadata is damaged")
         self.shard_videos = shard_videos
 
@@ -88,8 +91,12 @@ class Store:
             known = ", ".join(f"{name} at {length} frames" for name, length in self.models) or "none"
             raise StoreError(f"{self.path}: say which model's maps and clip length; it has: {known}")
         folder = self.path / features_folder(*fitting[0])
-        maps = dask.array.from_zarr(str(folder / "maps"))  # type: ignore[no-untyped-call]
+        maps = dask.array.from_zarr(_zarr_store(folder / "maps"))  # type: ignore[no-untyped-call]
         if maps.dtype == "float16":
             return maps
-        scales = dask.array.from_zarr(str(folder / "scales"))  # type: ignore[no-untyped-call]
+        scales = dask.array.from_zarr(_zarr_store(folder / "scales"))  # type: ignore[no-untyped-call]
         return (maps * scales[:, :, None, None, None, None, :]).astype("float16")
+
+
+def _zarr_store(folder: Path) -> Any:
+    return folder.zarr_store() if isinstance(folder, RemotePath) else str(folder)

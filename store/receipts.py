@@ -12,13 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import StoreError
+from ..errors import StoreError, one_line
+from .files import read_regular
 from .sealed import seal, unseal
 
 OK = 1
 FAILED = 2
 
-_NAME = re.compile(r"(\d{6,})\.v(\d+)\.json")
+RECEIPT_BYTES_MAX = 1 << 28
+_NAME = re.compile(r"([0-9]{6,15})\.v([0-9]{1,6})\.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +97,15 @@ class Receipt:
         value = unseal(data, name=name)
         try:
             return cls(
-                shard=int(value["shard"]),
-                view=int(value["view"]),
+                shard=_count(value["shard"]),
+                view=_count(value["view"]),
                 fingerprint=str(value["fingerprint"]),
                 ids_digest=str(value["ids_digest"]),
-                objects=tuple(StoredObject(**entry) for entry in value["objects"]),
+                objects=tuple(_stored_object(entry) for entry in value["objects"]),
                 videos=tuple(_video_entry(entry) for entry in value["videos"]),
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StoreError(f"{name}: not a receipt: {error!r}") from error
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise StoreError(f"{name}: not a receipt: {error!r:.200}") from error
 
 
 def receipt_path(folder: Path, shard: int, view: int) -> Path:
@@ -117,8 +119,8 @@ def list_receipts(folder: Path) -> list[tuple[int, int]]:
         names = [entry.name for entry in (folder / "receipts").iterdir()]
     except FileNotFoundError:
         return []
-    matches = [match for name in names if (match := _NAME.fullmatch(name))]
-    return sorted((int(match[1]), int(match[2])) for match in matches)
+    pairs = {name: (int(match[1]), int(match[2])) for name in names if (match := _NAME.fullmatch(name))}
+    return sorted(pair for name, pair in pairs.items() if receipt_path(folder, *pair).name == name)
 
 
 def read_receipt(folder: Path, shard: int, view: int) -> Receipt:
@@ -129,7 +131,7 @@ def read_receipt(folder: Path, shard: int, view: int) -> Receipt:
     """
     path = receipt_path(folder, shard, view)
     try:
-        receipt = Receipt.from_bytes(path.read_bytes(), name=str(path))
+        receipt = Receipt.from_bytes(read_regular(path, size_max=RECEIPT_BYTES_MAX), name=str(path))
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}") from error
     if (receipt.shard, receipt.view) != (shard, view):
@@ -143,22 +145,34 @@ def read_receipts(folder: Path, pairs: list[tuple[int, int]]) -> Iterator[Receip
         yield read_receipt(folder, shard, view)
 
 
+def _stored_object(entry: Mapping[str, Any]) -> StoredObject:
+    return StoredObject(
+        key=str(entry["key"]), size_bytes=_count(entry["size_bytes"]), sha256=str(entry["sha256"])
+    )
+
+
 def _video_entry(entry: Mapping[str, Any]) -> VideoEntry:
     facts, rms = entry["facts"], entry["quantisation_rms"]
     return VideoEntry(
-        row=int(entry["row"]),
+        row=_count(entry["row"]),
         facts=None if facts is None else _facts(facts),
-        crc32c=tuple(int(value) for value in entry["crc32c"]),
+        crc32c=tuple(_count(value, 2**32 - 1) for value in entry["crc32c"]),
         quantisation_rms=None if rms is None else float(rms),
-        reason=str(entry["reason"]),
+        reason=one_line(str(entry["reason"])),
     )
 
 
 def _facts(facts: Mapping[str, Any]) -> ClipFacts:
     return ClipFacts(
-        frames=int(facts["frames"]),
+        frames=_count(facts["frames"], 2**31 - 1),
         fps=float(facts["fps"]),
-        starts=tuple(int(value) for value in facts["starts"]),
+        starts=tuple(_count(value, 2**31 - 1) for value in facts["starts"]),
         times_seconds=tuple(float(value) for value in facts["times_seconds"]),
-        padded=tuple(int(value) for value in facts["padded"]),
+        padded=tuple(_count(value, 2**31 - 1) for value in facts["padded"]),
     )
+
+
+def _count(value: object, most: int = 2**62) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"{value!r:.40} where a number from 0 to {most} belongs")
+    return value

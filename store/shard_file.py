@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..errors import StoreError
 from .encoding import checksum, compressed_size_max, decompress, dequantise
 from .ranges import FileRanges, MappedRanges, Ranges
+from .remote import RemotePath, RemoteRanges
 from .spec import FeatureSpec
 
 ABSENT = np.uint64(2**64 - 1)
@@ -43,9 +44,9 @@ class ShardFile:
         self._ranges = _open(path, mapped)
         self._scales = _open(scales, mapped) if scales is not None and spec.dtype == "uint8" else None
         self.read_into = self._ranges.read_into  # here, so that a batch's every clip saves a call
-        data = bytearray(16 * shard_videos * spec.clips + 4)
-        if self._ranges.size < len(data):
+        if self._ranges.size < (length := 16 * shard_videos * spec.clips + 4):
             raise StoreError(f"{path}: {self._ranges.size} bytes: it is cut off")
+        data = bytearray(length)
         self._ranges.read_into(memoryview(data), self._ranges.size - len(data))
         index = np.frombuffer(data, dtype="<u8", count=len(data) // 8).reshape(shard_videos, spec.clips, 2)
         if index_bytes(index) != data:
@@ -107,6 +108,8 @@ class ShardFile:
 
 def _open(path: Path, mapped: bool) -> Ranges:
     try:
+        if isinstance(path, RemotePath):
+            return RemoteRanges(path)
         return MappedRanges(path) if mapped else FileRanges(path)
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: {getattr(error, 'strerror', None) or error}") from error

@@ -19,7 +19,7 @@ from ..errors import StoreError
 from .commit import link_if_absent, put_if_absent, storage_errors, temporary_beside
 from .encoding import checksum, compress, quantise
 from .manifest import Manifest
-from .receipts import ClipFacts, Receipt, StoredObject, VideoEntry, receipt_path
+from .receipts import ClipFacts, Receipt, StoredObject, VideoEntry, read_receipt, receipt_path
 from .schema import ids_digest, logits_key, maps_key, scales_key, shard_keys
 from .shard_file import ABSENT, ShardFile, index_bytes
 from .spec import FeatureSpec
@@ -151,6 +151,9 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             ours &= put_if_absent(self._folder / key, data[key].tobytes())
             sha256 = hashlib.sha256(data[key].tobytes()).hexdigest()
             objects.append(StoredObject(key=key, size_bytes=data[key].nbytes, sha256=sha256))
+        target = receipt_path(self._folder, self._shard, self._view)
+        if not ours and target.exists():  # another was first with all of it, whatever failed for us or for it
+            return read_receipt(self._folder, self._shard, self._view)
         receipt = Receipt(
             shard=self._shard,
             view=self._view,
@@ -159,9 +162,8 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             objects=tuple(objects) if ours else self._adopt(keys),
             videos=tuple(self._entries[row] for row in self._expected),
         )
-        target = receipt_path(self._folder, self._shard, self._view)
         if not put_if_absent(target, receipt.to_bytes()):
-            receipt = Receipt.from_bytes(target.read_bytes(), name=str(target))
+            return read_receipt(self._folder, self._shard, self._view)
         return receipt
 
     def _enter(self, entry: VideoEntry) -> None:

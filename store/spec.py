@@ -97,7 +97,9 @@ class FeatureSpec:
             and _is_count(data["num_classes"], 0, 1_000_000)
             and isinstance(data["weights_random"], bool)
             and all(isinstance(data[name], str) for name in ("model", "weights_digest", "precision"))
+            and data["clips"] * data["views"] <= 1_000_000
             and isinstance(data["transform"], dict)
+            and all(map(_is_plain, data["transform"].values()))
             and (classes is None or (isinstance(classes, list) and all(isinstance(c, str) for c in classes)))
         )
         if not sound or prod(shape) > CLIP_VALUES_MAX:
@@ -145,6 +147,13 @@ def features_folder(model: str, clip_frames: int) -> str:
 
 def _is_count(value: object, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
+
+
+def _is_plain(value: object) -> bool:
+    """A number, text or list of them: nothing nested, whatever its depth."""
+    return all(
+        isinstance(v, str | int | float | None) for v in (value if isinstance(value, list) else [value])
+    )
 
 
 def _short(value: object) -> str:

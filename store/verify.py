@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,10 +18,15 @@ from tqdm import tqdm
 from ..errors import StoreError
 from .commit import TEMPORARY_SUFFIX, storage_errors
 from .features import Features
+from .files import open_regular, require_inside
 from .finalise import finalise
 from .reader import Store
 from .receipts import list_receipts, read_receipt, receipt_path
+from .remote import require_local
 from .schema import ids_digest, shard_keys
+
+# What says that a shard's file is gone or unreadable; any other error says nothing of the shard.
+_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +88,20 @@ def verify(
 
     Raises:
         StoreError: the store itself cannot be read: its metadata or manifest is damaged.
-        StorageError: the disk failed.
+        StorageError: the disk failed, or a file may not be read.
     """
+    require_local(Path(path))
     store = Store(Path(path))
     models = [store.features(*key) for key in store.models]
     tasks = [task for features in models for task in _tasks(store, features)]
     bad, size_bytes = [], 0
-    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        results = tqdm(
-            pool.map(_check, tasks), total=len(tasks), desc="verify", unit="shard", disable=not progress
-        )
+    processes = min(processes or os.cpu_count() or 1, max(1, len(tasks)))
+    with ExitStack() as stack:
+        checked: Iterator[tuple[str, int]] = map(_check, tasks)
+        if processes > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(processes, mp_context=get_context("spawn")))
+            checked = pool.map(_check, tasks)
+        results = tqdm(checked, total=len(tasks), desc="verify", unit="shard", disable=not progress)
         for task, (reason, size) in zip(tasks, results, strict=True):
             size_bytes += size
             if reason:
@@ -108,7 +119,7 @@ def verify(
         remove_shards(store, [(b.model, b.clip_frames, b.shard, b.view) for b in bad])
         with storage_errors(store.path):
             for name in leftovers:
-                (store.path / name).unlink(missing_ok=True)
+                _remove(store.path / name, store.path)
     return Verification(
         shards=len(tasks),
         size_bytes=size_bytes,
@@ -120,6 +131,8 @@ def verify(
 
 def _tasks(store: Store, features: Features) -> Iterator[_Task]:
     ids, size = store.videos.ids, store.shard_videos
+    for name in ("receipts", "maps/c", "scales/c", "logits/c"):
+        require_inside(features.folder / name, store.path)
     for shard, view in list_receipts(features.folder):
         keys = shard_keys(features.spec, shard, view)
         here = range(shard * size, min((shard + 1) * size, len(ids)))
@@ -151,11 +164,16 @@ def _check(task: _Task) -> tuple[str, int]:
         return "its receipt names other files than a shard has", 0
     for stored in receipt.objects:
         try:
-            with (task.folder / stored.key).open("rb") as file:
+            with open_regular(task.folder / stored.key) as file:
                 size = os.fstat(file.fileno()).st_size
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
+            if error.errno not in _DAMAGE:
+                with storage_errors(task.folder / stored.key):
+                    raise
             return f"{stored.key}: {error.strerror}", size_bytes
+        except StoreError as error:
+            return str(error), size_bytes
         size_bytes += size
         if size != stored.size_bytes:
             return f"{stored.key}: {size} bytes, its receipt says {stored.size_bytes}", size_bytes
@@ -167,13 +185,14 @@ def _check(task: _Task) -> tuple[str, int]:
 def _leftovers(store: Store, models: list[Features]) -> Iterator[str]:
     """Temporary files of runs that were killed, and files of shards that have no receipt."""
     for file in store.path.rglob(f".*{TEMPORARY_SUFFIX}"):
-        yield str(file.relative_to(store.path))
+        if file.is_symlink() or file.is_file():
+            yield str(file.relative_to(store.path))
     for features in models:
         whole = set(list_receipts(features.folder))
         for name in ("maps", "scales", "logits"):
             for file in (features.folder / name / "c").rglob("*"):
                 parts = file.relative_to(features.folder / name / "c").parts
-                if not file.is_file() or file.name.endswith(TEMPORARY_SUFFIX):
+                if not (file.is_symlink() or file.is_file()) or file.name.endswith(TEMPORARY_SUFFIX):
                     continue
                 numbers = [int(part) if part.isdecimal() else -1 for part in parts[:2]]
                 if tuple(numbers) not in whole:
@@ -191,8 +210,14 @@ def remove_shards(store: Store, shards: Iterable[tuple[str, int, int, int]]) -> 
     named = [(store.features(model, frames).spec, shard, view) for model, frames, shard, view in shards]
     with storage_errors(store.path):
         for spec, shard, view in named:
-            receipt_path(store.path / spec.folder, shard, view).unlink(missing_ok=True)
+            _remove(receipt_path(store.path / spec.folder, shard, view), store.path)
         for spec, shard, view in named:
             for key in shard_keys(spec, shard, view):
-                (store.path / spec.folder / key).unlink(missing_ok=True)
+                _remove(store.path / spec.folder / key, store.path)
     finalise(store)
+
+
+def _remove(path: Path, root: Path) -> None:
+    """Remove a file of the store (of a link, the link), never one outside."""
+    require_inside(path.parent, root)
+    path.unlink(missing_ok=True)

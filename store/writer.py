@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError
-from .attributes import read_group_attributes
-from .commit import put_if_absent, replace, storage_errors, temporary_beside
+from .attributes import read_spec
+from .commit import TEMPORARY_SUFFIX, put_if_absent, replace, storage_errors, temporary_beside
 from .manifest import Manifest
 from .reader import Store
+from .remote import require_local
 from .schema import array_metadata, arrays_metadata, group_metadata
 from .sealed import FORMAT, seal
 from .spec import FeatureSpec
@@ -25,9 +27,11 @@ def create(path: Path, *, shard_videos: int) -> int:
     """Make a store, or join one that is there, and return its videos a shard (the first run decides it).
 
     Raises:
+        UsageError: the path is on object storage.
         StoreError: the folder holds something that is not a store.
         StorageError: the disk failed, or cannot be written.
     """
+    require_local(path)
     metadata = path / "zarr.json"
     with storage_errors(path):
         if (
@@ -46,14 +50,21 @@ def require_writable(path: Path) -> None:
     """Make sure that a store can be written at `path`, before anything costly begins; leaves nothing there.
 
     Raises:
+        UsageError: the path is on object storage.
         StoreError: a file is there.
         StorageError: it cannot be written.
     """
+    require_local(path)
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path} is a file, not a store; choose another --store")
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-    with storage_errors(path), temporary_beside(parent / "probe"):
-        pass
+    with storage_errors(path), temporary_beside(parent / "probe") as (file, probe):
+        file.write(bytes(4096))
+        file.flush()
+        os.fsync(file.fileno())
+        linked = probe.with_name(f"{probe.stem}-linked{TEMPORARY_SUFFIX}")
+        os.link(probe, linked)  # how a store is written; some file systems cannot
+        linked.unlink()
 
 
 def declare(
@@ -92,7 +103,7 @@ def declare(
         folder / "zarr.json",
         group_metadata({"faster": {"spec": spec.to_dict(), "recorded": dict(recorded)}}),
     )
-    spec.require_same(FeatureSpec.from_dict(read_group_attributes(folder)["spec"]))
+    spec.require_same(read_spec(folder))
     return spec
 
 

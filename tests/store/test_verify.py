@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faster import store as stores
-from faster.errors import StoreError
+from faster.errors import StorageError, StoreError
 from faster.store.sealed import seal, unseal
 from faster.store.verify import verify
 from stores import make_spec, make_store, make_videos, write_shard
@@ -116,6 +117,19 @@ def test_leftovers_of_killed_runs_are_named_and_removed(copied: Path) -> None:
     verify(copied, repair=True, progress=False, processes=1)
     assert not any((copied / name).exists() for name in found.leftovers)
     assert not verify(copied, progress=False, processes=1).leftovers
+
+
+def test_a_file_that_may_not_be_read_is_no_bad_shard(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were it one, --repair would remove what is whole."""
+
+    def refused(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("faster.store.verify.open_regular", refused)
+    with pytest.raises(StorageError, match="Permission denied"):
+        verify(copied, repair=True, progress=False, processes=1)
+    monkeypatch.undo()
+    assert not verify(copied, progress=False).bad
 
 
 @pytest.mark.stress

@@ -1,0 +1,273 @@
+"""The same store with its maps in another encoding: uint8 for float16, zstd for plain, and back to plain."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import Interrupted, ProvenanceMismatch, StoreError, UsageError
+from ..stopping import interruptible
+from . import manifest as manifests
+from . import writer
+from .commit import put_if_absent
+from .encoding import CODECS, DTYPES
+from .features import Features
+from .files import read_regular
+from .finalise import finalise
+from .head import read_head
+from .reader import Store
+from .receipts import Receipt, list_receipts, read_receipt
+from .schema import ids_digest, logits_key
+from .shard_writer import ShardWriter
+from .spec import FeatureSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What a run of `convert` did.
+
+    Attributes:
+        models: (name, clip frames) of the maps that were converted.
+        shards, already_whole: written in this run; in the new store before.
+        videos: of the shards written, whole or failed, each model's counted.
+        read_bytes, written_bytes: of these shards' files.
+    """
+
+    store: str
+    models: tuple[tuple[str, int], ...]
+    shards: int
+    already_whole: int
+    videos: int
+    read_bytes: int
+    written_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    source: Path
+    target: Path
+    model: str
+    clip_frames: int
+    shard: int
+    view: int
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    dtype: str = "float16",
+    codec: str = "none",
+    models: Sequence[str] = (),
+    processes: int | None = None,
+    progress: bool = True,
+) -> Conversion:
+    """Write a store's maps in another encoding into a new store, with its videos, logits, failures and provenance.
+
+    Every clip is checked as it is read. What is whole in the new store is not done again, so an interrupted
+    conversion goes on, and one of a store that an extraction was writing adds what came since.
+
+    Args:
+        source: the store; only its whole shards are taken.
+        target: the new store, or one that an earlier run of this began.
+        dtype: of the new maps, "float16" or "uint8".
+        codec: of the new maps, "none" or "zstd".
+        models: names of those to convert; none means all.
+        processes: how many convert at once; one a core by default.
+        progress: show a progress bar.
+
+    Raises:
+        UsageError: no such dtype, codec or model, or the two stores are one.
+        ProvenanceMismatch: the new store holds other videos, or maps made otherwise.
+        StoreError: the maps are uint8 already, go below zero where uint8 is asked, or are damaged.
+        StorageError: the disk failed.
+        Interrupted: SIGTERM or SIGUSR1; whole shards are kept.
+    """
+    source, target = Path(source), Path(target)
+    for name, value, known in (("dtype", dtype, DTYPES), ("codec", codec, CODECS)):
+        if value not in known:
+            raise UsageError(f"--{name} is {value}; allowed: {', '.join(known)}")
+    if source.resolve() in (target.resolve(), *target.resolve().parents):
+        raise UsageError(f"{target} lies in the store that is to be converted; name another place")
+    store = Store(source)
+    chosen = [store.features(*key) for key in _choose(store, models)]
+    for features in chosen:
+        _require_float16(features)
+    specs = [replace(features.spec, dtype=dtype, codec=codec) for features in chosen]
+    with interruptible("whole shards are kept"):
+        _declare(store, target, chosen, specs)
+        tasks, already_whole = [], 0
+        for features, spec in zip(chosen, specs, strict=True):
+            whole = set(list_receipts(target / spec.folder))
+            pairs = list_receipts(features.folder)
+            already_whole += len(whole.intersection(pairs))
+            tasks += [
+                _Task(
+                    source=source,
+                    target=target,
+                    model=spec.model,
+                    clip_frames=spec.clip_frames,
+                    shard=shard,
+                    view=view,
+                )
+                for shard, view in pairs
+                if (shard, view) not in whole
+            ]
+        done = _run(tasks, processes or os.cpu_count() or 1, progress)
+        finalise(Store(target))
+    return Conversion(
+        store=str(target),
+        models=tuple((spec.model, spec.clip_frames) for spec in specs),
+        shards=len(done),
+        already_whole=already_whole,
+        videos=sum(videos for videos, _, _ in done),
+        read_bytes=sum(read for _, read, _ in done),
+        written_bytes=sum(written for _, _, written in done),
+    )
+
+
+def _choose(store: Store, models: Sequence[str]) -> list[tuple[str, int]]:
+    known = {name for name, _ in store.models}
+    unknown = [name for name in models if name not in known]
+    if unknown:
+        raise UsageError(
+            f"{store.path} has no maps of {unknown[0]}; it has: {', '.join(sorted(known)) or 'none'}"
+        )
+    return [key for key in store.models if not models or key[0] in models]
+
+
+def _require_float16(features: Features) -> None:
+    """What uint8 took away cannot be had back, and float16 maps made of it would look exact."""
+    if features.spec.dtype != "float16":
+        raise StoreError(
+            f"{features.store.path}: the maps of {features.model} are {features.spec.dtype} already, and only float16 "
+            "ones can be converted; start from the float16 store, or extract again"
+        )
+
+
+def _declare(store: Store, target: Path, chosen: Sequence[Features], specs: Sequence[FeatureSpec]) -> None:
+    """Make or join the new store: its videos, and every model's arrays and provenance."""
+    videos = store.videos  # first: a segment that is added later waits for the next run
+    shard_videos = writer.create(target, shard_videos=store.shard_videos)
+    for number in range(len(videos.segments)):
+        name = f"manifest/{number:06d}.json"
+        put_if_absent(target / name, (store.path / name).read_bytes())
+    manifest = manifests.load(target)
+    if shard_videos != store.shard_videos or manifest.segments != videos.segments:
+        raise ProvenanceMismatch(f"{target} holds other videos than {store.path}; convert into another store")
+    for features, spec in zip(chosen, specs, strict=True):
+        writer.declare(
+            target,
+            spec,
+            recorded={**features.provenance, "converted_from": features.spec.fingerprint},
+            trained_on=features.trained_on,
+            head=read_head(features),
+        )
+        writer.fit_arrays(target, spec, manifest, shard_videos)
+
+
+def _run(tasks: Sequence[_Task], processes: int, progress: bool) -> list[tuple[int, int, int]]:
+    """Convert the shards, several at once; the first error ends it, after the shards in hand."""
+    pool = ProcessPoolExecutor(
+        max(1, min(processes, len(tasks))), mp_context=get_context("spawn"), initializer=_follow_parent
+    )
+    try:
+        results = pool.map(_convert_shard, tasks)
+        return list(
+            tqdm(results, total=len(tasks), desc="convert", unit="shard", disable=not (progress and tasks))
+        )
+    except BrokenProcessPool as error:
+        raise Interrupted("a process died; whole shards are kept, run the same command again") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """In each process: Ctrl-C reaches the parent too, which ends this one; and without a parent it ends itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=follow, daemon=True).start()
+
+
+@cache
+def _features(path: Path, model: str, clip_frames: int) -> Features:
+    """Opened once a process: a manifest of 240,000 videos is not read again for every shard."""
+    return Store(path).features(model, clip_frames)
+
+
+def _convert_shard(task: _Task) -> tuple[int, int, int]:
+    """Videos of the shard, and bytes of its files before and after."""
+    features = _features(task.source, task.model, task.clip_frames)
+    target = _features(task.target, task.model, task.clip_frames)
+    receipt = read_receipt(features.folder, task.shard, task.view)
+    _require_sound(features, receipt)
+    rows = [entry.row for entry in receipt.videos if entry.ok]
+    clips = np.arange(features.clips)
+    logits = {}
+    if features.num_classes:
+        every = features.read_logits(np.repeat(rows, len(clips)), task.view, np.tile(clips, len(rows)))
+        logits = dict(zip(rows, every.reshape(len(rows), len(clips), features.num_classes), strict=True))
+    with ShardWriter(
+        target.store.path,
+        target.spec,
+        manifest=target.store.videos,
+        shard=task.shard,
+        view=task.view,
+        shard_videos=target.store.shard_videos,
+    ) as shard_writer:
+        for entry in receipt.videos:
+            if entry.facts is None:
+                shard_writer.fail(entry.row, entry.reason)
+                continue
+            maps = features.read_maps(entry.row, task.view, clips)
+            shard_writer.add(entry.row, maps, logits.get(entry.row), entry.facts)
+        written = shard_writer.commit()
+    features.close()
+    sizes = [sum(stored.size_bytes for stored in r.objects) for r in (receipt, written)]
+    return len(receipt.videos), sizes[0], sizes[1]
+
+
+def _require_sound(features: Features, receipt: Receipt) -> None:
+    """The new receipt vouches for what is copied, so this one must; the maps are checked clip by clip."""
+    store, first = features.store, receipt.shard * features.store.shard_videos
+    ids = store.videos.ids[first : first + store.shard_videos]
+    mend = f"run: faster verify {store.path} --repair"
+    if receipt.fingerprint != features.spec.fingerprint or receipt.ids_digest != ids_digest(ids):
+        raise StoreError(
+            f"{features.folder}: the receipt of shard {receipt.shard} is of other maps or videos; {mend}"
+        )
+    key = logits_key(receipt.shard, receipt.view)
+    for stored in receipt.objects:
+        if stored.key == key:
+            try:
+                data = read_regular(features.folder / key, size_max=stored.size_bytes)
+            except OSError as error:
+                raise StoreError(f"{features.folder / key}: {error.strerror}; {mend}") from error
+            if hashlib.sha256(data).hexdigest() != stored.sha256:
+                raise StoreError(
+                    f"{features.folder / key}: its bytes are not those that were written; {mend}"
+                )
