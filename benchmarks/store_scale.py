@@ -72,7 +72,7 @@ def make_sparse_store(path: Path, *, videos: int) -> None:
         coverage = empty_coverage(spec, manifest.rows)
         coverage.columns["status"][:] = 1
         coverage.columns["crc32c"][:] = checksum(bytes(spec.clip_bytes))
-        save_coverage(path / spec.folder, coverage, manifest.ids)
+        save_coverage(path / spec.folder, coverage, manifest)
 
 
 def measure_scale(root: Path, *, videos: int) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import StoreError
 from .derived import Column, read_array, read_attributes, write_arrays
 from .encoding import checksum
+from .manifest import Manifest
 from .receipts import FAILED, OK, Receipt, list_receipts, read_receipts
 from .schema import ids_digest
-from .sealed import digest
 from .spec import FeatureSpec
 
 # Rows and values in one chunk of an index array, at most; whatever the store's size, so that chunks never move.
@@ -93,17 +93,15 @@ def empty_coverage(spec: FeatureSpec, rows: int, names: Collection[str] = COLUMN
     )
 
 
-def coverage_of_receipts(
-    folder: Path, spec: FeatureSpec, *, ids: Sequence[str], shard_videos: int
-) -> Coverage:
-    """Read every receipt of a model; `ids` are the manifest's.
+def coverage_of_receipts(folder: Path, spec: FeatureSpec, *, videos: Manifest, shard_videos: int) -> Coverage:
+    """Read every receipt of a model.
 
     Raises:
         StoreError: a receipt is malformed, or was made under another provenance or of other videos.
     """
-    coverage = empty_coverage(spec, len(ids))
+    coverage = empty_coverage(spec, videos.rows)
     for receipt in read_receipts(folder, list_receipts(folder)):
-        _enter(coverage, receipt, folder, spec, ids, shard_videos)
+        _enter(coverage, receipt, folder, spec, videos.ids, shard_videos)
     return coverage
 
 
@@ -111,7 +109,7 @@ def load_coverage(
     folder: Path,
     spec: FeatureSpec,
     *,
-    ids: Sequence[str],
+    videos: Manifest,
     shard_videos: int,
     names: Collection[str] = COLUMNS,
     reasons: bool = True,
@@ -119,56 +117,59 @@ def load_coverage(
     """The consolidated columns, where there are any for these videos, and the receipts that are newer.
 
     Args:
-        folder, spec, ids, shard_videos: as of `coverage_of_receipts`.
+        folder, spec, videos, shard_videos: as of `coverage_of_receipts`.
         names: the columns wanted; "status" among them.
         reasons: whether the reasons of failures are wanted: they stand in receipts only.
 
     Raises:
         StoreError: a receipt is malformed, or was made under another provenance or of other videos.
     """
-    coverage = empty_coverage(spec, len(ids), names)
-    whole = set(list_receipts(folder))
-    columns = _read_index(folder / "index", coverage, ids)
-    if columns:
-        for name, values in columns.items():
-            coverage.columns[name][: len(values)] = values
-        for shard in range(-(-len(ids) // shard_videos)):
-            for view in range(spec.views):
-                if (shard, view) not in whole:  # a shard without a receipt does not exist
-                    coverage.columns["status"][shard * shard_videos : (shard + 1) * shard_videos, view] = 0
-    unread = []
-    for shard, view in sorted(whole):
-        status = coverage.status[shard * shard_videos : (shard + 1) * shard_videos, view : view + 1]
-        if not status.any() or (reasons and (status == FAILED).any()):
-            unread.append((shard, view))
-    for receipt in read_receipts(folder, unread):
-        _enter(coverage, receipt, folder, spec, ids, shard_videos)
+    coverage = empty_coverage(spec, videos.rows, names)
+    whole = list_receipts(folder)
+    for name, values in _read_index(folder / "index", coverage, videos).items():
+        coverage.columns[name][: len(values)] = values
+    shards = -(-videos.rows // shard_videos)
+    status = np.zeros((shards * shard_videos, spec.views), dtype=np.int8)
+    status[: videos.rows] = coverage.status
+    by_shard = status.reshape(shards, shard_videos, spec.views)
+    inside = [(shard, view) for shard, view in whole if shard < shards and view < spec.views]
+    has_receipt = np.zeros((shards, spec.views), dtype=bool)
+    has_receipt[tuple(np.array(inside, dtype=np.int64).reshape(-1, 2).T)] = True
+    by_shard *= has_receipt[:, None]  # a shard without a receipt does not exist
+    coverage.columns["status"][:] = status[: videos.rows]
+    unread = ~by_shard.any(axis=1)
+    if reasons:
+        unread |= (by_shard == FAILED).any(axis=1)
+    known = set(zip(*(axis.tolist() for axis in np.nonzero(~unread)), strict=True))
+    for receipt in read_receipts(folder, [pair for pair in whole if pair not in known]):
+        _enter(coverage, receipt, folder, spec, videos.ids, shard_videos)
     return coverage
 
 
-def save_coverage(folder: Path, coverage: Coverage, ids: Sequence[str]) -> None:
+def save_coverage(folder: Path, coverage: Coverage, videos: Manifest) -> None:
     """Write the columns as Zarr arrays under `index/`, for readers of this and any other Zarr library."""
     write_arrays(
         folder / "index",
         {name: (coverage.columns[name], _column(name, coverage.columns[name].shape)) for name in COLUMNS},
         attributes={
-            **_identity(ids),
+            "rows": videos.rows,
+            "segments": list(videos.segments),
             "crc32c": {name: _checksum(coverage.columns[name]) for name in COLUMNS},
         },
     )
 
 
-def _read_index(folder: Path, coverage: Coverage, ids: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+def _read_index(folder: Path, coverage: Coverage, videos: Manifest) -> dict[str, NDArray[np.generic]]:
     """The consolidated columns that `coverage` wants; empty where they are damaged, or of other videos.
 
     Two runs may finalise at once, or one be stopped half-way: only columns of one and the same writing are used.
     """
     attributes = read_attributes(folder)
-    rows, checksums = attributes.get("rows"), attributes.get("crc32c")
-    if type(rows) is not int or not 0 <= rows <= len(ids) or not isinstance(checksums, dict):
+    rows, segments, checksums = (attributes.get(name) for name in ("rows", "segments", "crc32c"))
+    if type(rows) is not int or not isinstance(segments, list) or not isinstance(checksums, dict):
         return {}
-    if attributes.get("ids_digest") != _identity(ids[:rows])["ids_digest"]:
-        return {}
+    if not 0 <= rows <= videos.rows or segments != list(videos.segments[: len(segments)]):
+        return {}  # of other videos; a manifest may have grown since, never changed
     columns = {}
     for name, wanted in coverage.columns.items():
         shape = (rows, *wanted.shape[1:])
@@ -187,11 +188,6 @@ def _column(name: str, shape: tuple[int, ...]) -> Column:
 
 def _checksum(values: NDArray[np.generic]) -> int:
     return checksum(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
-
-
-def _identity(ids: Sequence[str]) -> dict[str, object]:
-    """Of which videos the columns are: a manifest may have grown since, never changed."""
-    return {"rows": len(ids), "ids_digest": digest(list(ids))}
 
 
 def _enter(

@@ -35,7 +35,9 @@ def quantise(maps: NDArray[np.float16]) -> tuple[NDArray[np.uint8], NDArray[np.f
     Raises:
         StoreError: a value is below zero.
     """
-    largest = maps.reshape(-1, maps.shape[-1]).view(np.int16).max(axis=0)  # ordered as the values, from zero up
+    largest = (
+        maps.reshape(-1, maps.shape[-1]).view(np.int16).max(axis=0)
+    )  # ordered as the values, from zero up
     if maps.view(np.int16).min() < 0 and maps.min() < 0:
         raise StoreError(
             "a map goes below zero, and uint8 holds maps after a ReLU; ask for --dtype float16 in another --store"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
 from itertools import repeat
@@ -139,26 +139,23 @@ class Features:
     def coverage(self) -> Coverage:
         """What became of every video, from the receipts."""
         return load_coverage(
-            self.folder, self.spec, ids=self.store.videos.ids, shard_videos=self.store.shard_videos
+            self.folder, self.spec, videos=self.store.videos, shard_videos=self.store.shard_videos
         )
 
     @cached_property
     def ok(self) -> NDArray[np.bool_]:
         """(rows, views) bool: the video's maps of that view are in the store, whole."""
-        return self._load(("status",)).ok
+        return self._known.ok
 
     @cached_property
-    def _checksums(self) -> NDArray[np.generic]:
-        return self._load(("status", "crc32c")).columns["crc32c"]
-
-    def _load(self, names: Collection[str]) -> Coverage:
-        """Some columns only: of 240,000 videos all of them would take 150 MB."""
+    def _known(self) -> Coverage:
+        """What reading needs: of 240,000 videos all columns would take 150 MB."""
         return load_coverage(
             self.folder,
             self.spec,
-            ids=self.store.videos.ids,
+            videos=self.store.videos,
             shard_videos=self.store.shard_videos,
-            names=names,
+            names=("status", "crc32c"),
             reasons=False,
         )
 
@@ -224,7 +221,7 @@ class Features:
             if check:
                 video_starts = [checksum(scale.data) for scale in scales]
                 starts = [video_starts[i] for i in scale_of.tolist()]
-        expected = self._checksums[request].tolist() if check else None
+        expected = self._known.columns["crc32c"][request].tolist() if check else None
         memory = values.reshape(-1).view(np.uint8).data
         for jobs in self._jobs(*request):
             if threads == 1:

@@ -28,9 +28,9 @@ def finalise(store: Store) -> None:
         for model, clip_frames in store.models:
             features = store.features(model, clip_frames)
             coverage = coverage_of_receipts(
-                features.folder, features.spec, ids=store.videos.ids, shard_videos=store.shard_videos
+                features.folder, features.spec, videos=store.videos, shard_videos=store.shard_videos
             )
-            save_coverage(features.folder, coverage, store.videos.ids)
+            save_coverage(features.folder, coverage, store.videos)
             for (row, view), reason in sorted(coverage.reasons.items()):
                 failures.append(
                     {

@@ -110,7 +110,11 @@ class Receipt:
 
 def receipt_path(folder: Path, shard: int, view: int) -> Path:
     """Where the receipt of a shard lies; `folder` is the model's."""
-    return folder / "receipts" / f"{shard:06d}.v{view}.json"
+    return folder / "receipts" / _name(shard, view)
+
+
+def _name(shard: int, view: int) -> str:
+    return f"{shard:06d}.v{view}.json"
 
 
 def list_receipts(folder: Path) -> list[tuple[int, int]]:
@@ -120,7 +124,7 @@ def list_receipts(folder: Path) -> list[tuple[int, int]]:
     except FileNotFoundError:
         return []
     pairs = {name: (int(match[1]), int(match[2])) for name in names if (match := _NAME.fullmatch(name))}
-    return sorted(pair for name, pair in pairs.items() if receipt_path(folder, *pair).name == name)
+    return sorted(pair for name, pair in pairs.items() if _name(*pair) == name)
 
 
 def read_receipt(folder: Path, shard: int, view: int) -> Receipt:

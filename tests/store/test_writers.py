@@ -57,7 +57,7 @@ def mismatches_of(path: Path) -> list[str]:
         ):
             wrong.append(f"row {row}: other logits")
     receipts = coverage_of_receipts(
-        features.folder, features.spec, ids=store.videos.ids, shard_videos=store.shard_videos
+        features.folder, features.spec, videos=store.videos, shard_videos=store.shard_videos
     )
     wrong += [
         f"index/{name} is not what the receipts say"
