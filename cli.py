@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from . import __version__
-from .errors import FasterError
+from .errors import FasterError, one_line
 
 # verb → module and name of its click command. A command's module imports nothing heavy.
 COMMANDS = {
@@ -84,6 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader of our output went away: not an error of ours, and nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"faster: {one_line(f'{where}{error.strerror or error}')}", err=True)
+        sys.exit(74)
     sys.exit(code if isinstance(code, int) else 0)
 
 

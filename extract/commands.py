@@ -122,11 +122,13 @@ class FailureLimit(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
 @click.option(
     "--decoders", type=click.IntRange(1), default=1, show_default=True, help="Decoding processes a device."
 )
+@click.option("--dry-run", is_flag=True, help="Say what it would take on disk, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def extract_command(
     source: tuple[str, ...],
     devices: str | None,
     max_failed: Callable[[int], float],
+    dry_run: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -148,13 +150,17 @@ def extract_command(
     """
     share_cores()
     with interruptible("nothing was begun"):
-        from .run import ExtractConfig, extract
+        from .run import ExtractConfig, estimate, extract
 
         config = ExtractConfig(
             source=source_of(source),
             devices=tuple(devices.split(",")) if devices else None,
             **options,
         )
+        if dry_run:
+            would = estimate(config, say=lambda line: click.echo(line, err=True))
+            click.echo(json.dumps(would.to_dict(), indent=2) if as_json else would.line)
+            return
         summary = extract(config, say=lambda line: click.echo(line, err=True))
     if as_json:
         click.echo(json.dumps(summary.to_dict(), indent=2))

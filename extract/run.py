@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from ..stopping import interruptible
 from ..store import manifest as manifests
 from ..store import writer
 from ..store.encoding import CODECS, DTYPES
+from ..store.inspect import plain_video_bytes
 from ..store.receipts import list_receipts
 from ..store.schema import maps_key, shard_videos_for
 from ..store.verify import remove_shards
@@ -127,6 +129,36 @@ class ExtractSummary:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What an extraction would take on disk.
+
+    Attributes:
+        videos: of the source; those that are in the store already are counted too.
+        store_bytes: all their maps and scores; compressed: this is the most that it can be.
+        free_bytes: on the store's file system now.
+    """
+
+    videos: int
+    store_bytes: int
+    compressed: bool
+    free_bytes: int
+
+    @property
+    def line(self) -> str:
+        """For a person."""
+        most = "at most " if self.compressed else ""
+        return f"{self.videos} videos take {most}{_size(self.store_bytes)} in the store; {_size(self.free_bytes)} are free there"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:,.1f} MB"
+
+
 def extract(config: ExtractConfig, *, say: Say = print, progress: bool = True) -> ExtractSummary:
     """Write the maps of every video of a source into a store; what is whole there is not done again.
 
@@ -142,22 +174,7 @@ def extract(config: ExtractConfig, *, say: Say = print, progress: bool = True) -
         Interrupted: SIGTERM or SIGUSR1; the shard in hand is dropped, all others are whole.
     """
     with interruptible("whole shards are kept"):
-        path = Path(config.store or _store_name(config.source))
-        devices = [str(choose_device(name)) for name in config.devices or (None,)]
-        source = _source(config, say, progress)
-        # A store that cannot be written is found out before a network is loaded; the shard size is settled later.
-        job = Job(
-            store=str(path),
-            root=str(source.root),
-            models=config.models,
-            weights=config.weights or (None,) * len(config.models),
-            allow_random=config.allow_random,
-            clip_frames=config.clip_frames,
-            clips=config.clips_a_view,
-            size=config.size,
-            decoders=config.decoders,
-        )
-        writer.require_writable(path)
+        path, devices, source, job = _prepare(config, say, progress)
         networks = load_networks(job, devices[0])
         for _, info in networks:
             for name in ("size", "clip_frames"):
@@ -168,6 +185,7 @@ def extract(config: ExtractConfig, *, say: Say = print, progress: bool = True) -
                         f"note: {info.model} was trained with --{flag} {trained}, and this run has --{flag} {asked}"
                     )
         specs = [_spec(config, job, network, info) for network, info in networks]
+        say(estimate_of(path, specs, len(source.videos)).line)
         manifest, shard_videos = _declare(path, source, specs, networks, job)
         rows = {manifest.row_of[video.id] for video in source.videos}
         if Path(manifest.root) != source.root:
@@ -209,6 +227,48 @@ def extract(config: ExtractConfig, *, say: Say = print, progress: bool = True) -
             clips_per_second=bar.clips / seconds if seconds else 0.0,
             gflops_spent=sum(count * cost for count, cost in zip(bar.clips_by_model, costs, strict=True)),
         )
+
+
+def estimate(config: ExtractConfig, *, say: Say = print, progress: bool = True) -> Estimate:
+    """What the maps of a source would take on disk, before anything is computed or written.
+
+    Raises:
+        UsageError, SourceError, WeightsError, StorageError: as `extract`.
+    """
+    path, devices, source, job = _prepare(config, say, progress)
+    specs = [_spec(config, job, network, info) for network, info in load_networks(job, devices[0])]
+    return estimate_of(path, specs, len(source.videos))
+
+
+def estimate_of(path: Path, specs: Sequence[stores.FeatureSpec], videos: int) -> Estimate:
+    """What `videos` videos take in the store at `path`."""
+    parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    return Estimate(
+        videos=videos,
+        store_bytes=videos * sum(plain_video_bytes(spec) * spec.views for spec in specs),
+        compressed=any(spec.codec != "none" for spec in specs),
+        free_bytes=shutil.disk_usage(parent).free,
+    )
+
+
+def _prepare(config: ExtractConfig, say: Say, progress: bool) -> tuple[Path, list[str], Source, Job]:
+    """Everything that can be found wrong before a network is loaded; the store's place can be written."""
+    path = Path(config.store or _store_name(config.source))
+    devices = [str(choose_device(name)) for name in config.devices or (None,)]
+    source = _source(config, say, progress)
+    job = Job(
+        store=str(path),
+        root=str(source.root),
+        models=config.models,
+        weights=config.weights or (None,) * len(config.models),
+        allow_random=config.allow_random,
+        clip_frames=config.clip_frames,
+        clips=config.clips_a_view,
+        size=config.size,
+        decoders=config.decoders,
+    )
+    writer.require_writable(path)
+    return path, devices, source, job
 
 
 def plan(

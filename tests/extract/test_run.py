@@ -24,7 +24,7 @@ from faster.errors import (
 )
 from faster.extract.backbones import build
 from faster.extract.decode import load_clips
-from faster.extract.run import ExtractConfig, extract
+from faster.extract.run import ExtractConfig, estimate, extract
 from faster.extract.transforms import normalise
 from faster.extract.weights import WeightsInfo, load_weights, save_weights
 from sets import make_bright_set
@@ -252,3 +252,29 @@ def test_maps_that_are_gone_are_said_not_taken_for_whole(bright: Path, tmp_path:
 def test_an_unknown_device_is_said_at_the_door(bright: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no device 'cuda:9' here; there is: cpu"):
         run(config(bright, tmp_path / "s.zarr", devices=("cuda:9",)))
+
+
+def test_a_dry_run_says_the_size_that_a_run_then_takes(tmp_path: Path) -> None:
+    videos = make_bright_set(tmp_path / "videos", per_class=3, tests=1)
+    path = tmp_path / "s.zarr"
+    config = ExtractConfig(
+        source=str(videos),
+        models=(CHEAP,),
+        store=str(path),
+        allow_random=True,
+        clips=2,
+        size=64,
+        dtype="uint8",
+    )
+    before = sorted(tmp_path.iterdir())
+    would = estimate(config, say=lambda line: None, progress=False)
+    assert sorted(tmp_path.iterdir()) == before and would.free_bytes > would.store_bytes
+    extract(config, say=lambda line: None, progress=False)
+    stored = sum(
+        f.stat().st_size
+        for name in ("maps", "scales")
+        for f in path.glob(f"features/*/L8/{name}/c/**/*")
+        if f.is_file()
+    )
+    holes = would.store_bytes / would.videos * (stores.open(path).shard_videos - would.videos)
+    assert would.store_bytes <= stored <= would.store_bytes + holes
