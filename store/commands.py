@@ -177,11 +177,13 @@ def verify_command(store: Path, repair: bool, processes: int | None, as_json: bo
         )
         for shard in found.bad:
             click.echo(f"  {shard.model}, {shard.clip_frames} frames, shard {shard.shard}: {shard.reason}")
+        for name in found.descriptions:
+            click.echo(f"  {name} is not what was written")
         if found.leftovers:
             click.echo(f"  {len(found.leftovers)} leftover files of stopped runs, as {found.leftovers[0]}")
-        if repair and (found.bad or found.leftovers):
-            click.echo("removed; run the same faster extract command to make the bad shards again")
-        elif found.bad or found.leftovers:
-            click.echo(f"to remove exactly these: faster verify {store} --repair")
-    if found.bad and not repair:
+        if repair and (found.bad or found.leftovers or found.descriptions):
+            click.echo("mended; run the same faster extract command to make the bad shards again")
+        elif found.bad or found.leftovers or found.descriptions:
+            click.echo(f"to mend exactly these: faster verify {store} --repair")
+    if (found.bad or found.descriptions) and not repair:
         raise click.exceptions.Exit(65)

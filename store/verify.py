@@ -18,12 +18,13 @@ from tqdm import tqdm
 from ..errors import StoreError
 from .commit import TEMPORARY_SUFFIX, storage_errors
 from .features import Features
-from .files import open_regular, require_inside
+from .files import METADATA_BYTES_MAX, open_regular, read_regular, require_inside
 from .finalise import finalise
 from .reader import Store
 from .receipts import list_receipts, read_receipt, receipt_path
 from .remote import require_local
-from .schema import ids_digest, shard_keys
+from .schema import arrays_metadata, ids_digest, shard_keys
+from .writer import fit_arrays
 
 # What says that a shard's file is gone or unreadable; any other error says nothing of the shard.
 _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
@@ -47,13 +48,16 @@ class Verification:
     Attributes:
         shards, size_bytes: receipts and bytes that were read.
         bad: shards that do not hold; `faster extract` makes them again once they are removed.
+        descriptions: array metadata, and files of a model's classifier, that are not what was written; they are
+            derived or put again.
         leftovers: temporary files, and data without a receipt, relative to the store; they mislead no reader.
-        repaired: whether both were removed.
+        repaired: whether all of these were mended or removed.
     """
 
     shards: int
     size_bytes: int
     bad: tuple[BadShard, ...]
+    descriptions: tuple[str, ...]
     leftovers: tuple[str, ...]
     repaired: bool
 
@@ -115,18 +119,48 @@ def verify(
                     )
                 )
     leftovers = sorted(_leftovers(store, models))
+    descriptions = [
+        str(file.relative_to(store.path)) for features in models for file in _altered(store, features)
+    ]
     if repair:
         remove_shards(store, [(b.model, b.clip_frames, b.shard, b.view) for b in bad])
         with storage_errors(store.path):
             for name in leftovers:
                 _remove(store.path / name, store.path)
+            for name in descriptions:  # head files are put again by the next extraction
+                _remove(store.path / name, store.path)
+        for features in models:
+            fit_arrays(store.path, features.spec, store.videos, store.shard_videos)
     return Verification(
         shards=len(tasks),
         size_bytes=size_bytes,
         bad=tuple(bad),
+        descriptions=tuple(descriptions),
         leftovers=tuple(leftovers),
         repaired=repair,
     )
+
+
+def _altered(store: Store, features: Features) -> Iterator[Path]:
+    """Array metadata that another Zarr library would stumble over, and classifier files with other bytes."""
+    for name, metadata in arrays_metadata(store.videos.rows, store.shard_videos, features.spec).items():
+        file = features.folder / name / "zarr.json"
+        if _sha256(file) != hashlib.sha256(metadata).hexdigest():
+            yield file
+    digests = features.provenance.get("head_sha256")
+    for name, sha256 in digests.items() if isinstance(digests, dict) else ():
+        file = features.folder / "head" / str(name)
+        require_inside(file, store.path)
+        if _sha256(file) != sha256:
+            yield file
+
+
+def _sha256(file: Path) -> str | None:
+    """Of a small file's bytes; None where it is gone, a link, or large."""
+    try:
+        return hashlib.sha256(read_regular(file, size_max=METADATA_BYTES_MAX)).hexdigest()
+    except (OSError, StoreError):
+        return None
 
 
 def _tasks(store: Store, features: Features) -> Iterator[_Task]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -92,19 +93,28 @@ def declare(
     put_if_absent(folder / "trained_on.json", seal({"ids": sorted(set(trained_on))}))
     put_if_absent(folder.parent / "zarr.json", group_metadata())
     if head is not None:
-        for name, values, axes in (("weight", head[0], ["class", "c"]), ("bias", head[1], ["class"])):
-            shape = list(values.shape)
-            key = "/".join("0" * len(shape))
-            put_if_absent(folder / "head" / name / "c" / key, np.ascontiguousarray(values, "<f4").tobytes())
-            metadata = array_metadata(shape=shape, chunks=shape, dtype="float32", names=axes)
-            put_if_absent(folder / "head" / name / "zarr.json", metadata)
-        put_if_absent(folder / "head" / "zarr.json", group_metadata())
+        files = _head_files(head)
+        for name, data in files.items():
+            put_if_absent(folder / "head" / name, data)
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        recorded = {**recorded, "head_sha256": digests}
     put_if_absent(
         folder / "zarr.json",
         group_metadata({"faster": {"spec": spec.to_dict(), "recorded": dict(recorded)}}),
     )
     spec.require_same(read_spec(folder))
     return spec
+
+
+def _head_files(head: Head) -> dict[str, bytes]:
+    """A linear classifier as two Zarr arrays, by key."""
+    files = {}
+    for name, values, axes in (("weight", head[0], ["class", "c"]), ("bias", head[1], ["class"])):
+        shape = list(values.shape)
+        key = "/".join("0" * len(shape))
+        files[f"{name}/c/{key}"] = np.ascontiguousarray(values, "<f4").tobytes()
+        files[f"{name}/zarr.json"] = array_metadata(shape=shape, chunks=shape, dtype="float32", names=axes)
+    return {**files, "zarr.json": group_metadata()}
 
 
 def fit_arrays(path: Path, spec: FeatureSpec, manifest: Manifest, shard_videos: int) -> None:

@@ -66,7 +66,9 @@ def test_uint8_holds_the_same_videos_with_rounded_maps(tmp_path: Path) -> None:
     for key in source.models:
         old, converted = source.features(*key), new.features(*key)
         assert (converted.spec.dtype, converted.spec.codec) == ("uint8", "zstd")
-        assert converted.provenance == {**old.provenance, "converted_from": old.spec.fingerprint}
+        recorded = {**converted.provenance}
+        recorded.pop("head_sha256", None)  # of the classifier's files, which were put here and not there
+        assert recorded == {**old.provenance, "converted_from": old.spec.fingerprint}
         assert converted.trained_on == old.trained_on
         assert (
             converted.coverage.reasons == old.coverage.reasons == {(r, 0): why for r, why in FAILED.items()}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from faster import store as stores
 from faster.errors import StorageError, StoreError
+from faster.store import writer
 from faster.store.sealed import seal, unseal
 from faster.store.verify import verify
 from stores import make_spec, make_store, make_videos, write_shard
@@ -21,7 +22,10 @@ CORRUPTIONS = 1200
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> stores.Store:
     path = tmp_path_factory.mktemp("sound") / "s.zarr"
-    specs = [make_spec("r2d26"), make_spec("r2plus1d50", num_classes=0, class_names=None)]
+    specs = [
+        make_spec("r2d26"),
+        make_spec("r2plus1d50", num_classes=0, class_names=None, dtype="uint8", codec="zstd"),
+    ]
     return make_store(path, specs, make_videos(11), failed={5: "audio only"})
 
 
@@ -106,6 +110,32 @@ def test_a_receipt_of_other_videos_or_other_maps_does_not_hold(copied: Path) -> 
         value = unseal(file.read_bytes(), name="receipt")
         file.write_bytes(seal({**value, field: "0" * 64}))
     assert [bad.shard for bad in verify(copied, progress=False, processes=1).bad] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["maps/zarr.json", "logits/zarr.json", "head/weight/c/0/0", "head/bias/zarr.json", "head/zarr.json"],
+)
+@pytest.mark.parametrize("damage", [flip_bit, delete, empty])
+def test_what_only_other_readers_need_is_verified_too(
+    tmp_path: Path, name: str, damage: Callable[[Path, np.random.Generator], None]
+) -> None:
+    spec = make_spec()
+    store = make_store(tmp_path / "s.zarr", [], make_videos(4))
+    head = (np.ones((3, 16), np.float32), np.zeros(3, np.float32))
+
+    def declare() -> None:
+        writer.declare(store.path, spec, recorded={}, trained_on=[], head=head)
+        writer.fit_arrays(store.path, spec, store.videos, 4)
+
+    declare()
+    assert verify(store.path, progress=False).descriptions == ()
+    before = {f: f.read_bytes() for f in (store.path / spec.folder).rglob("*") if f.is_file()}
+    damage(store.path / spec.folder / name, np.random.default_rng(0))
+    assert verify(store.path, progress=False).descriptions == (f"{spec.folder}/{name}",)
+    verify(store.path, progress=False, repair=True)
+    declare()
+    assert {f: f.read_bytes() for f in before} == before
 
 
 def test_leftovers_of_killed_runs_are_named_and_removed(copied: Path) -> None:
