@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .errors import RunError
-from .store.commit import replace
+from .store.commit import TEMPORARY_SUFFIX, replace
 
 
 def open_run(run_dir: Path, config: Mapping[str, Any]) -> None:
@@ -48,7 +48,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{path} is missing; this is no run folder of a training command") from None
+        raise RunError(
+            f"{path} is missing: this is no run folder; name one that a training command made"
+        ) from None
     except (ValueError, OSError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
 
@@ -63,3 +65,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     # An empty header of an empty file is written so that safetensors itself cannot read it back.
     replace(path, save(plain, metadata=dict(header) if header else None))
+
+
+def remove_unfinished(run_dir: Path) -> None:
+    """Remove what a kill left of files that were being written."""
+    for left in run_dir.glob(f".*{TEMPORARY_SUFFIX}"):
+        left.unlink(missing_ok=True)
+
+
+def run_began(run_dir: Path) -> bool:
+    """Whether the folder holds a run's config."""
+    return (run_dir / "config.json").exists()

@@ -1,61 +1,70 @@
-"""The loop that both training stages share: schedule, checkpoint, exact resume, log.
+"""The loop that both training stages share: schedule, validation, exact resume, any number of ranks.
 
 A stage describes what it trains as a `Task`; `fit` runs it in a run folder, which then holds
 
     config.json         everything that decides the run; a rerun must agree with it
-    metrics.jsonl       one line an epoch
+    metrics.jsonl       one line an epoch, and the same as TensorBoard events
     last.safetensors    model and optimiser, with epoch, step and best in its header (last.json: the same, to read)
     best.safetensors    the model's state of the epoch with the highest validation top-1 (best.json: its metrics)
 
-All randomness is a function of (seed, epoch, step), so a run that was stopped goes on bit for bit as if it
-had not been, on the same machine and number of threads.
+All randomness is a function of (seed, epoch, step, rank), so a run that was stopped goes on bit for bit as if
+it had not been, on the same machine and number of threads and ranks.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
 from tqdm import tqdm
 
+from .checkpoint import BestEpoch, Standing, load_last, save_last
 from .errors import Interrupted, RunError, UsageError
-from .run_folder import open_run, write_json, write_tensors
-from .stopping import STOP_SIGNALS
-from .store.commit import replace
+from .ranks import ALONE, Ranks
+from .run_folder import open_run, remove_unfinished, write_json, write_tensors
+from .run_log import Log, epoch_log
+from .stopping import stop_requests
 
 BatchT = TypeVar("BatchT")
 
 # A finite norm this large is an overflow in the making: bf16 convolutions on a CPU gave 1e24 on sound data.
 RUNAWAY_GRADIENT_NORM = 1e8
+OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("float32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How to train: SGD with momentum, a cosine schedule after a linear warm-up (FASTER §4).
+    """How to train: by default SGD with momentum, a cosine schedule after a linear warm-up (FASTER §4).
 
-    `weight_decay` is applied to weights, not to biases and norms. Gradients longer than `max_gradient_norm`
-    are scaled down to it; one that is not finite ends the run.
+    Attributes:
+        optimizer: "sgd" or "adamw".
+        momentum: of SGD; AdamW's first coefficient, its second is 0.999.
+        weight_decay: of weights, not of biases and norms.
+        max_gradient_norm: longer gradients are scaled down to it; one that is not finite ends the run.
+        precision: of the training steps, "float32", or "bf16" by autocast; weights and validation are float32.
+        patience: stop after so many epochs in a row without a better one; None trains them all.
     """
 
     epochs: int
     batch_size: int
     learning_rate: float
+    optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 1e-4
     warmup_epochs: float = 0.0
     max_gradient_norm: float = 10.0
+    precision: str = "float32"
+    patience: int | None = None
     seed: int = 0
     device: str = "cpu"
 
@@ -66,10 +75,17 @@ class TrainingOptions:
         for name in ("momentum", "weight_decay", "warmup_epochs", "seed"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not self.momentum < 1:
+            raise UsageError(f"momentum is {self.momentum}; it must be below 1")
         if self.warmup_epochs > self.epochs:
             raise UsageError(
                 f"warmup_epochs is {self.warmup_epochs}; it must not exceed epochs ({self.epochs})"
             )
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"patience is {self.patience}; it must be at least 1")
+        for name, known in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(known)}")
 
 
 class Task(Protocol[BatchT]):
@@ -86,11 +102,14 @@ class Task(Protocol[BatchT]):
         ...
 
     def batches(self, epoch: int, start_step: int) -> Iterator[BatchT]:
-        """Batches start_step, start_step + 1, … of this epoch: a pure function of (seed, epoch, step)."""
+        """Batches start_step, start_step + 1, … of this epoch: a pure function of (seed, epoch, step).
+
+        Of several ranks, each gets its part of the same batch.
+        """
         ...
 
     def loss(self, batch: BatchT) -> Tensor:
-        """The batch's mean loss, a scalar with a gradient."""
+        """The batch's mean loss, a scalar with a gradient; of several ranks, the parts add up to it."""
         ...
 
     def video_ids(self, batch: BatchT) -> Sequence[str]:
@@ -98,35 +117,11 @@ class Task(Protocol[BatchT]):
         ...
 
     def validate(self) -> dict[str, float]:
-        """Validation figures, called in eval mode without gradients: "top1" in [0, 1], and "loss" to part ties."""
+        """Validation figures, the same on every rank, called in eval mode without gradients.
+
+        "top1" in [0, 1], and "loss" to part ties.
+        """
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class BestEpoch:
-    """The epoch, counted from 1, whose weights best.safetensors holds, and its validation figures."""
-
-    epoch: int
-    metrics: dict[str, float]
-
-
-@dataclass
-class _State:
-    """Where a run stands: `step` steps of `epoch` are done, with these losses summed up."""
-
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    best: BestEpoch | None = None
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def from_json(text: str) -> _State:
-        fields = json.loads(text)
-        best = fields.pop("best")
-        return _State(**fields, best=BestEpoch(**best) if best else None)
 
 
 def fit(
@@ -136,12 +131,13 @@ def fit(
     *,
     config: Mapping[str, Any],
     progress: bool = True,
+    ranks: Ranks = ALONE,
 ) -> BestEpoch:
     """Train `task` in `run_dir`, or go on with what was begun there, and return its best epoch.
 
     `config` is everything besides `options` that decides the run; it becomes config.json. On SIGTERM, SIGUSR1
     or SIGINT the state is saved after the step, and `Interrupted` or KeyboardInterrupt is raised; a second
-    signal acts at once.
+    signal acts at once. Of several ranks only the first writes; all read the folder.
 
     Raises RunError where the folder was begun with another config, or where a loss, gradient, weight or
     validation figure is not finite; StorageError where the disk fails; Interrupted.
@@ -149,22 +145,25 @@ def fit(
     device = torch.device(options.device)
     model = task.model.to(device)
     optimizer = _optimizer(model, options)
-    open_run(run_dir, run_config(options, config))
-    state = _load_last(run_dir, model, optimizer)
-    _keep_log_before(run_dir, state.epoch)
-    run = _Run(task, model, optimizer, options, run_dir, state)
+    if ranks.first:
+        open_run(run_dir, run_config(options, config))
+        remove_unfinished(run_dir)
+    ranks.wait()
+    standing = load_last(run_dir, model, optimizer)
+    ranks.wait()  # until all have read what the first will write over
+    run = _Run(task, model, optimizer, options, run_dir, standing, ranks)
     cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), _stop_signals() as stop, _tensorboard(run_dir) as board:
-        while state.epoch < options.epochs:
-            run.train_epoch(stop, progress)
-            line = run.end_epoch()
-            _append_log(run_dir, line)
-            board(line)
-            _save_last(run_dir, model, optimizer, state)
-            if stop.asked:
-                raise _interrupted(stop, run_dir, state)
-    assert state.best is not None  # every epoch that ends has one
-    return state.best
+    with torch.random.fork_rng(devices=cuda), stop_requests() as stop, run.log() as log:
+        while not run.finished:
+            asked = run.train_epoch(lambda: stop.asked, progress and ranks.first)
+            if not asked:
+                log(run.end_epoch())
+                asked = ranks.largest(stop.asked)
+            run.save()
+            if asked:
+                raise _interrupted(asked, run_dir, standing)
+    assert standing.best is not None  # every epoch that ends has one
+    return standing.best
 
 
 def run_config(options: TrainingOptions, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,9 +180,21 @@ def learning_rate_at(options: TrainingOptions, step: int, steps_per_epoch: int) 
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def step_seed(seed: int, epoch: int, step: int) -> int:
-    """The seed of one step's randomness (dropout and the like), in [0, 2⁶³)."""
-    return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
+    """The seed of one step's randomness (dropout and the like) on one rank, in [0, 2⁶³)."""
+    key = [seed, epoch, step, rank] if rank else [seed, epoch, step]
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class _LossOf(nn.Module):
+    """The task's loss as a module over its model: what gradients can be shared of."""
+
+    def __init__(self, task: Task[Any]) -> None:
+        super().__init__()
+        self.model, self.task = task.model, task
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.task.loss(batch)
 
 
 class _Run:
@@ -193,51 +204,74 @@ class _Run:
         self,
         task: Task[Any],
         model: nn.Module,
-        optimizer: torch.optim.SGD,
+        optimizer: Optimizer,
         options: TrainingOptions,
         run_dir: Path,
-        state: _State,
+        state: Standing,
+        ranks: Ranks,
     ) -> None:
         self.task, self.model, self.optimizer = task, model, optimizer
-        self.options, self.run_dir, self.state = options, run_dir, state
+        self.options, self.run_dir, self.state, self.ranks = options, run_dir, state, ranks
+        trains = any(parameter.requires_grad for parameter in model.parameters())
+        self.loss = ranks.sharing_gradients(_LossOf(task)) if trains else _LossOf(task)
 
-    def train_epoch(self, stop: _Stop, progress: bool) -> None:
-        """Train the rest of the current epoch; save and raise Interrupted when asked to stop."""
-        state, steps = self.state, self.task.steps_per_epoch
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or none was the best for as long as the patience lasts."""
+        state, patience = self.state, self.options.patience
+        if state.epoch >= self.options.epochs:
+            return True
+        return patience is not None and state.best is not None and state.epoch - state.best.epoch >= patience
+
+    def log(self) -> AbstractContextManager[Log]:
+        """The log of epochs, on the first rank."""
+        if self.ranks.first:
+            return epoch_log(self.run_dir, epochs_done=self.state.epoch)
+        return nullcontext(lambda line: None)
+
+    def train_epoch(self, asked_here: Callable[[], int], progress: bool) -> int:
+        """Train the rest of the current epoch, or up to the step after which a rank was asked to stop.
+
+        Returns the signal that asked, 0 where the epoch is done.
+        """
+        state, steps, seed = self.state, self.task.steps_per_epoch, self.options.seed
         self.model.train()
         batches = self.task.batches(state.epoch, state.step)
         title = f"epoch {state.epoch + 1}/{self.options.epochs}"
+        asked = 0
         with tqdm(total=steps, initial=state.step, desc=title, unit="step", disable=not progress) as bar:
-            while state.step < steps:
-                torch.manual_seed(step_seed(self.options.seed, state.epoch, state.step))
+            while state.step < steps and not asked:
+                torch.manual_seed(step_seed(seed, state.epoch, state.step, self.ranks.rank))
                 state.loss_sum += self._train_step(next(batches))
                 state.step += 1
                 bar.update()
                 bar.set_postfix(loss=f"{state.loss_sum / state.step:.4f}", refresh=False)
-                if stop.asked:
-                    _close(batches)
-                    _save_last(self.run_dir, self.model, self.optimizer, state)
-                    raise _interrupted(stop, self.run_dir, state)
+                asked = self.ranks.largest(asked_here())
         _close(batches)
+        return asked
 
     def _train_step(self, batch: Any) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(self.state.step)
-        loss = self.task.loss(batch)
+        device = torch.device(self.options.device).type
+        with torch.autocast(device, torch.bfloat16, enabled=self.options.precision == "bf16"):
+            loss = self.loss(batch)
         value = float(loss.item())
-        if not math.isfinite(value):
-            raise self._not_finite("loss", value, batch)
+        mean = self.ranks.total(value)
+        if not math.isfinite(mean):
+            raise self._not_finite("loss", mean, batch if not math.isfinite(value) else None)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * self.ranks.count).backward()  # the shared gradient is the ranks' mean, ours their sum
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_gradient_norm))
         if not norm < RUNAWAY_GRADIENT_NORM:  # also true of NaN
             raise self._not_finite("norm of the gradient", norm, batch)
         self.optimizer.step()
-        return value
+        return mean
 
     def end_epoch(self) -> dict[str, float]:
         """Validate, keep the weights if they are the best yet, and step on to the next epoch."""
         state, epoch = self.state, self.state.epoch
+        self.ranks.take_buffers_of_first(self.model)
         bad = [name for name, value in self.model.state_dict().items() if not torch.isfinite(value).all()]
         if bad:
             raise RunError(f"epoch {epoch + 1}: {bad[0]} is not finite any more; lower the learning rate")
@@ -251,8 +285,9 @@ class _Run:
                 )
         if state.best is None or _merit(metrics) > _merit(state.best.metrics):
             state.best = BestEpoch(epoch=epoch + 1, metrics=metrics)
-            write_tensors(self.run_dir / "best.safetensors", self.model.state_dict())
-            write_json(self.run_dir / "best.json", asdict(state.best))
+            if self.ranks.first:
+                write_tensors(self.run_dir / "best.safetensors", self.model.state_dict())
+                write_json(self.run_dir / "best.json", asdict(state.best))
         line = {
             "epoch": epoch + 1,
             "train_loss": state.loss_sum / state.step,
@@ -262,12 +297,19 @@ class _Run:
         state.epoch, state.step, state.loss_sum = epoch + 1, 0, 0.0
         return line
 
+    def save(self) -> None:
+        """Write where the run stands, on the first rank."""
+        if self.ranks.first:
+            save_last(self.run_dir, self.model, self.optimizer, self.state)
+
     def _rate(self, step: int) -> float:
         steps = self.task.steps_per_epoch
         return learning_rate_at(self.options, self.state.epoch * steps + step, steps)
 
-    def _not_finite(self, what: str, value: float, batch: Any) -> RunError:
-        ids = list(self.task.video_ids(batch))
+    def _not_finite(self, what: str, value: float, batch: Any | None) -> RunError:
+        """What ends the run, with the videos of the ranks that name a batch."""
+        own = [] if batch is None else list(self.task.video_ids(batch))
+        ids = [name for part in self.ranks.gathered(own) for name in part]
         shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
         return RunError(
             f"epoch {self.state.epoch + 1}, step {self.state.step + 1}: the {what} is {value:g} on {shown}; "
@@ -280,16 +322,15 @@ def _merit(metrics: Mapping[str, float]) -> tuple[float, float]:
     return metrics["top1"], -metrics.get("loss", 0.0)
 
 
-def _optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.SGD:
+def _optimizer(model: nn.Module, options: TrainingOptions) -> Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.SGD(
-        [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=options.learning_rate,
-        momentum=options.momentum,
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if options.optimizer == "adamw":
+        return AdamW(groups, lr=options.learning_rate, betas=(options.momentum, 0.999))
+    return SGD(groups, lr=options.learning_rate, momentum=options.momentum)
 
 
 def _close(batches: Iterator[Any]) -> None:
@@ -299,102 +340,9 @@ def _close(batches: Iterator[Any]) -> None:
         close()
 
 
-# --- the checkpoint --------------------------------------------------------------------------------------
-
-
-def _save_last(run_dir: Path, model: nn.Module, optimizer: torch.optim.SGD, state: _State) -> None:
-    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            tensors[f"momentum/{name}"] = buffer
-    # One file is one commit: where the run stands travels with its tensors. The .json is for people.
-    write_tensors(run_dir / "last.safetensors", tensors, {"state": state.to_json()})
-    write_json(run_dir / "last.json", asdict(state))
-
-
-def _load_last(run_dir: Path, model: nn.Module, optimizer: torch.optim.SGD) -> _State:
-    path = run_dir / "last.safetensors"
-    if not path.exists():
-        return _State()
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = _State.from_json(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
-        model.load_state_dict(weights)
-    except Exception as error:  # the library has one exception type per cause, none of them ours
-        raise RunError(f"{path} cannot be resumed from: {error}; delete {run_dir} to start again") from error
-    for name, parameter in model.named_parameters():
-        if f"momentum/{name}" in tensors:
-            buffer = torch.empty_like(parameter, requires_grad=False).copy_(tensors[f"momentum/{name}"])
-            optimizer.state[parameter]["momentum_buffer"] = buffer
-    return state
-
-
-def _append_log(run_dir: Path, line: Mapping[str, float]) -> None:
-    with (run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def _keep_log_before(run_dir: Path, epoch: int) -> None:
-    """Drop the lines of epochs that will be trained again: a kill can come between log and checkpoint."""
-    path = run_dir / "metrics.jsonl"
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        replace(path, "".join(lines[:epoch]).encode())
-
-
-# --- stopping and logging --------------------------------------------------------------------------------
-
-
-@dataclass
-class _Stop:
-    asked: int = 0  # the signal's number
-    previous: dict[int, Any] = field(default_factory=dict)
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.asked = number
-        self.restore()  # the next signal acts at once
-
-    def restore(self) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    stop = _Stop()
-    if threading.current_thread() is threading.main_thread():  # only there can signals be handled
-        for number in (*STOP_SIGNALS, signal.SIGINT):
-            stop.previous[number] = signal.signal(number, stop)
-    try:
-        yield stop
-    finally:
-        stop.restore()
-
-
-def _interrupted(stop: _Stop, run_dir: Path, state: _State) -> BaseException:
-    kind = KeyboardInterrupt if stop.asked == signal.SIGINT else Interrupted
+def _interrupted(asked: int, run_dir: Path, state: Standing) -> BaseException:
+    kind = KeyboardInterrupt if asked == signal.SIGINT else Interrupted
     return kind(
         f"stopped after step {state.step} of epoch {state.epoch + 1}; "
         f"the same command goes on from there ({run_dir})"
     )
-
-
-@contextmanager
-def _tensorboard(run_dir: Path) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """What writes one epoch's figures as TensorBoard events; does nothing where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError:
-        yield lambda line: None
-        return
-    with SummaryWriter(run_dir) as writer:
-
-        def write(line: Mapping[str, float]) -> None:
-            for name, value in line.items():
-                if name != "epoch":
-                    writer.add_scalar(name, value, int(line["epoch"]))
-
-        yield write

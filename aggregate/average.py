@@ -73,16 +73,25 @@ class Average(Aggregator[tuple[Tensor, int]]):
         logits = batch.map(self.clip_logits).dense(self.dtype)
         return F.log_softmax(logits, dim=-1).logsumexp(1) - math.log(logits.shape[1])
 
-    def loss(self, batch: ClipBatch) -> Tensor:
-        """The clips' own softmax loss: the mean over each model's clips, summed over the models."""
+    def losses(self, batch: ClipBatch, *, label_smoothing: float = 0.0) -> Tensor:
+        """The clips' own softmax loss, (B,): the mean over each model's clips, summed over the models.
+
+        Every video has the same number of clips of each model.
+        """
         logits = batch.map(self.clip_logits).dense(self.dtype)
+        videos, clips = logits.shape[:2]
         losses = F.cross_entropy(
-            logits.flatten(0, 1), batch.labels.repeat_interleave(logits.shape[1]), reduction="none"
-        )
-        owner = batch.model_of.flatten().to(losses.device)
-        return torch.stack(
-            [losses[owner == index].mean() for index in sorted(set(batch.model_of.flatten().tolist()))]
-        ).sum()
+            logits.flatten(0, 1),
+            batch.labels.repeat_interleave(clips),
+            reduction="none",
+            label_smoothing=label_smoothing,
+        ).view(videos, clips)
+        owner = batch.model_of.to(losses.device)
+        means = [
+            losses[owner == index].view(videos, -1).mean(1)
+            for index in sorted(set(batch.model_of.flatten().tolist()))
+        ]
+        return torch.stack(means).sum(0)
 
     def step_gflops(self, map_shape: MapShape) -> float:
         """The head's product; nothing where the backbone's own logits are read."""

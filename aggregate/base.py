@@ -61,7 +61,11 @@ class Aggregator(nn.Module, ABC, Generic[StateT]):
 
     def loss(self, batch: ClipBatch) -> Tensor:
         """The batch's mean softmax loss."""
-        return F.cross_entropy(self(batch), batch.labels)
+        return self.losses(batch).mean()
+
+    def losses(self, batch: ClipBatch, *, label_smoothing: float = 0.0) -> Tensor:
+        """Each video's softmax loss (B,); labels are smoothed to 1 − s, and s shared by all classes."""
+        return F.cross_entropy(self(batch), batch.labels, reduction="none", label_smoothing=label_smoothing)
 
     @property
     def dtype(self) -> torch.dtype:

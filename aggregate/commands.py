@@ -10,9 +10,12 @@ import click
 
 if TYPE_CHECKING:
     from .evaluate import Evaluation
+    from .splits import SplitsResult
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-_DEVICE = click.option("--device", metavar="D", help="cpu, cuda:0, …  [the first GPU, or the CPU]")
+_DEVICE = click.option(
+    "--device", metavar="D", help="cpu, cuda:0, …  [the first GPU, or the CPU; under torchrun each its own]"
+)
 
 
 @click.command("train-agg")
@@ -23,19 +26,81 @@ _DEVICE = click.option("--device", metavar="D", help="cpu, cuda:0, …  [the fir
 @click.option("--expensive", metavar="M", help="The expensive model.  [the dearer of two]")
 @click.option("--cheap", metavar="M", help="The cheap model.  [the cheaper of two]")
 @click.option("--clip-frames", type=click.IntRange(min=1), metavar="L", help="Frames a clip.  [the store's]")
-@click.option("--split", metavar="NAME", help="A named split of the store.  [the only one, or the first]")
+@click.option(
+    "--split",
+    metavar="NAME",
+    help='A named split, or "all": each of them, and the mean.  [the only one, or the first]',
+)
 @click.option(
     "--out", metavar="RUN", help="The run folder.  [runs/<store>-<aggregator>-<pattern>-n<N>-s<seed>]"
 )
-@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True)
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Videos a step."
+    "--init", metavar="RUN", help="Start from this run's aggregator, with a new classifier for other classes."
 )
-@click.option("--learning-rate", type=float, default=0.1, show_default=True)
-@click.option("--momentum", type=float, default=0.9, show_default=True)
-@click.option("--weight-decay", type=float, default=1e-4, show_default=True)
-@click.option("--warmup-epochs", type=float, default=1.0, show_default=True)
-@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True)
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=30, show_default=True, help="Passes over the videos."
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Videos a step, of all processes together.",
+)
+@click.option(
+    "--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True, help="What steps."
+)
+@click.option("--learning-rate", type=float, help="At the schedule's top.  [0.1; 0.001 with adamw]")
+@click.option(
+    "--momentum", type=float, default=0.9, show_default=True, help="Of SGD; AdamW's first coefficient."
+)
+@click.option(
+    "--weight-decay", type=float, help="Of weights, not biases and norms.  [0.0001; 0.01 with adamw]"
+)
+@click.option(
+    "--warmup-epochs",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Epochs of linear rise, before the cosine.",
+)
+@click.option(
+    "--max-gradient-norm",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="Longer gradients are scaled down to it.",
+)
+@click.option(
+    "--label-smoothing",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="Share of a label that all classes get alike.",
+)
+@click.option(
+    "--balance-classes", is_flag=True, help="Every class weighs the same, however many videos it has."
+)
+@click.option(
+    "--dropout",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="Before the last layer.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bf16"]),
+    default="float32",
+    show_default=True,
+    help="Of the training steps; bf16 by autocast.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    metavar="EPOCHS",
+    help="Stop after so many epochs without a better one.",
+)
 @click.option(
     "--validation-share",
     type=float,
@@ -43,7 +108,13 @@ _DEVICE = click.option("--device", metavar="D", help="cpu, cuda:0, …  [the fir
     show_default=True,
     help="Share of the train part that chooses the best epoch.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Decides weights, order, clips and validation share.",
+)
 @_DEVICE
 @_AS_JSON
 def train_agg_command(as_json: bool, **values: Any) -> None:
@@ -55,64 +126,115 @@ def train_agg_command(as_json: bool, **values: Any) -> None:
     Examples:
       faster train-agg --store kinetics.zarr
       faster train-agg --store kinetics.zarr --aggregator gru --pattern 1:3 --clips 8
+      faster train-agg --store ucf101.zarr --init runs/kinetics-fast-gru-1-7-n32-s0 --split all
+      torchrun --nproc-per-node 4 -m faster.cli train-agg --store kinetics.zarr
     """
+    from ..ranks import started
+    from .splits import ALL, train_splits
     from .train import TrainConfig, train_agg
 
-    result = train_agg(
-        TrainConfig(**values), say=lambda line: click.echo(line, err=as_json), progress=not as_json
-    )
+    config = TrainConfig(**values)
+    speaks = started().first
+    settings: dict[str, Any] = {
+        "say": lambda line: click.echo(line, err=as_json),
+        "progress": not as_json,
+    }
+    if config.split == ALL:
+        result = train_splits(config, **settings)
+        if speaks:
+            _print_splits(result, as_json)
+        return
+    trained = train_agg(config, **settings)
+    if not speaks:
+        return
     if as_json:
-        best = asdict(result.best) if result.best else None
-        _print_json({"run": str(result.run), "best": best, "report": result.report.to_dict()})
+        best = asdict(trained.best) if trained.best else None
+        _print_json({"run": str(trained.run), "best": best, "report": trained.report.to_dict()})
     else:
-        _print_evaluation(result.report)
-        click.echo(f"next: faster evaluate {result.run}  ·  faster predict VIDEO --run {result.run}")
+        _print_evaluation(trained.report)
+        click.echo(f"next: faster evaluate {trained.run}  ·  faster predict VIDEO --run {trained.run}")
 
 
 @click.command("evaluate")
 @click.argument("run")
 @click.option("--store", metavar="S", help="Another store.  [the run's]")
-@click.option("--split", metavar="NAME", help="Another split.  [the run's]")
+@click.option(
+    "--split", metavar="NAME", help="Another split; of a run on all splits, that split's run.  [the run's]"
+)
 @click.option("--part", type=click.Choice(["train", "val", "test"]), help="A part of it.  [the run's]")
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Videos a step."
 )
 @_DEVICE
 @_AS_JSON
-def evaluate_command(run: str, as_json: bool, **values: Any) -> None:
+def evaluate_command(run: str, split: str | None, as_json: bool, **values: Any) -> None:
     """Evaluate a trained RUN: video-level figures, what they cover and cost, and predictions.csv.
 
-    Videos that the run, or a backbone that it uses, was trained on are refused.
+    Videos that the run, or a backbone that it uses, was trained on are refused. A RUN of train-agg --split all
+    is evaluated split by split, and averaged.
 
     \b
     Examples:
       faster evaluate runs/kinetics-fast-gru-1-7-n32-s0
       faster evaluate runs/kinetics-fast-gru-1-7-n32-s0 --part val --json
+      faster evaluate runs/ucf101-fast-gru-1-7-n32-s0-all --part val
     """
     from .evaluate import evaluate
     from .runs import load_run
+    from .splits import ALL, evaluate_splits, is_splits_folder, run_of_split
 
-    evaluation = evaluate(load_run(run), **values)
+    every = is_splits_folder(run)
+    if split == ALL or (every and split is None):
+        _print_splits(evaluate_splits(run, **values), as_json)
+        return
+    path = run_of_split(run, split) if every and split else run
+    evaluation = evaluate(load_run(path), split=split, **values)
     if as_json:
         _print_json(evaluation.to_dict())
     else:
         _print_evaluation(evaluation)
 
 
+_FIGURES = {
+    "top-1": "top1",
+    "top-5": "top5",
+    "mean class accuracy": "mean_class_accuracy",
+    "macro-F1": "macro_f1",
+    "calibration error": "calibration_error",
+}
+
+
 def _print_evaluation(evaluation: Evaluation) -> None:
-    figures = evaluation.metrics
+    figures = asdict(evaluation.metrics)
     click.echo(
-        f"{evaluation.part} part of {evaluation.split}: {evaluation.coverage}; {figures.videos} scored"
+        f"{evaluation.part} part of {evaluation.split}: {evaluation.coverage}; {figures['videos']} scored"
     )
-    click.echo(f"top-1                {figures.top1:8.2%}")
-    click.echo(f"top-5                {figures.top5:8.2%}")
-    click.echo(f"mean class accuracy  {figures.mean_class_accuracy:8.2%}")
+    for title, name in _FIGURES.items():
+        click.echo(f"{title:20} {figures[name]:8.2%}")
     click.echo(f"GFLOPs a video       {evaluation.gflops_per_video:8.4g}")
     for label, answer, count in evaluation.confused(3):
         click.echo(f"confused             {count:8d}  {label} taken for {answer}")
     for note in evaluation.notes:
         click.echo(f"note: {note}")
     click.echo(f"predictions: {evaluation.predictions}")
+
+
+def _print_splits(result: SplitsResult, as_json: bool) -> None:
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    mean, error = result.mean, result.standard_error
+    for title, name in _FIGURES.items():
+        each = ", ".join(
+            f"{split} {asdict(report.metrics)[name]:.2%}" for split, report in result.reports.items()
+        )
+        spread = error[name]
+        shown = f"{mean[name]:8.2%}" + ("" if spread is None else f" ± {spread:.2%}")
+        click.echo(f"{title:20} {shown}  ({each})")
+    click.echo(f"GFLOPs a video       {mean['gflops_per_video']:8.4g}")
+    for note in sorted({note for report in result.reports.values() for note in report.notes}):
+        click.echo(f"note: {note}")
+    click.echo(f"mean ± standard error of {len(result.reports)} splits: {result.folder / 'result.json'}")
 
 
 def _print_json(value: object) -> None:

@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 
 from .. import store as stores
 from ..devices import choose_device
-from ..errors import DataError
+from ..errors import DataError, RunError
+from ..ranks import ALONE, Ranks
 from ..store import FeatureSpec, Store
 from ..store.commit import replace
 from ..store.grid import uniform_subset
 from .base import Aggregator, MapShape
 from .loader import ClipReader, uniform_batches
-from .metrics import TOP, Metrics, confusion_matrix, measure, ranked
-from .runs import Run, RunConfig
-from .selection import Mix, PartCoverage, choose_mix, part_rows, require_unseen
+from .metrics import TOP, Metrics, confusion_matrix, measure, ranked, softmax
+from .runs import Run, RunConfig, store_changes
+from .selection import Mix, PartCoverage, choose_mix, choose_split, no_videos, part_rows, require_unseen
 
 # What must be the same for an aggregator to understand another store's maps.
 _SAME_MAPS = ("weights_digest", "clip_frames", "frame_stride", "map_shape", "transform")
@@ -80,11 +81,12 @@ def evaluate(
     videos are not the run's own report part.
 
     Raises DataError where the part has no labelled video with maps, where a video was in the training of
-    the run or of a backbone in use, or where the store's maps or classes are not those of the run.
+    the run or of a backbone in use, or where the store's maps or classes are not those of the run; RunError
+    where the run's own store has changed and is not named.
     """
     config = run.config
     opened = stores.open(store or config.store)
-    split, part = split or config.split, part or config.report_part
+    split, part = choose_split(opened, split or config.split), part or config.report_part
     mix = choose_mix(
         opened,
         pattern=config.pattern,
@@ -94,6 +96,12 @@ def evaluate(
         cheap=config.cheap,
     )
     _require_same_maps(opened, mix, config)
+    changes = [] if store else store_changes(config, opened, mix)
+    if changes:
+        raise RunError(
+            f"{opened.path} has changed since the run: {', '.join(changes)}; evaluate on it as it is now: "
+            f"faster evaluate {run.path} --store {opened.path}"
+        )
     own = (str(opened.path.resolve()), split, part) == (config.store, config.split, config.report_part)
     name = "predictions.csv" if own else f"predictions-{opened.path.stem}-{split}-{part}.csv"
     return report(
@@ -120,11 +128,15 @@ def report(
     predictions: Path,
     batch_size: int,
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
-    """Score a part of a split, write the predictions file, and say what the figures cover."""
+    """Score a part of a split, write the predictions file, and say what the figures cover.
+
+    Several ranks share the videos; each returns the whole, and the first writes.
+    """
     rows, coverage = part_rows(store, mix, split, part)
     if not len(rows):
-        raise DataError(f"{store.path}: no labelled {part} video of {split} has maps ({coverage})")
+        raise DataError(no_videos(store, mix, split, part, options="--split or --part"))
     require_unseen(store, mix, rows, part)
     seen = [store.videos.ids[row] for row in rows if store.videos.ids[row] in trained_on]
     if seen:
@@ -135,13 +147,14 @@ def report(
     labels = store.videos.labels[rows].astype(np.int64)
     aggregator.to(device).eval()
     reader = ClipReader(mix, store.videos.labels, reads=aggregator.reads, pin=device.type == "cuda")
-    logits = score(aggregator, reader, rows, batch_size=batch_size, device=device)
+    logits = score(aggregator, reader, rows, batch_size=batch_size, device=device, ranks=ranks)
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if bad.size:
         raise DataError(
             f"{store.path}: the scores of {store.videos.ids[rows[bad[0]]]} are not finite; are its maps?"
         )
-    write_predictions(predictions, store, rows, logits)
+    if ranks.first:
+        write_predictions(predictions, store, rows, logits)
     return Evaluation(
         part=part,
         split=split,
@@ -162,11 +175,13 @@ def score(
     *,
     batch_size: int,
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> NDArray[np.float64]:
-    """Logits (n, K) of the videos, each by its N uniform clips."""
+    """Logits (n, K) of the videos, each by its N uniform clips; several ranks share the work."""
     with torch.inference_mode():
-        batches = uniform_batches(reader, rows, batch_size=batch_size)
-        return np.concatenate([aggregator(batch.to(device)).double().cpu().numpy() for batch in batches])
+        batches = uniform_batches(reader, rows[ranks.part(len(rows))], batch_size=batch_size)
+        own = [aggregator(batch.to(device)).double().cpu().numpy() for batch in batches]
+    return np.concatenate([logits for part in ranks.gathered(own) for logits in part])
 
 
 def aggregator_gflops_of(
@@ -197,8 +212,7 @@ def notes(mix: Mix) -> list[str]:
 def write_predictions(path: Path, store: Store, rows: NDArray[np.int64], logits: NDArray[np.float64]) -> None:
     """One line a video: id, label, predicted class, and the best five with their probabilities."""
     names, top = store.class_names, ranked(logits, TOP)
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    probabilities = softmax(logits)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ranks = range(1, top.shape[1] + 1)
@@ -221,7 +235,11 @@ def _require_same_maps(store: Store, mix: Mix, config: RunConfig) -> None:
         trained = FeatureSpec.from_dict(config.models[model]["spec"])
         changed = [name for name in _SAME_MAPS if getattr(trained, name) != getattr(features.spec, name)]
         if changed:
+            own = str(store.path.resolve()) == config.store
+            mend = f"train on them: faster train-agg --store {store.path}"
+            if not own:
+                mend = f"extract with the weights and settings of {config.store}, or {mend}"
             raise DataError(
                 f"{store.path}: the maps of {model} are not those of the run, they differ in "
-                f"{', '.join(changed)}; extract with the weights and settings of {config.store}"
+                f"{', '.join(changed)}; {mend}"
             )

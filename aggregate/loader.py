@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
@@ -11,18 +11,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..errors import UsageError
+from ..ranks import ALONE, Ranks
 from ..store.grid import random_subset, uniform_subset
 from .batch import ClipBatch
 from .selection import Mix
 
+Batches = Generator[ClipBatch, None, None]
 PREFETCH_BATCHES = 2
 
 
 class ClipReader:
-    """Reads chosen clips of chosen videos into one tensor a model; pinned, for a GPU to copy from."""
+    """Reads chosen clips of chosen videos into one tensor a model; pinned, for a GPU to copy from.
 
-    def __init__(self, mix: Mix, labels: NDArray[np.int32], *, reads: str, pin: bool = False) -> None:
-        self.mix, self.labels, self.reads, self.pin = mix, labels, reads, pin
+    `threads` read batches ahead of the step that needs them; with 0 each is read when it is asked for.
+    """
+
+    def __init__(
+        self, mix: Mix, labels: NDArray[np.int32], *, reads: str, pin: bool = False, threads: int = 1
+    ) -> None:
+        self.mix, self.labels, self.reads, self.pin, self.threads = mix, labels, reads, pin, threads
 
     def read(self, rows: NDArray[np.int64], views: NDArray[np.int64], clips: NDArray[np.int64]) -> ClipBatch:
         """Clips (B, N) of rows (B,) in views (B,): the mix says which model gives each time."""
@@ -60,30 +68,58 @@ class TrainLoader:
 
     An epoch takes every video once, in a new order, in batches as equal as can be, none larger than
     `batch_size`. Of each video it draws one of the views that are whole, and N clips of it without
-    replacement, in time order (FASTER §4).
+    replacement, in time order (FASTER §4). Of several ranks each reads its part of the same batches.
+
+    Raises UsageError where a batch has fewer videos than there are ranks.
     """
 
-    def __init__(self, reader: ClipReader, rows: NDArray[np.int64], *, batch_size: int, seed: int) -> None:
-        self.reader, self.rows, self.seed = reader, rows, seed
+    def __init__(
+        self,
+        reader: ClipReader,
+        rows: NDArray[np.int64],
+        *,
+        batch_size: int,
+        seed: int,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.reader, self.rows, self.seed, self.ranks = reader, rows, seed, ranks
         self.steps_per_epoch = -(-len(rows) // batch_size)
+        self._split: tuple[int, list[NDArray[np.int64]]] = (-1, [])  # an epoch, and its steps' rows
+        if len(rows) // self.steps_per_epoch < ranks.count:
+            raise UsageError(
+                f"batches of {len(rows) // self.steps_per_epoch} videos cannot be shared by {ranks.count} processes; "
+                "raise --batch-size, or start fewer"
+            )
+
+    def rows_of(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Rows (B,) of one step, of all ranks."""
+        split = self._split
+        if split[0] != epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+            self._split = split = epoch, np.array_split(order, self.steps_per_epoch)
+        return split[1][step]
 
     def plan(self, epoch: int, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Rows (B,), views (B,) and clips (B, N) of one step."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
-        rows = np.array_split(order, self.steps_per_epoch)[step]
+        """Rows (B,), views (B,) and clips (B, N) of one step, of all ranks."""
+        rows = self.rows_of(epoch, step)
         rng = np.random.default_rng([self.seed, epoch, step + 1])  # [seed, epoch, 0] would be [seed, epoch]
         mix = self.reader.mix
         views = np.array([rng.choice(np.flatnonzero(mix.whole[row])) for row in rows], dtype=np.int64)
         clips = np.stack([random_subset(rng, mix.grid, mix.clips) for _ in rows])
         return rows, views, clips
 
-    def batches(self, epoch: int, start_step: int = 0) -> Iterator[ClipBatch]:
-        """The epoch's batches from `start_step` on."""
-        steps = range(start_step, self.steps_per_epoch)
-        return _prefetched(lambda step: self.reader.read(*self.plan(epoch, step)), steps)
+    def batches(self, epoch: int, start_step: int = 0) -> Batches:
+        """The epoch's batches from `start_step` on: this rank's part of each."""
+
+        def load(step: int) -> ClipBatch:
+            rows, views, clips = self.plan(epoch, step)
+            mine = self.ranks.part(len(rows))
+            return self.reader.read(rows[mine], views[mine], clips[mine])
+
+        return _prefetched(load, range(start_step, self.steps_per_epoch), self.reader.threads)
 
 
-def uniform_batches(reader: ClipReader, rows: NDArray[np.int64], *, batch_size: int) -> Iterator[ClipBatch]:
+def uniform_batches(reader: ClipReader, rows: NDArray[np.int64], *, batch_size: int) -> Batches:
     """The videos in order, each with its N clips spread uniformly over the centre view (FASTER §4)."""
     mix = reader.mix
     chosen, _ = uniform_subset(mix.grid, mix.clips)
@@ -93,14 +129,17 @@ def uniform_batches(reader: ClipReader, rows: NDArray[np.int64], *, batch_size: 
         clips = np.broadcast_to(chosen, (len(here), mix.clips))
         return reader.read(here, np.zeros(len(here), dtype=np.int64), clips)
 
-    return _prefetched(load, range(-(-len(rows) // batch_size)))
+    return _prefetched(load, range(-(-len(rows) // batch_size)), reader.threads)
 
 
-def _prefetched(load: Callable[[int], ClipBatch], steps: range) -> Iterator[ClipBatch]:
-    """`load(step)` for each step, read by one thread up to two ahead; closing the iterator ends the thread."""
+def _prefetched(load: Callable[[int], ClipBatch], steps: range, threads: int) -> Batches:
+    """`load(step)` for each step, read by threads up to two ahead; closing the iterator ends them."""
+    if not threads:
+        yield from map(load, steps)
+        return
     pending: deque[Future[ClipBatch]] = deque()
     ahead = iter(steps)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="clips") as pool:
+    with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="clips") as pool:
         try:
             pending.extend(pool.submit(load, step) for step in islice(ahead, PREFETCH_BATCHES))
             while pending:

@@ -8,27 +8,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOP = 5
+CALIBRATION_BINS = 15  # as Guo et al., On Calibration of Modern Neural Networks, 2017
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Fractions in [0, 1] over `videos` videos; `mean_class_accuracy` over the classes that occur."""
+    """Fractions in [0, 1] over `videos` videos.
+
+    Attributes:
+        top1, top5: share of videos whose label is the best class, or among the best five.
+        mean_class_accuracy: mean share right over the classes that occur as labels.
+        macro_f1: mean F1 over the classes that occur as labels or answers.
+        calibration_error: expected calibration error, in 15 bins of equal width.
+    """
 
     top1: float
     top5: float
     mean_class_accuracy: float
+    macro_f1: float
+    calibration_error: float
     videos: int
 
 
-def measure(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> Metrics:
-    """All figures of scores (n, K) against labels (n,), n ≥ 1."""
-    confusion = confusion_matrix(scores, labels)
+def measure(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Metrics:
+    """All figures of logits (n, K) against labels (n,), n ≥ 1."""
+    confusion = confusion_matrix(logits, labels)
     return Metrics(
-        top1=topk_accuracy(scores, labels, 1),
-        top5=topk_accuracy(scores, labels, TOP),
+        top1=topk_accuracy(logits, labels, 1),
+        top5=topk_accuracy(logits, labels, TOP),
         mean_class_accuracy=mean_class_accuracy(confusion),
+        macro_f1=macro_f1(confusion),
+        calibration_error=calibration_error(logits, labels),
         videos=len(labels),
     )
+
+
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The logits' probabilities, (n, K)."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
 def ranked(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:
@@ -52,3 +70,21 @@ def mean_class_accuracy(confusion: NDArray[np.int64]) -> float:
     """The mean, over the classes that occur, of the share of their videos that is right."""
     counts = confusion.sum(axis=1)
     return float((confusion.diagonal()[counts > 0] / counts[counts > 0]).mean())
+
+
+def macro_f1(confusion: NDArray[np.int64]) -> float:
+    """The mean of 2·right / (labels + answers) over the classes that occur as either."""
+    total = confusion.sum(axis=1) + confusion.sum(axis=0)
+    return float((2 * confusion.diagonal()[total > 0] / total[total > 0]).mean())
+
+
+def calibration_error(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """Expected calibration error: the mean distance of confidence and accuracy, over bins of the best class's probability.
+
+    The bins are (0, 1/15], (1/15, 2/15], …, each weighted with its share of the videos.
+    """
+    confidence = softmax(logits).max(axis=1)
+    right = ranked(logits, 1)[:, 0] == labels
+    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
+    surplus = np.bincount(bins, weights=confidence - right, minlength=CALIBRATION_BINS)
+    return float(np.abs(surplus).sum() / len(labels))

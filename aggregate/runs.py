@@ -12,8 +12,11 @@ from safetensors.torch import load_file
 
 from ..errors import RunError
 from ..run_folder import read_json
+from ..store import FeatureSpec, Store
+from ..store.sealed import digest
 from .base import Aggregator, MapShape
 from .registry import build
+from .selection import Mix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,8 @@ class RunConfig:
         class_names: what the answers stand for.
         models: for each model in use its "spec" (what decided its maps) and what else was "recorded".
         validation_share: share of the train part that chose the best epoch.
-        videos: how many for training, validation and report, and a digest of which.
+        videos: how many for training, validation and report, a digest of which, how many the store held
+            ("store") and the identity of its manifest ("segments").
     """
 
     store: str
@@ -72,6 +76,34 @@ class RunConfig:
         return cls(**{**own, "map_shapes": shapes, "class_names": tuple(own["class_names"])})
 
 
+def store_fingerprint(store: Store, mix: Mix) -> str:
+    """SHA-256 over the manifest and the provenance of the models in use: what a run depends on."""
+    specs = [mix.features[model].spec.fingerprint for model in sorted(mix.features)]
+    return digest([list(store.videos.segments), specs])
+
+
+def store_changes(config: RunConfig, store: Store, mix: Mix) -> list[str]:
+    """What of the store a run depends on has changed since it began; empty where nothing has."""
+    if store_fingerprint(store, mix) == config.store_fingerprint:
+        return []
+    changes = []
+    then, now = list(config.videos.get("segments", [])), list(store.videos.segments)
+    if then != now:
+        added = int(store.videos.exists.sum()) - config.videos.get("store", 0)
+        grown = then and now[: len(then)] == then
+        changes.append(f"{added} videos were added" if grown else "it lists other videos")
+    for model, features in mix.features.items():
+        if model not in config.models:
+            continue  # another model was named: the configs differ in that
+        spec, trained = features.spec, FeatureSpec.from_dict(config.models[model]["spec"])
+        names = [
+            field.name for field in fields(spec) if getattr(spec, field.name) != getattr(trained, field.name)
+        ]
+        if names:
+            changes.append(f"the maps of {model} were made again with another {' and '.join(names)}")
+    return changes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """A finished run: its config, its aggregator with the best weights (eval mode, CPU), the ids it saw."""
@@ -85,10 +117,7 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """Read a run folder of `faster train-agg`. Raises RunError where it is not a whole one."""
     path = Path(path)
-    try:
-        config = RunConfig.from_dict(read_json(path / "config.json"))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{path}/config.json is not of an aggregator's run ({error!r})") from error
+    config = load_config(path)
     aggregator = config.build().eval()
     load_best(path, aggregator)
     if not (path / "trained_on.json").exists():  # written when training is over
@@ -98,6 +127,14 @@ def load_run(path: str | Path) -> Run:
     if not isinstance(trained_on, list) or len(trained_on) != expected:
         raise RunError(f"{path}/trained_on.json is damaged: it should list {expected} videos")
     return Run(path=path, config=config, aggregator=aggregator, trained_on=frozenset(trained_on))
+
+
+def load_config(path: Path) -> RunConfig:
+    """The run's config.json. Raises RunError where it is missing or of something else."""
+    try:
+        return RunConfig.from_dict(read_json(path / "config.json"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path}/config.json is not of an aggregator's run ({error!r})") from error
 
 
 def load_best(path: Path, aggregator: Aggregator[Any]) -> None:

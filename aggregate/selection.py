@@ -225,6 +225,31 @@ def part_rows(store: Store, mix: Mix, split: str, part: str) -> tuple[NDArray[np
     return np.flatnonzero(labelled).astype(np.int64), coverage
 
 
+def no_videos(store: Store, mix: Mix, split: str, part: str, *, options: str = "--split") -> str:
+    """Why a part of a split has no video to use, and which command mends it: for an error's message.
+
+    `options` are those that name another part or split.
+    """
+    listed = (store.videos.split(split) == PARTS[part]) & store.videos.exists
+    start = f"{store.path}: no labelled {part} video of {split} has maps"
+    _, coverage = part_rows(store, mix, split, part)
+    if not coverage.listed:
+        has = [name for name in PARTS if part_rows(store, mix, split, name)[1].listed]
+        return (
+            f"{start}: it lists only {' and '.join(has)} videos; name another with {options} (splits: "
+            f"{', '.join(store.videos.split_names)}), or add some: faster extract SOURCE --store {store.path}"
+        )
+    waiting = [
+        f"{features.model} has {int((listed & features.ok[:, 0]).sum())} of {coverage.listed}"
+        for features in mix.features.values()
+        if (listed & ~features.ok[:, 0] & ~features.coverage.failed[:, 0]).any()
+    ]
+    if waiting:
+        models = " ".join(f"--model {model}" for model in mix.features)
+        return f"{start} ({', '.join(waiting)}); go on with: faster extract --store {store.path} {models}"
+    return f"{start} ({coverage}); see: faster inspect {store.path}"
+
+
 def require_unseen(store: Store, mix: Mix, rows: NDArray[np.int64], part: str) -> None:
     """Refuse to evaluate on videos that a backbone was trained on. Raises DataError."""
     ids = [store.videos.ids[row] for row in rows]

@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from .. import __version__
 from .. import store as stores
-from ..devices import choose_device
-from ..errors import DataError, UsageError
-from ..holdout import hold_out
-from ..run_folder import open_run, write_json, write_tensors
+from ..checkpoint import BestEpoch
+from ..errors import RunError, UsageError
+from ..ranks import Ranks, joined
+from ..run_folder import open_run, run_began, write_json, write_tensors
+from ..run_log import has_tensorboard
 from ..store import Store
 from ..store.sealed import digest
-from ..training import BestEpoch, TrainingOptions, fit
+from ..training import TrainingOptions, fit, run_config
 from .base import Aggregator
-from .batch import ClipBatch
-from .evaluate import Evaluation, notes, report, score
-from .loader import ClipReader, TrainLoader
-from .metrics import measure
+from .evaluate import Evaluation, notes, report
+from .initial import identity, start_from
+from .loader import ClipReader
+from .parts import Parts, choose_parts
 from .registry import require_known
-from .runs import RunConfig, load_best
-from .selection import Mix, choose_mix, choose_split, part_rows, require_unseen
+from .runs import RunConfig, load_best, load_config, load_run, store_changes, store_fingerprint
+from .selection import Mix, choose_mix, choose_split
+from .task import AggregatorTask
+
+# The usual rate and decay of each optimiser, taken where none is given.
+LEARNING_RATES = {"sgd": 0.1, "adamw": 0.001}
+WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.01}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,14 @@ class TrainConfig:
         clip_frames: L, where the store has more than one clip length.
         split: a named split; the only one, or the first by name.
         out: the run folder, by default runs/<store>-<aggregator>-<pattern>-n<N>-s<seed>.
+        init: a run folder whose aggregator to start from, with a new classifier where the classes differ.
+        batch_size: videos a step, of all processes together.
+        optimizer, momentum, max_gradient_norm, precision, patience: as `TrainingOptions` has them.
+        learning_rate: at the top of the schedule; 0.1 with SGD, 0.001 with AdamW.
+        weight_decay: 0.0001 with SGD, 0.01 with AdamW.
+        label_smoothing: share of the label's weight that all classes get alike, in [0, 1).
+        balance_classes: whether every class weighs the same in the loss, however many videos it has.
+        dropout: before the last layer, in [0, 1).
         validation_share: share of the train part that chooses the best epoch.
         device: "cpu", "cuda:0"; by default the first GPU, or the CPU.
     """
@@ -58,16 +71,49 @@ class TrainConfig:
     clip_frames: int | None = None
     split: str | None = None
     out: str | Path | None = None
+    init: str | Path | None = None
     epochs: int = 30
     batch_size: int = 32
-    learning_rate: float = 0.1
+    optimizer: str = "sgd"
+    learning_rate: float | None = None
     momentum: float = 0.9
-    weight_decay: float = 1e-4
+    weight_decay: float | None = None
     warmup_epochs: float = 1.0
+    max_gradient_norm: float = 10.0
+    label_smoothing: float = 0.0
+    balance_classes: bool = False
     dropout: float = 0.0
+    precision: str = "float32"
+    patience: int | None = None
     validation_share: float = 0.15
     seed: int = 0
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation_share < 1:
+            raise UsageError(f"validation_share is {self.validation_share}; it must be between 0 and 1")
+        for name in ("label_smoothing", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        self.options("cpu")
+
+    def options(self, device: str) -> TrainingOptions:
+        """How to train, every value settled. Raises UsageError."""
+        rate, decay = self.learning_rate, self.weight_decay
+        return TrainingOptions(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            learning_rate=LEARNING_RATES.get(self.optimizer, 1.0) if rate is None else rate,
+            momentum=self.momentum,
+            weight_decay=WEIGHT_DECAYS.get(self.optimizer, 0.0) if decay is None else decay,
+            warmup_epochs=self.warmup_epochs,
+            max_gradient_norm=self.max_gradient_norm,
+            precision=self.precision,
+            patience=self.patience,
+            seed=self.seed,
+            device=device,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +133,21 @@ def train_agg(
     The best epoch is chosen on a validation share of the train part, parted by group where the videos have
     groups. The report is on the split's test part where that has labelled videos with maps, else on its
     val part. `say` takes one line at a time. Run again, an interrupted run goes on, and a finished one is
-    only reported.
+    only reported. Started by torchrun, the processes share each batch; the first one speaks and writes.
 
     Raises DataError where the store lacks what is asked or a reported video was in a backbone's training,
     UsageError, RunError, StorageError and Interrupted as `training.fit` does.
     """
-    if not 0 < config.validation_share < 1:
-        raise UsageError(f"validation_share is {config.validation_share}; it must be between 0 and 1")
     require_known(config.aggregator)
+    with joined(config.device) as (ranks, device):
+        if not ranks.first:
+            say = _say_nothing
+        return _train(config, say, progress, ranks, device)
+
+
+def _train(
+    config: TrainConfig, say: Callable[[str], None], progress: bool, ranks: Ranks, device: torch.device
+) -> TrainResult:
     store = stores.open(config.store)
     mix = choose_mix(
         store,
@@ -105,117 +158,97 @@ def train_agg(
         cheap=config.cheap,
     )
     split = choose_split(store, config.split)
-    parts = _choose_videos(store, mix, split, config, say)
-    resolved = _resolve(config, store, mix, split, parts, say)
-    device = choose_device(config.device)
+    run = run_folder(config, mix)
+    _require_same_store(run, store, mix)
+    names = store.videos.split_names
+    first = not config.split and len(names) > 1
+    say(f"split: {split}" + (f" (of {', '.join(names)}; the first by name)" if first else ""))
+    parts = choose_parts(
+        store, mix, split, validation_share=config.validation_share, seed=config.seed, say=say
+    )
+    settled = _settle(config, store, mix, split, parts, say)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        aggregator = resolved.build()
-    task = _AggregatorTask(aggregator, store, mix, parts, config, device)
-    run = _run_folder(config, store, mix)
-    trained_on = [store.videos.ids[row] for row in np.sort(np.concatenate([parts.train, parts.validation]))]
-    options = TrainingOptions(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        warmup_epochs=config.warmup_epochs,
-        seed=config.seed,
-        device=str(device),
-    )
-    values = {**resolved.to_dict(), "versions": _versions()}
+        aggregator = settled.build()
+    values: dict[str, Any] = {
+        **settled.to_dict(),
+        "label_smoothing": config.label_smoothing,
+        "balance_classes": config.balance_classes,
+        "init": None,
+        "ranks": ranks.count,
+        "versions": _versions(),
+    }
+    if config.init is not None:
+        origin = load_run(config.init)
+        say(start_from(origin, aggregator, settled))
+        values["init"] = identity(origin)
     say(f"run folder: {run}")
     best = None
+    options = config.options(str(device))
     if any(parameter.requires_grad for parameter in aggregator.parameters()):
-        best = fit(task, options, run, config=values, progress=progress)
+        if not has_tensorboard():
+            say(
+                "tensorboard is not installed, so no events are written: pip install 'faster-video[tensorboard]'"
+            )
+        reader = ClipReader(mix, store.videos.labels, reads=aggregator.reads, pin=device.type == "cuda")
+        task = AggregatorTask(
+            aggregator,
+            reader,
+            store,
+            parts,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            label_smoothing=config.label_smoothing,
+            balanced=config.balance_classes,
+            device=device,
+            ranks=ranks,
+        )
+        best = fit(task, options, run, config=values, progress=progress, ranks=ranks)
         say(f"best epoch: {best.epoch} of {config.epochs}, validation top-1 {best.metrics['top1']:.1%}")
+        ranks.wait()  # until the first has written it
         load_best(run, aggregator)
-    else:
-        open_run(run, values)
+    elif ranks.first:
+        open_run(run, run_config(options, values))
         write_tensors(run / "best.safetensors", {})
-    write_json(run / "trained_on.json", trained_on)
+    return TrainResult(
+        run=run, best=best, report=_finish(run, aggregator, store, mix, settled, parts, config, ranks, device)
+    )
+
+
+def _finish(
+    run: Path,
+    aggregator: Aggregator[Any],
+    store: Store,
+    mix: Mix,
+    settled: RunConfig,
+    parts: Parts,
+    config: TrainConfig,
+    ranks: Ranks,
+    device: torch.device,
+) -> Evaluation:
+    """Say what the run saw, and make its one report."""
+    trained_on = [store.videos.ids[row] for row in np.sort(np.concatenate([parts.train, parts.validation]))]
+    if ranks.first:
+        write_json(run / "trained_on.json", trained_on)
     reported = report(
         aggregator,
         store,
         mix,
-        split=split,
+        split=settled.split,
         part=parts.report_part,
         trained_on=frozenset(trained_on),
         predictions=run / "predictions.csv",
         batch_size=config.batch_size,
         device=device,
+        ranks=ranks,
     )
-    write_json(run / "result.json", reported.to_dict())
-    return TrainResult(run=run, best=best, report=reported)
+    if ranks.first:
+        write_json(run / "result.json", reported.to_dict())
+    return reported
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Parts:
-    """Rows of the store for training, validation and the report."""
-
-    train: NDArray[np.int64]
-    validation: NDArray[np.int64]
-    report: NDArray[np.int64]
-    report_part: str
-
-
-def _choose_videos(
-    store: Store, mix: Mix, split: str, config: TrainConfig, say: Callable[[str], None]
-) -> _Parts:
-    """Part the split's videos, say what is covered, and refuse what cannot give sound figures."""
-    names = store.videos.split_names
-    say(
-        f"split: {split}"
-        + (f" (of {', '.join(names)}; the first by name)" if not config.split and len(names) > 1 else "")
-    )
-    rows = {}
-    for part in ("train", "val", "test"):
-        rows[part], coverage = part_rows(store, mix, split, part)
-        if coverage.listed:
-            say(f"{part}: {coverage}")
-    if not len(rows["train"]):
-        raise DataError(
-            f"{store.path}: no labelled train video of {split} has maps; see: faster inspect {store.path}"
-        )
-    report_part = "test" if len(rows["test"]) else "val"
-    if not len(rows[report_part]):
-        raise DataError(
-            f"{store.path}: no labelled test or val video of {split} has maps, so nothing could be reported; "
-            f"see: faster inspect {store.path}"
-        )
-    labels = store.videos.labels
-    classes = np.unique(labels[rows["train"]])
-    if len(classes) == 1:
-        raise DataError(
-            f"{store.path}: all {len(rows['train'])} train videos of {split} are of one class, "
-            f"{store.class_names[classes[0]]}; extract videos of at least two"
-        )
-    require_unseen(store, mix, rows[report_part], report_part)
-    train, validation = hold_out(
-        rows["train"], labels, store.videos.groups, share=config.validation_share, seed=config.seed
-    )
-    if not len(validation):
-        raise DataError(
-            f"{store.path}: each class has one train video or group in {split}, which leaves none to choose the "
-            "best epoch by; extract more videos"
-        )
-    by = "group" if any(store.videos.groups[row] for row in rows["train"]) else "video"
-    say(f"validation: {len(validation)} of the {len(rows['train'])} train videos, parted by {by}")
-    for model, features in mix.features.items():
-        shares = [
-            len(features.seen_in_training([store.videos.ids[row] for row in rows_])) / len(rows_)
-            for rows_ in (train, validation)
-        ]
-        say(
-            f"{model}: {shares[0]:.0%} of the {len(train)} training and {shares[1]:.0%} of the {len(validation)} validation "
-            "videos were in its own training"
-        )
-    return _Parts(train=train, validation=validation, report=rows[report_part], report_part=report_part)
-
-
-def _resolve(
-    config: TrainConfig, store: Store, mix: Mix, split: str, parts: _Parts, say: Callable[[str], None]
+def _settle(
+    config: TrainConfig, store: Store, mix: Mix, split: str, parts: Parts, say: Callable[[str], None]
 ) -> RunConfig:
     """Every value settled, as config.json holds it."""
     reads = "maps"
@@ -231,10 +264,9 @@ def _resolve(
     say(f"{config.aggregator}: {mix.describe()}, {len(store.class_names)} classes")
     for note in notes(mix):
         say(f"note: {note}")
-    rows = {"train": parts.train, "validation": parts.validation, "report": parts.report}
     return RunConfig(
         store=str(store.path.resolve()),
-        store_fingerprint=store.fingerprint,
+        store_fingerprint=store_fingerprint(store, mix),
         split=split,
         report_part=parts.report_part,
         aggregator=config.aggregator,
@@ -252,18 +284,33 @@ def _resolve(
         },
         validation_share=config.validation_share,
         videos={
-            **{name: len(values) for name, values in rows.items()},
-            "digest": digest({name: values.tolist() for name, values in rows.items()}),
+            **{name: len(values) for name, values in parts.rows.items()},
+            "digest": digest({name: values.tolist() for name, values in parts.rows.items()}),
+            "store": int(store.videos.exists.sum()),
+            "segments": list(store.videos.segments),
         },
     )
 
 
-def _run_folder(config: TrainConfig, store: Store, mix: Mix) -> Path:
+def run_folder(config: TrainConfig, mix: Mix) -> Path:
+    """The run's folder, as asked or by default."""
     if config.out is not None:
         return Path(config.out)
     pattern = str(mix.pattern).replace(":", "-")
-    stem = store.path.resolve().stem
+    stem = Path(config.store).resolve().stem
     return Path("runs") / f"{stem}-{config.aggregator}-{pattern}-n{mix.clips}-s{config.seed}"
+
+
+def _require_same_store(run: Path, store: Store, mix: Mix) -> None:
+    """Refuse to go on with a run whose store has changed, and say what changed. Raises RunError."""
+    if not run_began(run):
+        return
+    begun = load_config(run)
+    if begun.store == str(store.path.resolve()) and (changes := store_changes(begun, store, mix)):
+        raise RunError(
+            f"{store.path} has changed since {run} was begun: {', '.join(changes)}; train on it as it is now: "
+            "faster train-agg with another folder as --out"
+        )
 
 
 def _versions() -> dict[str, str]:
@@ -271,50 +318,11 @@ def _versions() -> dict[str, str]:
         "faster": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "safetensors": version("safetensors"),
+        "zarr": version("zarr"),
         "python": platform.python_version(),
     }
 
 
-class _AggregatorTask:
-    """What `training.fit` trains in stage two."""
-
-    def __init__(
-        self,
-        aggregator: Aggregator[Any],
-        store: Store,
-        mix: Mix,
-        parts: _Parts,
-        config: TrainConfig,
-        device: torch.device,
-    ) -> None:
-        self.model = aggregator
-        self._ids, self._labels = store.videos.ids, store.videos.labels
-        self._validation, self._batch_size, self._device = parts.validation, config.batch_size, device
-        self._reader = ClipReader(mix, self._labels, reads=aggregator.reads, pin=device.type == "cuda")
-        self._loader = TrainLoader(self._reader, parts.train, batch_size=config.batch_size, seed=config.seed)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._loader.steps_per_epoch
-
-    def batches(self, epoch: int, start_step: int) -> Iterator[ClipBatch]:
-        return self._loader.batches(epoch, start_step)
-
-    def loss(self, batch: ClipBatch) -> Tensor:
-        return self.model.loss(batch.to(self._device))
-
-    def video_ids(self, batch: ClipBatch) -> Sequence[str]:
-        return [self._ids[row] for row in batch.videos.tolist()]
-
-    def validate(self) -> dict[str, float]:
-        rows = self._validation
-        logits = score(self.model, self._reader, rows, batch_size=self._batch_size, device=self._device)
-        labels = self._labels[rows].astype(np.int64)
-        figures = measure(logits, labels)
-        loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
-        return {
-            "top1": figures.top1,
-            "top5": figures.top5,
-            "mean_class_accuracy": figures.mean_class_accuracy,
-            "loss": float(loss),
-        }
+def _say_nothing(line: str) -> None:
+    """What the ranks other than the first say."""

@@ -4,90 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from blobs import CONFIG, STEPS, Blobs, contents, options
 from faster.errors import Interrupted, RunError, StorageError, UsageError
 from faster.run_folder import open_run
 from faster.store.commit import replace
-from faster.training import TrainingOptions, fit, learning_rate_at, step_seed
+from faster.training import fit, learning_rate_at, step_seed
 from safetensors.torch import load_file
 from torch import Tensor, nn
-
-STEPS = 5
-
-
-class Blobs:
-    """Two Gaussian blobs, a small network with dropout and batch norm."""
-
-    def __init__(
-        self, *, stop_at: tuple[int, int] | None = None, bad_at: tuple[int, int] | None = None
-    ) -> None:
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            self.model: nn.Module = nn.Sequential(
-                nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2)
-            )
-        self.stop_at, self.bad_at = stop_at, bad_at
-        self.losses: dict[tuple[int, int], float] = {}
-        self.closed = 0
-
-    steps_per_epoch = STEPS
-    signal = signal.SIGTERM
-
-    def batches(self, epoch: int, start_step: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-        try:
-            for step in range(start_step, STEPS):
-                rng = np.random.default_rng([epoch, step])
-                labels = rng.integers(0, 2, 16)
-                x = (rng.normal(size=(16, 6)) + labels[:, None]).astype(np.float32)
-                if (epoch, step) == self.bad_at:
-                    x[0] = np.nan
-                if (epoch, step) == self.stop_at:
-                    os.kill(os.getpid(), self.signal)
-                yield epoch, step, torch.from_numpy(x), torch.from_numpy(labels)
-        finally:
-            self.closed += 1
-
-    def loss(self, batch: tuple[int, int, Tensor, Tensor]) -> Tensor:
-        epoch, step, x, labels = batch
-        loss = nn.functional.cross_entropy(self.model(x), labels)
-        self.losses[epoch, step] = loss.item()
-        return loss
-
-    def video_ids(self, batch: tuple[int, int, Tensor, Tensor]) -> Sequence[str]:
-        return [f"video-{batch[0]}-{batch[1]}-{i}" for i in range(len(batch[3]))]
-
-    def validate(self) -> dict[str, float]:
-        assert not self.model.training and not torch.is_grad_enabled()
-        rng = np.random.default_rng(99)
-        labels = rng.integers(0, 2, 200)
-        x = torch.from_numpy((rng.normal(size=(200, 6)) + labels[:, None]).astype(np.float32))
-        logits = self.model(x)
-        right = (logits.argmax(1).numpy() == labels).mean()
-        return {
-            "top1": float(right),
-            "loss": float(nn.functional.cross_entropy(logits, torch.from_numpy(labels))),
-        }
-
-
-def options(**changes: float | int | str) -> TrainingOptions:
-    values: dict[str, object] = {
-        "epochs": 4,
-        "batch_size": 16,
-        "learning_rate": 0.1,
-        "warmup_epochs": 1,
-        "seed": 7,
-    }
-    return TrainingOptions(**{**values, **changes})  # type: ignore[arg-type]
-
-
-CONFIG = {"model": "blobs", "nested": {"width": 16}}
 
 
 @pytest.fixture(scope="module")
@@ -97,40 +26,49 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Blobs]:
     return folder, task
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith("events.out")}
-
-
-@pytest.mark.parametrize(
-    ("stop_at", "number", "raised"),
-    [
-        ((0, 0), signal.SIGTERM, Interrupted),
-        ((1, 2), signal.SIGINT, KeyboardInterrupt),
-        ((2, STEPS - 1), signal.SIGUSR1, Interrupted),
-    ],
-)
-def test_a_stopped_run_goes_on_bit_for_bit(
-    whole: tuple[Path, Blobs],
-    tmp_path: Path,
-    stop_at: tuple[int, int],
-    number: signal.Signals,
-    raised: type[BaseException],
-) -> None:
-    stopped = Blobs(stop_at=stop_at)
-    stopped.signal = number
-    with pytest.raises(raised, match=f"step {stop_at[1] + 1} of epoch {stop_at[0] + 1}"):
-        fit(stopped, options(), tmp_path, config=CONFIG, progress=False)
-    assert len(stopped.losses) == stop_at[0] * STEPS + stop_at[1] + 1
-    assert stopped.closed == stop_at[0] + 1  # no generator (and no thread of one) is left behind
+def stop_and_go_on(whole: tuple[Path, Blobs], folder: Path, stopped: Blobs, **changes: object) -> None:
+    """Stop a run where `stopped` says, go on with another, and hold both to the uninterrupted one."""
+    epoch, step = stopped.stop_at or (0, 0)
+    raised = KeyboardInterrupt if stopped.signal == signal.SIGINT else Interrupted
+    with pytest.raises(raised, match=f"step {step + 1} of epoch {epoch + 1}"):
+        fit(stopped, options(**changes), folder, config=CONFIG, progress=False)
+    assert len(stopped.losses) == epoch * STEPS + step + 1
+    assert stopped.closed == epoch + 1  # no generator (and no thread of one) is left behind
 
     again = Blobs()
     with torch.no_grad():
         for parameter in again.model.parameters():
             parameter.fill_(5.0)  # what a resumed run starts with must not matter
-    fit(again, options(), tmp_path, config=CONFIG, progress=False)
+    fit(again, options(**changes), folder, config=CONFIG, progress=False)
     assert stopped.losses | again.losses == whole[1].losses
     assert not stopped.losses.keys() & again.losses.keys()
-    assert contents(tmp_path) == contents(whole[0])
+    assert contents(folder) == contents(whole[0])
+
+
+@pytest.mark.parametrize("step", range(STEPS))
+@pytest.mark.parametrize("epoch", range(4))
+def test_a_run_stopped_after_any_step_goes_on_bit_for_bit(
+    whole: tuple[Path, Blobs], tmp_path: Path, epoch: int, step: int
+) -> None:
+    stop_and_go_on(whole, tmp_path, Blobs(stop_at=(epoch, step)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_other_signals_stop_a_run_too(
+    whole: tuple[Path, Blobs], tmp_path: Path, number: signal.Signals
+) -> None:
+    stopped = Blobs(stop_at=(1, 2))
+    stopped.signal = number
+    stop_and_go_on(whole, tmp_path, stopped)
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": "adamw", "learning_rate": 0.01}, {"precision": "bf16"}])
+def test_adamw_and_bf16_go_on_bit_for_bit(tmp_path: Path, changes: dict[str, object]) -> None:
+    task = Blobs()
+    fit(task, options(**changes), tmp_path / "whole", config=CONFIG, progress=False)
+    for epoch, step in ((0, 0), (1, 3), (3, STEPS - 1)):
+        stopped = Blobs(stop_at=(epoch, step))
+        stop_and_go_on((tmp_path / "whole", task), tmp_path / f"{epoch}-{step}", stopped, **changes)
 
 
 def test_a_kill_between_log_and_checkpoint_leaves_no_double_line(
@@ -296,10 +234,83 @@ def test_one_step_is_sgd_by_hand(tmp_path: Path) -> None:
     torch.testing.assert_close(task.model.bias, bias, rtol=1e-5, atol=1e-6)
 
 
+def test_adamw_is_torchs_with_decay_on_weights_only(tmp_path: Path) -> None:
+    plan = options(epochs=1, warmup_epochs=0, optimizer="adamw", momentum=0.8, weight_decay=0.3, seed=1)
+    task = Blobs()
+    fit(task, plan, tmp_path, config=CONFIG, progress=False)
+
+    plain = Blobs()
+    plain.model.train()
+    weights = [p for p in plain.model.parameters() if p.ndim > 1]
+    others = [p for p in plain.model.parameters() if p.ndim <= 1]
+    optimizers = [
+        torch.optim.AdamW(parameters, betas=(0.8, 0.999), weight_decay=decay)
+        for parameters, decay in ((weights, 0.3), (others, 0.0))
+    ]
+    for step, batch in enumerate(plain.batches(0, 0)):
+        torch.manual_seed(step_seed(1, 0, step))
+        plain.model.zero_grad()
+        plain.loss(batch).backward()  # type: ignore[no-untyped-call]
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * step / STEPS))
+            optimizer.step()
+    for name, value in plain.model.state_dict().items():
+        torch.testing.assert_close(task.model.state_dict()[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path) -> None:
+    class Worse(Blobs):
+        tops = (0.5, 0.7, 0.6, 0.7, 0.9)
+
+        def validate(self) -> dict[str, float]:
+            return {"top1": self.tops[max(epoch for epoch, _ in self.losses)]}
+
+    plan = options(epochs=5, patience=2)
+    first = Worse()
+    assert fit(first, plan, tmp_path, config=CONFIG, progress=False).epoch == 2
+    assert max(first.losses)[0] == 3  # epochs 3 and 4 were no better: of equal ones the first is best
+    again = Worse()
+    assert fit(again, plan, tmp_path, config=CONFIG, progress=False).epoch == 2 and not again.losses
+    patient = Worse()
+    assert (
+        fit(patient, options(epochs=5, patience=3), tmp_path / "b", config=CONFIG, progress=False).epoch == 5
+    )
+
+
+def test_bf16_is_of_the_steps_only(tmp_path: Path) -> None:
+    class Watched(Blobs):
+        seen: set[tuple[bool, torch.dtype]]
+
+        def loss(self, batch: tuple[int, int, Tensor, Tensor]) -> Tensor:
+            self.seen.add((self.model.training, self.model[0](batch[2]).dtype))  # type: ignore[index, operator]
+            return super().loss(batch)
+
+        def validate(self) -> dict[str, float]:
+            self.seen.add((self.model.training, self.model[0](torch.zeros(1, 6)).dtype))  # type: ignore[index, operator]
+            return super().validate()
+
+    for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        task = Watched()
+        task.seen = set()
+        fit(task, options(precision=precision, epochs=1), tmp_path / precision, config=CONFIG, progress=False)
+        assert task.seen == {(True, dtype), (False, torch.float32)}
+        assert {p.dtype for p in task.model.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize(
-    "change", [{"epochs": 0}, {"learning_rate": math.nan}, {"momentum": -1}, {"warmup_epochs": 4.5}]
+    "change",
+    [
+        {"epochs": 0},
+        {"learning_rate": math.nan},
+        {"momentum": -1},
+        {"momentum": 1.0},
+        {"warmup_epochs": 4.5},
+        {"patience": 0},
+        {"optimizer": "adam"},
+        {"precision": "float16"},
+    ],
 )
-def test_options_that_cannot_be_meant(change: dict[str, float]) -> None:
+def test_options_that_cannot_be_meant(change: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=next(iter(change))):
         options(**change)
 

@@ -174,10 +174,19 @@ def part_store(path: Path, parts: Sequence[str], labels: Sequence[int], **change
 @pytest.mark.parametrize(
     ("parts", "labels", "message"),
     [
-        (["test"] * 6, [0, 1] * 3, "no labelled train video of s has maps"),
-        (["train"] * 6, [0, 1] * 3, "no labelled test or val video of s has maps"),
+        (
+            ["test"] * 6,
+            [0, 1] * 3,
+            "no labelled train video of s has maps: it lists only test videos; name another",
+        ),
+        (["train"] * 6, [0, 1] * 3, "no labelled test video of s has maps: it lists only train videos"),
         (["train", "test"] * 4, [1] * 8, "all 4 train videos of s are of one class, b"),
-        (["train"] * 6 + ["test"], [-1] * 6 + [0], "no labelled train video"),
+        (
+            ["train"] * 6 + ["test"],
+            [-1] * 6 + [0],
+            r"no labelled train video .* \(6 listed, 6 whole, 6 unlabelled\)",
+        ),
+        (["train"] * 6 + ["val"], [0, 1] * 3 + [-1], "no labelled val video of s has maps"),
         (["train", "train", "test"], [0, 1, 0], "leaves none to choose the best epoch by"),
         ([""] * 6, [0, 1] * 3, "names no split"),
     ],

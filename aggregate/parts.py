@@ -1,0 +1,85 @@
+"""Which of a split's videos a run trains on, chooses its best epoch by, and reports on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from ..holdout import hold_out
+from ..store import Store
+from .selection import Mix, no_videos, part_rows, require_unseen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Rows of the store, int64, for training, validation and the report; "test" or "val" is reported on."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    report: NDArray[np.int64]
+    report_part: str
+
+    @property
+    def rows(self) -> dict[str, NDArray[np.int64]]:
+        """The rows by what they are for."""
+        return {"train": self.train, "validation": self.validation, "report": self.report}
+
+
+def choose_parts(
+    store: Store,
+    mix: Mix,
+    split: str,
+    *,
+    validation_share: float,
+    seed: int,
+    say: Callable[[str], None],
+) -> Parts:
+    """Part the split's videos, say what is covered, and refuse what cannot give sound figures.
+
+    Raises DataError where a part is empty, the training videos are of one class or too few to hold some out,
+    or a reported video was in a backbone's training.
+    """
+    rows = {}
+    for part in ("train", "val", "test"):
+        rows[part], coverage = part_rows(store, mix, split, part)
+        if coverage.listed:
+            say(f"{part}: {coverage}")
+    if not len(rows["train"]):
+        raise DataError(no_videos(store, mix, split, "train"))
+    report_part = "test" if len(rows["test"]) else "val"
+    if not len(rows[report_part]):
+        listed = [part for part in ("test", "val") if part_rows(store, mix, split, part)[1].listed]
+        reason = no_videos(store, mix, split, (listed or ["test"])[0])
+        raise DataError(f"nothing could be reported: {reason}")
+    labels = store.videos.labels
+    classes = np.unique(labels[rows["train"]])
+    if len(classes) == 1:
+        raise DataError(
+            f"{store.path}: all {len(rows['train'])} train videos of {split} are of one class, "
+            f"{store.class_names[classes[0]]}; add videos of another: faster extract SOURCE --store {store.path}"
+        )
+    require_unseen(store, mix, rows[report_part], report_part)
+    train, validation = hold_out(
+        rows["train"], labels, store.videos.groups, share=validation_share, seed=seed
+    )
+    if not len(validation):
+        raise DataError(
+            f"{store.path}: each class has one train video or group in {split}, which leaves none to choose the "
+            f"best epoch by; add videos: faster extract SOURCE --store {store.path}"
+        )
+    by = "group" if any(store.videos.groups[row] for row in rows["train"]) else "video"
+    say(f"validation: {len(validation)} of the {len(rows['train'])} train videos, parted by {by}")
+    for model, features in mix.features.items():
+        shares = [
+            len(features.seen_in_training([store.videos.ids[row] for row in rows_])) / len(rows_)
+            for rows_ in (train, validation)
+        ]
+        say(
+            f"{model}: {shares[0]:.0%} of the {len(train)} training and {shares[1]:.0%} of the {len(validation)} validation "
+            "videos were in its own training"
+        )
+    return Parts(train=train, validation=validation, report=rows[report_part], report_part=report_part)

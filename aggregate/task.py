@@ -1,0 +1,108 @@
+"""What the training loop trains in stage two: an aggregator, on batches of mixed clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..ranks import Ranks
+from ..store import Store
+from .base import Aggregator
+from .batch import ClipBatch
+from .evaluate import score
+from .loader import ClipReader, TrainLoader
+from .metrics import measure
+from .parts import Parts
+
+WeighedBatch = tuple[ClipBatch, Tensor]
+
+
+def class_weights(labels: NDArray[np.integer], classes: int, *, balanced: bool) -> NDArray[np.float64]:
+    """(K,) weight of each class's videos in the loss: ones, or n / (classes that occur · videos of the class).
+
+    Balanced, every class that occurs weighs the same in all, and the videos' mean weight is 1.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    if not balanced:
+        return np.ones(classes)
+    return len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)) * (counts > 0)
+
+
+class AggregatorTask:
+    """Stage two for `training.fit`; a batch comes with each video's share of the whole batch's loss."""
+
+    def __init__(
+        self,
+        aggregator: Aggregator[Any],
+        reader: ClipReader,
+        store: Store,
+        parts: Parts,
+        *,
+        batch_size: int,
+        seed: int,
+        label_smoothing: float,
+        balanced: bool,
+        device: torch.device,
+        ranks: Ranks,
+    ) -> None:
+        self.model = aggregator
+        self._ids, self._labels = store.videos.ids, store.videos.labels
+        self._validation, self._batch_size = parts.validation, batch_size
+        self._label_smoothing, self._device, self._ranks = label_smoothing, device, ranks
+        self._reader = reader
+        self._loader = TrainLoader(reader, parts.train, batch_size=batch_size, seed=seed, ranks=ranks)
+        self._weights = class_weights(self._labels[parts.train], len(store.class_names), balanced=balanced)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one epoch."""
+        return self._loader.steps_per_epoch
+
+    def batches(self, epoch: int, start_step: int) -> Iterator[WeighedBatch]:
+        """The rank's part of each batch; its shares and the other ranks' add up to 1."""
+        batches = self._loader.batches(epoch, start_step)
+        try:
+            for step, batch in enumerate(batches, start_step):
+                whole = self._weights[self._labels[self._loader.rows_of(epoch, step)]]
+                shares = self._weights[batch.labels.numpy()] / whole.sum()
+                yield batch, torch.from_numpy(shares.astype(np.float32))
+        finally:
+            batches.close()
+
+    def loss(self, batch: WeighedBatch) -> Tensor:
+        """This rank's part of the weighted mean of the videos' losses."""
+        clips, shares = batch
+        losses = self.model.losses(clips.to(self._device), label_smoothing=self._label_smoothing)
+        return (losses.float() * shares.to(self._device)).sum()
+
+    def video_ids(self, batch: WeighedBatch) -> Sequence[str]:
+        """The ids of the batch's videos."""
+        return [self._ids[row] for row in batch[0].videos.tolist()]
+
+    def validate(self) -> dict[str, float]:
+        """The validation share's figures, by uniform clips; the loss neither weighted nor smoothed."""
+        rows = self._validation
+        logits = score(
+            self.model,
+            self._reader,
+            rows,
+            batch_size=self._batch_size,
+            device=self._device,
+            ranks=self._ranks,
+        )
+        labels = self._labels[rows].astype(np.int64)
+        figures = measure(logits, labels)
+        loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
+        return {
+            "top1": figures.top1,
+            "top5": figures.top5,
+            "mean_class_accuracy": figures.mean_class_accuracy,
+            "macro_f1": figures.macro_f1,
+            "calibration_error": figures.calibration_error,
+            "loss": float(loss),
+        }

@@ -1,0 +1,131 @@
+"""Several processes that train one model together, as `torchrun` starts them (DDP)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import distributed as dist
+from torch import nn
+
+from .devices import choose_device
+from .errors import UsageError
+
+ValueT = TypeVar("ValueT")
+
+# A rank waits this long for another; one that has failed is noticed at once, by torchrun.
+PATIENCE = timedelta(hours=2)
+_SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """The processes at work together, and which of them, `rank` of `count`, this one is.
+
+    Every rank calls the methods below in the same order. With one rank they return what they are given.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes and speaks."""
+        return self.rank == 0
+
+    def part(self, length: int) -> slice:
+        """This rank's share of `length` things: one run of them, equal to the others' up to one thing."""
+        size, longer = divmod(length, self.count)
+        start = self.rank * size + min(self.rank, longer)
+        return slice(start, start + size + (self.rank < longer))
+
+    def gathered(self, value: ValueT) -> list[ValueT]:
+        """Every rank's value, in the order of ranks."""
+        if self.count == 1:
+            return [value]
+        values: list[ValueT | None] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]  # all are filled in
+
+    def total(self, value: float) -> float:
+        """The sum over the ranks, in float64; the same number on each."""
+        return self._reduced(value, dist.ReduceOp.SUM)
+
+    def largest(self, value: int) -> int:
+        """The largest of the ranks' values."""
+        return int(self._reduced(value, dist.ReduceOp.MAX))
+
+    def wait(self) -> None:
+        """Return when every rank has come here."""
+        self.total(0.0)
+
+    def take_buffers_of_first(self, model: nn.Module) -> None:
+        """Give every rank the first one's buffers: batch statistics are each rank's own until then."""
+        if self.count > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def sharing_gradients(self, module: nn.Module) -> nn.Module:
+        """The module with each gradient the ranks' mean, exchanged while the others are computed."""
+        if self.count == 1:
+            return module
+        # The graph is the same at each step, and one clip a video leaves recurrent weights out of it.
+        return nn.parallel.DistributedDataParallel(module, static_graph=True)
+
+    def _reduced(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
+        if self.count == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64)  # on the CPU, through gloo
+        dist.all_reduce(tensor, operation)
+        return float(tensor)
+
+
+ALONE = Ranks()
+
+
+def started() -> Ranks:
+    """The ranks that torchrun started, and which this one is; `ALONE` without it."""
+    world = [os.environ.get(name, "") for name in _SET_BY_TORCHRUN]
+    if not all(world) or int(world[1]) == 1:
+        return ALONE
+    return Ranks(rank=int(world[0]), count=int(world[1]))
+
+
+@contextmanager
+def joined(device: str | None) -> Iterator[tuple[Ranks, torch.device]]:
+    """The ranks that torchrun started and this one's device; without torchrun, `ALONE` and the device named.
+
+    Under torchrun `device` is "cpu", or None or "cuda" for the GPU of the rank's own number. May be nested.
+
+    Raises:
+        UsageError: no such device, or one GPU named for several ranks.
+    """
+    ranks = started()
+    if ranks == ALONE:
+        yield ALONE, choose_device(device)
+        return
+    chosen = _device_of(int(os.environ["LOCAL_RANK"]), device)
+    if dist.is_initialized():
+        yield ranks, chosen
+        return
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield ranks, chosen
+    finally:
+        dist.destroy_process_group()
+
+
+def _device_of(local_rank: int, name: str | None) -> torch.device:
+    if name == "cpu" or (name is None and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if name not in (None, "cuda"):
+        raise UsageError(f"--device {name} for several processes; leave it out, and each takes its own GPU")
+    return choose_device(f"cuda:{local_rank}")

@@ -1,0 +1,115 @@
+"""Training by torchrun: two gloo processes against one, and what a dying rank leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from faster.aggregate.train import TrainConfig, train_agg
+from faster.errors import UsageError
+from faster.ranks import ALONE, Ranks, joined, started
+from safetensors.torch import load_file
+from stores import make_spec, make_store, make_videos
+
+SUPPORT = Path(__file__).parent.parent / "support"
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_even_after_one_died(tmp_path: Path) -> None:
+    """The same batches, so the same losses up to the order of sums: 1e-6 of each, and weights to match."""
+    specs = [make_spec("dear", clips=8), make_spec("cheap", clips=8)]
+    store = make_store(
+        tmp_path / "s.zarr", specs, make_videos(48), gflops={"dear": 9.0, "cheap": 1.0}, signal=True
+    )
+    values = {
+        "aggregator": "fast-gru",
+        "pattern": "1:3",
+        "clips": 4,
+        "epochs": 3,
+        "batch_size": 7,
+        "device": "cpu",
+    }
+    one = train_agg(
+        TrainConfig(store=store.path, out=tmp_path / "one", **values), say=[].append, progress=False
+    )
+
+    options = [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    command = ["train-agg", "--store", str(store.path), "--out", str(tmp_path / "two"), *options]
+    died = torchrun(str(SUPPORT / "dying_rank.py"), *command)
+    assert died.returncode != 0
+    assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert not (tmp_path / "two" / "result.json").exists()
+
+    done = torchrun("-m", "faster.cli", *command, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["report"]["metrics"]["videos"] == 12  # one rank speaks
+    ours, theirs = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert len(ours) == len(theirs) == 3
+    for a, b in zip(ours, theirs, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-6)
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-6)
+        assert {k: a[k] for k in ("epoch", "top1", "learning_rate")} == {
+            k: b[k] for k in ("epoch", "top1", "learning_rate")
+        }
+    weights = load_file(tmp_path / "two" / "best.safetensors")
+    for name, value in load_file(one.run / "best.safetensors").items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-6)
+    predicted = [
+        [line.split(",")[2] for line in (tmp_path / name / "predictions.csv").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert predicted[0] == predicted[1] and len(predicted[0]) == 13
+    assert json.loads((tmp_path / "two" / "config.json").read_text())["ranks"] == 2
+    names = {"config.json", "metrics.jsonl", "last.safetensors", "last.json", "best.safetensors", "best.json"}
+    names |= {"trained_on.json", "result.json", "predictions.csv"}
+    found = {path.name for path in (tmp_path / "two").iterdir()}
+    assert {name for name in found if not name.startswith("events.out")} == names
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("length", [0, 1, 4, 5, 17])
+def test_ranks_share_a_batch_as_equally_as_can_be(length: int, count: int) -> None:
+    things = np.arange(length)
+    for rank, expected in enumerate(np.array_split(things, count)):
+        assert things[Ranks(rank=rank, count=count).part(length)].tolist() == expected.tolist()
+
+
+def test_without_torchrun_there_is_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert started() == ALONE
+    monkeypatch.setenv("WORLD_SIZE", "4")  # a leftover of something else
+    assert started() == ALONE
+    with joined("cpu") as (ranks, device):
+        assert ranks is ALONE and device == torch.device("cpu")
+        assert (ranks.total(2.5), ranks.largest(3), ranks.gathered("a")) == (2.5, 3, ["a"])
+
+
+def test_one_gpu_cannot_be_named_for_several_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert started() == Ranks(rank=1, count=2)
+    with pytest.raises(UsageError, match="leave it out, and each takes its own GPU"), joined("cuda:0"):
+        pass
