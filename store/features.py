@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -61,6 +62,7 @@ class Features:
         self.spec = read_spec(folder)
         self.provenance: Mapping[str, Any] = attributes.get("recorded", {})
         self._files: dict[tuple[int, int], ShardFile] = {}  # the longest unused one first
+        self._lock = Lock()
         self._pool: ThreadPoolExecutor | None = None
 
     @property
@@ -200,7 +202,7 @@ class Features:
             rows, views, clips: (n,) integers, or scalars that hold for all.
             out: (n, l, h, w, c) of the stored dtype, C order, to fill; pinned memory will do.
             check: compare each clip with its checksum (always done for compressed ones).
-            threads: that read at once, on object storage at least `remote.THREADS`; of one model one call at a time.
+            threads: that read at once, on object storage at least `remote.THREADS`; several calls may be under way at once, too.
 
         Raises:
             StoreError: a clip is not in the store, or damaged, or its file is shorter than its receipt says.
@@ -262,13 +264,9 @@ class Features:
         return out
 
     def close(self) -> None:
-        """Close the shard files; the next read opens them again."""
-        while self._files:
-            self._files.popitem()[1].close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_pool"):
-            self.close()
+        """Let go of the shard files; the next read opens them again."""
+        with self._lock:
+            self._files.clear()
 
     def _jobs(
         self, rows: NDArray[np.int64], views: NDArray[np.int64], clips: NDArray[np.int64]
@@ -349,10 +347,9 @@ class Features:
         return r, v, c
 
     def _file(self, shard: int, view: int) -> ShardFile:
-        file = self._files.pop((shard, view), None)
-        if file is None:
-            file = self._open(shard, view)
-        return self._keep(shard, view, file)
+        with self._lock:
+            file = self._files.pop((shard, view), None) or self._open(shard, view)
+            return self._keep(shard, view, file)
 
     def _open(self, shard: int, view: int) -> ShardFile:
         return ShardFile(
@@ -365,7 +362,9 @@ class Features:
 
     def _keep(self, shard: int, view: int, file: ShardFile) -> ShardFile:
         if len(self._files) >= _open_files_max():
-            self._files.pop(next(iter(self._files))).close()
+            del self._files[
+                next(iter(self._files))
+            ]  # closed with its last reference: a read may be under way
         self._files[shard, view] = file
         return file
 
@@ -375,7 +374,8 @@ class Features:
         missing = [key for key in keys if key not in self._files][: _open_files_max()]
         with ThreadPoolExecutor(threads) as pool:
             for key, file in zip(missing, pool.map(lambda key: self._open(*key), missing), strict=True):
-                self._keep(*key, file)
+                with self._lock:
+                    self._keep(*key, file)
 
 
 def _open_files_max() -> int:

@@ -21,7 +21,7 @@ class Ranges(Protocol):
         """Fill `memory` from `offset` on. Raises StoreError where the file ends before, or cannot be read."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file; it goes by itself with the last reference."""
 
 
 class FileRanges:
@@ -46,7 +46,13 @@ class FileRanges:
 
     def close(self) -> None:
         """Let go of the file."""
-        os.close(self._file)
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self.close()
 
 
 class MappedRanges:

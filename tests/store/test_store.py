@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,19 @@ def test_a_store_of_more_shards_than_may_be_open(
     before = len(list(Path("/proc/self/fd").iterdir()))
     np.testing.assert_array_equal(features.read_maps(rows, 0, 2), expected_maps(features.spec)[rows, 0, 2])
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2  # one shard: its maps and its scales
+
+
+def test_several_threads_read_one_model(whole: stores.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for one open shard, so that each call closes the files that others are reading."""
+    monkeypatch.setattr("faster.store.features._open_files_max", lambda: 1)
+    features = whole.features("r2plus1d50", 8)
+    rng = np.random.default_rng(2)
+    asked = [(rng.choice([0, 1, 2, 4, 5, 6, 7, 8], 20), rng.integers(0, 4, 20)) for _ in range(100)]
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(lambda batch: features.read_maps(batch[0], 0, batch[1]), asked))
+    expected = expected_maps(features.spec)
+    for maps, (rows, clips) in zip(read, asked, strict=True):
+        np.testing.assert_array_equal(maps, expected[rows, 0, clips])
 
 
 def test_a_flipped_bit_is_seen_as_it_is_read(whole: stores.Store) -> None:
