@@ -4,6 +4,7 @@ A stage describes what it trains as a `Task`; `fit` runs it in a run folder, whi
 
     config.json         everything that decides the run; a rerun must agree with it
     metrics.jsonl       one line an epoch, and the same as TensorBoard events
+    timing.jsonl        one line an epoch: its seconds, and the share of them that waited for data
     last.safetensors    model and optimiser, with epoch, step and best in its header (last.json: the same, to read)
     best.safetensors    the model's state of the epoch with the highest validation top-1 (best.json: its metrics)
 
@@ -13,8 +14,10 @@ it had not been, on the same machine and number of threads and ranks.
 
 from __future__ import annotations
 
+import json
 import math
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -238,17 +241,32 @@ class _Run:
         self.model.train()
         batches = self.task.batches(state.epoch, state.step)
         title = f"epoch {state.epoch + 1}/{self.options.epochs}"
-        asked = 0
+        asked, waited, began = 0, 0.0, time.perf_counter()
         with tqdm(total=steps, initial=state.step, desc=title, unit="step", disable=not progress) as bar:
             while state.step < steps and not asked:
                 torch.manual_seed(step_seed(seed, state.epoch, state.step, self.ranks.rank))
-                state.loss_sum += self._train_step(next(batches))
+                asking = time.perf_counter()
+                batch = next(batches)
+                waited += time.perf_counter() - asking
+                state.loss_sum += self._train_step(batch)
                 state.step += 1
                 bar.update()
-                bar.set_postfix(loss=f"{state.loss_sum / state.step:.4f}", refresh=False)
+                share = waited / (time.perf_counter() - began)
+                bar.set_postfix(
+                    loss=f"{state.loss_sum / state.step:.4f}", waited=f"{share:.0%}", refresh=False
+                )
                 asked = self.ranks.largest(asked_here())
         _close(batches)
+        if not asked:
+            self._log_time(time.perf_counter() - began, waited)
         return asked
+
+    def _log_time(self, seconds: float, waited: float) -> None:
+        """Apart from metrics.jsonl, which a resumed run has bit for bit; of a resumed epoch, the steps since."""
+        if self.ranks.first:
+            line = {"epoch": self.state.epoch + 1, "seconds": seconds, "waited": waited / seconds}
+            with (self.run_dir / "timing.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
 
     def _train_step(self, batch: Any) -> float:
         for group in self.optimizer.param_groups:

@@ -30,6 +30,13 @@ class ClipBatch:
     videos: Tensor
     scales: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for model in self.inputs:
+            if (self.inputs[model].dtype == torch.uint8) != (model in self.scales):
+                raise ValueError(
+                    f"the batch's maps of {model}: uint8 comes with scales, and scales with uint8 only"
+                )
+
     def dense(self, dtype: torch.dtype) -> Tensor:
         """All clips as one (B, N, …) tensor; the models' shapes must agree.
 
@@ -37,6 +44,7 @@ class ClipBatch:
         gather.
         """
         videos, clips = self.model_of.shape
+        self._require_scaled()
         owner, rows = self.model_of.flatten(), self.row_of.flatten()
         first = self.inputs[self.models[int(owner[0])]]
         if bool((owner == owner[0]).all()) and _in_order(rows, first):
@@ -52,6 +60,7 @@ class ClipBatch:
 
     def at(self, t: int) -> tuple[Tensor, str]:
         """The clips at time t as (B, …), and the one model that they all come from."""
+        self._require_scaled()
         index = int(self.model_of[0, t])
         if not bool((self.model_of[:, t] == index).all()):
             raise ValueError(f"the clips at time {t} come from more than one model; step takes one at a time")
@@ -60,7 +69,12 @@ class ClipBatch:
 
     def map(self, function: Callable[[str, Tensor], Tensor]) -> ClipBatch:
         """The same batch with `function(model, tensor)`, row by row, in place of each model's tensor."""
+        self._require_scaled()
         return replace(self, inputs={model: function(model, tensor) for model, tensor in self.inputs.items()})
+
+    def _require_scaled(self) -> None:
+        if self.scales:
+            raise ValueError("uint8 maps mean nothing without their scales; batch.to(device) applies them")
 
     def to(self, device: torch.device) -> ClipBatch:
         """The batch with its inputs and labels on `device`; the copy overlaps where they are pinned.

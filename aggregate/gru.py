@@ -57,7 +57,7 @@ class GRU(Aggregator[Tensor]):
         gates = torch.sigmoid(projected[..., : 2 * c] + F.linear(state, self.gate_weight))
         read, update = gates.chunk(2, dim=-1)
         candidate = torch.tanh(projected[..., 2 * c :] + F.linear(read * state, self.candidate_weight))
-        return torch.lerp(state, candidate, update)
+        return torch.lerp(state, candidate.to(state.dtype), update.to(state.dtype))
 
     def step_gflops(self, map_shape: MapShape) -> float:
         """Six c×c products."""

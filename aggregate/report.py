@@ -15,6 +15,7 @@ __all__ = [
     "ReportMeta",
     "ReportRow",
     "pareto_front",
+    "report",
     "table_text",
     "write_report",
 ]
@@ -22,18 +23,23 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFiles:
-    """What `write_report` wrote, and the same table as text."""
+    """What `write_report` wrote, and the same table as text; the further figures are those there was data for."""
 
     page: Path
     plot_png: Path
     plot_svg: Path
     table_text: str
+    further: tuple[Path, ...] = ()
 
 
-def write_report(rows: Sequence[ReportRow], meta: ReportMeta, folder: Path) -> ReportFiles:
-    """Write `index.html`, `accuracy.png` and `accuracy.svg` into `folder`, replacing those of an earlier report.
+def write_report(
+    rows: Sequence[ReportRow], meta: ReportMeta, folder: Path, *, page_name: str = "index.html"
+) -> ReportFiles:
+    """Write a page and its figures into `folder`, replacing those of an earlier report.
 
-    The page holds its figure and style in itself. The same rows give the same bytes.
+    The figures are `accuracy.png` and `accuracy.svg`, and `clips.svg` and `gain.svg` where there is anything to
+    draw; beside a page of another name than index.html they carry its stem, as in `report-accuracy.svg`. The page
+    holds its figures and style in itself. The same rows give the same bytes.
 
     Raises:
         ValueError: there is no row.
@@ -41,22 +47,50 @@ def write_report(rows: Sequence[ReportRow], meta: ReportMeta, folder: Path) -> R
     """
     if not rows:
         raise ValueError("a report needs at least one row")
+    from .report_charts import draw_by_clips, draw_gain
     from .report_page import page  # here, so that the types above cost no import of matplotlib
     from .report_plot import draw
 
-    png, svg = draw(rows, meta)
-    text = page(rows, meta, svg)
+    png, accuracy = draw(rows, meta)
+    figures = {"accuracy": accuracy}
+    if (by_clips := draw_by_clips(rows)) is not None:
+        figures["clips"] = by_clips
+    if meta.gain is not None and meta.gain.class_names:
+        figures["gain"] = draw_gain(meta.gain)
+    prefix = "" if page_name == "index.html" else f"{Path(page_name).stem}-"
+    texts = {folder / f"{prefix}{name}.svg": svg for name, svg in figures.items()}
     files = ReportFiles(
-        page=folder / "index.html",
-        plot_png=folder / "accuracy.png",
-        plot_svg=folder / "accuracy.svg",
+        page=folder / page_name,
+        plot_png=folder / f"{prefix}accuracy.png",
+        plot_svg=folder / f"{prefix}accuracy.svg",
         table_text=table_text(rows, meta),
+        further=tuple(texts)[1:],
     )
+    texts[files.page] = page(rows, meta, figures)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files.plot_png.write_bytes(png)
-        files.plot_svg.write_text(svg, encoding="utf-8")
-        files.page.write_text(text, encoding="utf-8")
+        for path, text in texts.items():
+            path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"cannot write the report into {folder}: {error}") from error
     return files
+
+
+def report(
+    paths: Sequence[str | Path],
+    *,
+    out: str | Path = "report.html",
+    title: str | None = None,
+    paper: bool = False,
+) -> ReportFiles:
+    """Write one page about the runs and sweeps in `paths`, and its figures beside it.
+
+    `paper` draws the paper's own Kinetics points behind the rows.
+
+    Raises RunError where a path is no finished run or sweep, StorageError where the page cannot be written.
+    """
+    from .report_sources import report_of
+
+    rows, meta = report_of(paths, title=title, paper=paper)
+    return write_report(rows, meta, Path(out).parent, page_name=Path(out).name)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
 
 from .report_plot import inline_svg
-from .report_rows import HEADINGS, LEFT_ALIGNED, Confusion, ReportMeta, ReportRow, cells, groups, pareto_front
+from .report_rows import (
+    HEADINGS,
+    LEFT_ALIGNED,
+    Confusion,
+    ReportMeta,
+    ReportRow,
+    Table,
+    cells,
+    groups,
+    pareto_front,
+    significant,
+)
 
 MATRIX_CLASSES_MAX = 40  # a larger matrix is unreadable: its most frequent confusions are listed instead
 LISTED_CONFUSIONS = 20
@@ -30,9 +41,9 @@ p, ul { margin: 0.5rem 0; } ul { padding-left: 1.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92rem; }
 .results { width: 100%; }
 th, td { padding: 0.4rem 0.7rem; text-align: right; white-space: nowrap; }
-.results th, .results td { border-bottom: 1px solid var(--line); }
-.results thead th { color: var(--soft); font-weight: 600; font-size: 0.8rem; vertical-align: bottom; }
-.word { text-align: left; }
+.results th, .results td, .layout th, .layout td { border-bottom: 1px solid var(--line); }
+.results thead th, .layout thead th { color: var(--soft); font-weight: 600; font-size: 0.8rem; vertical-align: bottom; }
+.layout thead th { white-space: normal; } .word { text-align: left; } details { font-size: 0.875rem; color: var(--soft); }
 .results .group th { text-align: left; padding-top: 1.2rem; }
 .results .front td { font-weight: 650; background: rgb(var(--accent) / 0.1); }
 .results td:last-child { font-weight: 400; color: var(--soft); }
@@ -45,8 +56,11 @@ figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Ari
 """
 
 
-def page(rows: Sequence[ReportRow], meta: ReportMeta, svg: str) -> str:
-    """Return the whole page: results, figure, confusion, coverage, how it was made; all text escaped."""
+def page(rows: Sequence[ReportRow], meta: ReportMeta, figures: Mapping[str, str]) -> str:
+    """Return the whole page: results, figures, tables, confusion, coverage, how it was made; all text escaped.
+
+    `figures` are SVGs: "accuracy", and "clips" and "gain" where there is anything to draw.
+    """
     title = escape(meta.title)
     parts = [
         "<!DOCTYPE html>",
@@ -56,15 +70,58 @@ def page(rows: Sequence[ReportRow], meta: ReportMeta, svg: str) -> str:
         f"<h1>{title}</h1>",
         _results(rows, meta),
         "<h2>Accuracy and cost</h2>",
-        f'<figure class="scroll">{inline_svg(svg, f"Top-1 accuracy against GFLOPs a video: {title}")}</figure>',
+        _figure(figures, "accuracy", f"Top-1 accuracy against GFLOPs a video: {title}"),
     ]
+    if meta.paper:
+        listed = [
+            f"{p.name}: {100 * p.top1:.1f} %, {significant(p.gflops_per_video)} GFLOPs" for p in meta.paper
+        ]
+        parts.append(
+            "<details><summary>The open circles: the paper on Kinetics-400 (Zhu et al., AAAI 2020), other data than "
+            f"the rows</summary>{_list(listed)}</details>"
+        )
+    if "clips" in figures:
+        parts += [
+            "<h2>Accuracy and the number of clips</h2>",
+            _figure(figures, "clips", "Top-1 accuracy against clips"),
+        ]
+    parts += [_table(table) for table in meta.tables]
+    if meta.gain is not None and "gain" in figures:
+        parts += [
+            f"<h2>What {escape(meta.gain.gained_name)} gains over {escape(meta.gain.base_name)}, class by class</h2>",
+            _figure(figures, "gain", "Gain of each class, in points"),
+            '<p class="note">Filled: gained; outlined: lost. Of more than 40 classes, both ends.</p>',
+        ]
     if meta.confusion is not None:
         parts.append(_confusion(meta.confusion))
     if meta.coverage:
         parts += ["<h2>Coverage</h2>", _list(meta.coverage)]
+    if meta.failures:
+        parts += ["<h2>Failed and empty cells</h2>", _list(meta.failures)]
     if meta.lines:
         parts.append(f'<section class="made"><h2>How this was made</h2>{_list(meta.lines)}</section>')
     return "\n".join([*parts, "</body></html>", ""])
+
+
+def _figure(figures: Mapping[str, str], name: str, description: str) -> str:
+    return f'<figure class="scroll">{inline_svg(figures[name], description, name)}</figure>'
+
+
+def _table(table: Table) -> str:
+    def line(tag: str, texts: Sequence[str]) -> str:
+        return "".join(
+            f'<{tag} class="word">{escape(text)}</{tag}>'
+            if number < table.words
+            else f"<{tag}>{escape(text)}</{tag}>"
+            for number, text in enumerate(texts)
+        )
+
+    body = "".join(f"<tr>{line('td', texts)}</tr>" for texts in table.rows)
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    return (
+        f'<h2>{escape(table.title)}</h2><div class="scroll"><table class="layout"><thead><tr>'
+        f"{line('th', table.headings)}</tr></thead><tbody>{body}</tbody></table></div>{note}"
+    )
 
 
 def _list(lines: Sequence[str]) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .report_rows import ReportMeta, ReportRow, pareto_front
+from .report_labels import place_labels
+from .report_rows import ReportMeta, ReportRow, pareto_front, series
 
 INK, PAPER = "#1f2328", "#ffffff"
 COLOURS = ("#1f7fc4", "#d55e00", "#009e73", "#c0609a", "#7a5cc6", "#3f9bd1", "#99772b")
@@ -34,7 +35,9 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "faster",  # ids, and so the file, are the same each time
 }
-Box = tuple[float, float, float, float]  # left, bottom, right, top, in pixels
+LINES_MAX = 8  # of more lines each aggregator gets a panel
+SIDE_BY_SIDE_MAX = 4
+MARKER_POINTS = 8.5  # two markers closer than this cover each other
 
 
 def draw(rows: Sequence[ReportRow], meta: ReportMeta) -> tuple[bytes, str]:
@@ -44,33 +47,87 @@ def draw(rows: Sequence[ReportRow], meta: ReportMeta) -> tuple[bytes, str]:
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 5.0), facecolor=PAPER)
-        axes = figure.add_axes((0.08, 0.11, 0.74 if meta.ceilings else 0.89, 0.75), facecolor="none")
-        figure.text(0.08, 0.95, meta.title, fontsize=12, fontweight="bold")
-        figure.text(
-            0.08,
-            0.905,
-            "mean over seeds ± standard error; small dots: single seeds; grey band: Pareto front",
-            fontsize=8,
-            alpha=0.75,
-        )
-        _set_axes(axes, rows, meta)
-        _draw_front(axes, rows)
-        labels = _draw_series(axes, rows)
-        figure.canvas.draw()  # fixes the pixel positions that the labels need
-        _draw_ceilings(axes, meta)
-        _place_labels(axes, rows, labels)
+        if len(series(rows)) > LINES_MAX:
+            _draw_panels(figure, rows, meta)
+        else:
+            axes = figure.add_axes((0.08, 0.11, 0.74 if meta.ceilings else 0.89, 0.73), facecolor="none")
+            _draw_rows(axes, rows, rows, meta)
+            _draw_ceilings(axes, meta)
+        height = figure.get_figheight()
+        figure.text(0.08, 1 - 0.25 / height, meta.title, fontsize=12, fontweight="bold")
+        figure.text(0.08, 1 - 0.575 / height, _legend(meta), linespacing=1.3, fontsize=8, alpha=0.75)
         png, svg = io.BytesIO(), io.StringIO()
         figure.savefig(png, format="png", dpi=200)
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     return png.getvalue(), svg.getvalue()
 
 
-def inline_svg(svg: str, description: str) -> str:
+def panels_of(rows: Sequence[ReportRow]) -> dict[str, list[ReportRow]]:
+    """The rows of each aggregator: more lines than one panel can show are parted so."""
+    found: dict[str, list[ReportRow]] = {}
+    for row in rows:
+        found.setdefault(row.aggregator, []).append(row)
+    return found
+
+
+def draw_others(axes: Any, points: Sequence[tuple[float, float]]) -> None:
+    """The other panels' points, as small grey dots behind a panel's own."""
+    x, y = [x for x, _ in points], [y for _, y in points]
+    axes.plot(x, y, linestyle="none", marker=".", markersize=3.5, color=INK, alpha=0.22, zorder=1)
+
+
+def _legend(meta: ReportMeta) -> str:
+    return (
+        "mean over seeds ± standard error; small dots: single seeds; grey band: Pareto front; markers that would\n"
+        "cover each other stand side by side"
+        + ("; open circles: the paper, on Kinetics-400" if meta.paper else "")
+    )
+
+
+def _draw_panels(figure: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> None:
+    """A panel an aggregator, all on the same axes; ceilings are left to the table."""
+    panels = panels_of(rows)
+    lines = -(-len(panels) // 2)
+    figure.set_size_inches(8.4, 0.9 + 2.75 * lines)
+    height = figure.get_figheight()
+    grid = figure.subplots(lines, 2, squeeze=False)
+    figure.subplots_adjust(
+        left=0.08, right=0.985, bottom=0.5 / height, top=1 - 1.0 / height, wspace=0.14, hspace=0.32
+    )
+    plain = replace(meta, ceilings=())
+    others = [(row.gflops_per_video, 100 * row.mean) for row in rows]
+    for place, (name, members) in enumerate(panels.items()):
+        axes = grid[place // 2][place % 2]
+        axes.set_title(name, loc="left", fontsize=10, fontweight="bold")
+        draw_others(axes, others)
+        _draw_rows(axes, members, rows, plain)
+        if place % 2:
+            axes.set_ylabel("")
+        if place + 2 < len(panels):
+            axes.set_xlabel("")
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+
+
+def _draw_rows(axes: Any, rows: Sequence[ReportRow], every: Sequence[ReportRow], meta: ReportMeta) -> None:
+    """Some rows, on axes that have room for every row, with the front of every row."""
+    _set_axes(axes, every, meta)
+    _draw_front(axes, every)
+    _draw_paper(axes, meta)
+    drawn = _side_by_side(axes, rows)
+    labels = _draw_series(axes, rows, drawn, alone=len(rows) < len(every))
+    axes.figure.canvas.draw()  # fixes the pixel positions that the labels need
+    place_labels(axes, rows, labels, drawn)
+
+
+def inline_svg(svg: str, description: str, name: str) -> str:
     """Return `svg` made to stand in a page: no prologue, ink in the page's text colour, no background.
 
-    `description` is what a screen reader says; already escaped.
+    `description` is what a screen reader says; already escaped. `name` goes before every id, so that figures of one page
+    do not share any.
     """
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'(id="|="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = svg.replace(INK, "currentColor").replace(PAPER, "none")
     return svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
 
@@ -79,11 +136,12 @@ def _set_axes(axes: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
-    costs = [row.gflops_per_video for row in rows]
+    costs = [row.gflops_per_video for row in rows] + [point.gflops_per_video for point in meta.paper]
     span = max(max(costs) / min(costs), 2.0)
     axes.set_xlim(min(costs) / span**0.1, max(costs) * span**0.25)  # room at the right for the lines' names
     # Less than a decade of costs needs finer ticks, or there would be one.
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if span > 10 else (1, 1.5, *range(2, 10))))
+    subs = (1,) if span > 300 else (1, 2, 5) if span > 10 else (1, 1.5, *range(2, 10))
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("cost of a video, GFLOPs (multiply-adds, log scale)")
@@ -91,7 +149,7 @@ def _set_axes(axes: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> None:
     heights = [100 * value for row in rows for value in row.top1]
     for row in rows:
         heights += [100 * (row.mean + sign * (row.standard_error or 0)) for sign in (-1, 1)]
-    heights += [100 * value for _, value in meta.ceilings]
+    heights += [100 * value for _, value in meta.ceilings] + [100 * point.top1 for point in meta.paper]
     pad = 0.08 * max(max(heights) - min(heights), 5)
     axes.set_ylim(max(min(heights) - pad, -2), min(max(heights) + pad, 102))
     axes.set_ylabel("top-1 accuracy, %")
@@ -113,34 +171,70 @@ def _draw_front(axes: Any, rows: Sequence[ReportRow]) -> None:
     )
 
 
-def _series(rows: Sequence[ReportRow]) -> dict[str, list[ReportRow]]:
-    """Return the rows by the name of their line, in the order they came, each by cost."""
-    found: dict[str, list[ReportRow]] = {}
-    for row in rows:
-        name = f"{row.aggregator} ({row.group})" if row.group else row.aggregator
-        found.setdefault(name, []).append(row)
-    return {name: sorted(members, key=lambda row: row.gflops_per_video) for name, members in found.items()}
+def _side_by_side(axes: Any, rows: Sequence[ReportRow]) -> dict[ReportRow, float]:
+    """Where along x each row is drawn: at its cost, or, where markers would cover each other, beside the others.
+
+    A crowd of more than four stays where it is: the last of it would stand too far from its cost.
+    """
+    at = np.array([axes.transData.transform((row.gflops_per_video, 100 * row.mean)) for row in rows])
+    apart = MARKER_POINTS * axes.figure.dpi / 72
+    clusters: list[list[int]] = []
+    for number in range(len(rows)):
+        near = [c for c in clusters if (np.abs(at[c] - at[number]) < apart).all(axis=1).any()]
+        clusters = [c for c in clusters if c not in near] + [[number, *itertools.chain(*near)]]
+    drawn = {row: row.gflops_per_video for row in rows}
+    for cluster in clusters:
+        if 1 < len(cluster) <= SIDE_BY_SIDE_MAX:
+            cluster.sort(key=lambda number: (at[number][0], number))
+            centre = at[cluster].mean(axis=0)
+            for place, number in enumerate(cluster):
+                x = centre[0] + (place - (len(cluster) - 1) / 2) * apart
+                drawn[rows[number]] = float(axes.transData.inverted().transform((x, centre[1]))[0])
+    return drawn
 
 
-def _draw_series(axes: Any, rows: Sequence[ReportRow]) -> list[tuple[ReportRow, str, str, bool]]:
-    """Draw lines, markers, error bars and seeds; return (row, text, colour, names its line) for the labels."""
+def _draw_paper(axes: Any, meta: ReportMeta) -> None:
+    """Draw the paper's points as small open circles in grey, each name left to the table of the paper."""
+    if meta.paper:
+        axes.plot(
+            [point.gflops_per_video for point in meta.paper],
+            [100 * point.top1 for point in meta.paper],
+            linestyle="none",
+            marker="o",
+            markersize=4.5,
+            markerfacecolor="none",
+            markeredgecolor=INK,
+            alpha=0.45,
+            zorder=1.5,
+        )
+
+
+def _draw_series(
+    axes: Any, rows: Sequence[ReportRow], drawn: Mapping[ReportRow, float], *, alone: bool
+) -> list[tuple[ReportRow, str, str, bool]]:
+    """Draw lines, markers, error bars and seeds; return (row, text, colour, names its line) for the labels.
+
+    `alone` leaves the aggregator's name out: the panel has it.
+    """
     one_n = len({row.clips for row in rows}) == 1
     labels = []
     styles = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), itertools.cycle(LINES), strict=True)
-    for (name, members), (colour, marker, line) in zip(_series(rows).items(), styles, strict=False):
-        x, y = [row.gflops_per_video for row in members], [100 * row.mean for row in members]
+    for (name, members), (colour, marker, line) in zip(series(rows).items(), styles, strict=False):
+        x, y = [drawn[row] for row in members], [100 * row.mean for row in members]
         axes.plot(x, y, color=colour, linestyle=line, linewidth=1.3, marker=marker, markersize=6.5, zorder=4)
         for row in members:
-            cost, error = row.gflops_per_video, row.standard_error
+            cost, error = drawn[row], row.standard_error
             if error is not None:
                 axes.errorbar(
                     cost, 100 * row.mean, yerr=100 * error, color=colour, capsize=3.5, linewidth=1.1, zorder=3
                 )
                 seeds = [100 * value for value in row.top1]
                 axes.plot([cost] * len(seeds), seeds, ".", color=colour, alpha=0.45, markersize=3.5, zorder=2)
-            text = row.pattern if one_n else f"{row.pattern} ×{row.clips}"
+            along_clips = name.split(" (")[0] != row.aggregator
+            text = f"×{row.clips}" if along_clips else row.pattern if one_n else f"{row.pattern} ×{row.clips}"
             last = row is members[-1]
-            labels.append((row, f"{name} {text}" if last else text, colour, last))
+            shown = name.removeprefix(row.aggregator).strip() if alone else name
+            labels.append((row, f"{shown} {text}".strip() if last else text, colour, last))
     return labels
 
 
@@ -167,101 +261,3 @@ def _draw_ceilings(axes: Any, meta: ReportMeta) -> None:
         lift = max(0.0, top + 2 - box.y0)
         name.set_position((5, lift * 72 / axes.figure.dpi))
         top = box.y1 + lift
-
-
-def _place_labels(
-    axes: Any, rows: Sequence[ReportRow], labels: Sequence[tuple[ReportRow, str, str, bool]]
-) -> None:
-    """Put each label by its point, where it covers nothing; names of lines come first and are never left out.
-
-    A pattern's label that finds no free place is left out: the table has it.
-    """
-    taken = _taken(axes, rows)
-    scale = axes.figure.dpi / 72
-    for row, text, colour, names_line in sorted(labels, key=lambda label: not label[3]):
-        note = axes.annotate(
-            text,
-            (row.gflops_per_video, 100 * row.mean),
-            textcoords="offset points",
-            xytext=(0, 0),
-            ha="center",
-            va="center",
-            fontsize=8.5 if names_line else 7.5,
-            fontweight="bold" if names_line else "normal",
-            color=colour,
-            zorder=6,
-        )
-        start = note.get_window_extent()
-        width, height = start.width / scale, start.height / scale
-        best, least, lead = (0.0, 0.0), np.inf, 0.0
-        for away in (5.0, 12.0, 22.0, 36.0, 52.0)[: 5 if names_line else 2]:
-            for right, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)):
-                offset = (right * (width / 2 + away), up * (height / 2 + away))
-                covered = _overlap(_moved(start, offset, scale), taken, axes.bbox)
-                if covered < least:
-                    best, least, lead = offset, covered, away
-            if least == 0:
-                break
-        if least > 0 and not names_line:
-            note.remove()
-            continue
-        note.set_position(best)
-        taken.append(_moved(start, best, scale))
-        if lead > 12:
-            _draw_leader(axes, row, best, (width, height), colour)
-
-
-def _draw_leader(
-    axes: Any, row: ReportRow, offset: tuple[float, float], size: tuple[float, float], colour: str
-) -> None:
-    """Draw a thin line from a point to the near edge of its label, sizes in points."""
-    end = [shift - np.sign(shift) * extent / 2 for shift, extent in zip(offset, size, strict=True)]
-    axes.annotate(
-        "",
-        (row.gflops_per_video, 100 * row.mean),
-        textcoords="offset points",
-        xytext=end,
-        arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4},
-    )
-
-
-def _taken(axes: Any, rows: Sequence[ReportRow]) -> list[Box]:
-    """Return small boxes over everything drawn: markers, error bars, seeds, the lines between, the ceilings."""
-
-    def pixels(row: ReportRow, accuracy: float) -> npt.NDArray[np.float64]:
-        at: npt.NDArray[np.float64] = axes.transData.transform((row.gflops_per_video, 100 * accuracy))
-        return at
-
-    boxes = []
-    for row in rows:
-        error = row.standard_error or 0.0
-        ends = [pixels(row, value) for value in (row.mean - error, row.mean + error, *row.top1)]
-        low, high = min(end[1] for end in ends), max(end[1] for end in ends)
-        x, y = pixels(row, row.mean)
-        boxes += [(x - 5, y - 5, x + 5, y + 5), (x - 3, low - 1, x + 3, high + 1)]
-    for members in _series(rows).values():
-        for a, b in itertools.pairwise(members):
-            for x, y in np.linspace(pixels(a, a.mean), pixels(b, b.mean), 60):
-                boxes.append((x - 1, y - 1, x + 1, y + 1))
-    for line in axes.lines:
-        if line.get_transform() == axes.get_yaxis_transform():  # a ceiling, right across
-            y = axes.transData.transform((axes.get_xlim()[0], line.get_ydata()[0]))[1]
-            boxes.append((axes.bbox.x0, y - 1, axes.bbox.x1, y + 1))
-    return boxes
-
-
-def _moved(box: Any, offset: tuple[float, float], scale: float) -> Box:
-    x, y = offset[0] * scale, offset[1] * scale
-    return box.x0 + x, box.y0 + y, box.x1 + x, box.y1 + y
-
-
-def _overlap(box: Box, taken: Sequence[Box], frame: Any) -> float:
-    """Return the area of `box`, in pixels, that covers something or leaves the axes' frame."""
-    left, bottom, right, top = np.array(taken).T
-    wide = np.minimum(box[2], right) - np.maximum(box[0], left)
-    high = np.minimum(box[3], top) - np.maximum(box[1], bottom)
-    covered = float((np.maximum(wide, 0) * np.maximum(high, 0)).sum())
-    inside_x = max(0.0, min(box[2], frame.x1) - max(box[0], frame.x0))
-    inside_y = max(0.0, min(box[3], frame.y1) - max(box[1], frame.y0))
-    outside: float = (box[2] - box[0]) * (box[3] - box[1]) - inside_x * inside_y
-    return covered + 10 * outside

@@ -21,6 +21,8 @@ class ReportRow:
         seeds, top1: the runs, and each run's top-1 accuracy in [0, 1]; of one length, at least 1.
         gflops_per_video: cost of classifying one video, positive.
         group: rows of one group stand together, under this heading; "" is none.
+        clip_frames: L, frames a clip; 0 where it is not known.
+        expensive, cheap: the models in use; "" where the mixture has none of that kind.
     """
 
     aggregator: str
@@ -30,6 +32,9 @@ class ReportRow:
     top1: tuple[float, ...]
     gflops_per_video: float
     group: str = ""
+    clip_frames: int = 0
+    expensive: str = ""
+    cheap: str = ""
 
     def __post_init__(self) -> None:
         if len(self.seeds) != len(self.top1) or not self.top1:
@@ -45,6 +50,11 @@ class ReportRow:
     def mean(self) -> float:
         """Mean top-1 accuracy over the seeds, in [0, 1]."""
         return statistics.fmean(self.top1)
+
+    @property
+    def first_only(self) -> bool:
+        """Whether only the first of several clips is expensive: 1:(N−1), the paper's Table 3."""
+        return self.clips > 1 and self.pattern == f"1:{self.clips - 1}"
 
     @property
     def standard_error(self) -> float | None:
@@ -69,6 +79,41 @@ class Confusion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table in one of the paper's layouts: texts, the first `words` columns being words."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassGain:
+    """Each class's share right, in [0, 1], under two ways to aggregate the same clips; classes without videos left out.
+
+    Attributes:
+        class_names, base, gained: of one length: the class, and its shares by `base_name` and by `gained_name`.
+    """
+
+    class_names: tuple[str, ...]
+    base: tuple[float, ...]
+    gained: tuple[float, ...]
+    base_name: str
+    gained_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperPoint:
+    """A published result: what it is called, its cost and its top-1 accuracy in [0, 1]."""
+
+    name: str
+    gflops_per_video: float
+    top1: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportMeta:
     """What a report says beside its rows.
 
@@ -78,6 +123,10 @@ class ReportMeta:
         ceilings: (label, accuracy in [0, 1]), drawn as horizontal lines.
         coverage: which videos the figures cover, a line each.
         confusion: of one of the rows.
+        tables: the rows again, in the paper's layouts.
+        gain: of aggregation over averaging, class by class.
+        failures: what could not be trained, and which cells cannot be, a line each.
+        paper: the paper's own points on Kinetics, drawn behind the rows; they are of other data.
     """
 
     title: str
@@ -85,6 +134,10 @@ class ReportMeta:
     ceilings: tuple[tuple[str, float], ...] = ()
     coverage: tuple[str, ...] = ()
     confusion: Confusion | None = None
+    tables: tuple[Table, ...] = ()
+    gain: ClassGain | None = None
+    failures: tuple[str, ...] = ()
+    paper: tuple[PaperPoint, ...] = ()
 
 
 def pareto_front(rows: Sequence[ReportRow]) -> list[bool]:
@@ -145,7 +198,31 @@ def table_text(rows: Sequence[ReportRow], meta: ReportMeta) -> str:
     lines.append("* no row is both cheaper and as accurate; s.e.: standard error of the mean over the seeds")
     lines += [f"{label}: {100 * value:.1f} %" for label, value in meta.ceilings]
     lines += meta.coverage
+    lines += meta.failures
     return "\n".join(lines)
+
+
+def series(rows: Sequence[ReportRow]) -> dict[str, list[ReportRow]]:
+    """Return the rows by the name of the line that joins them, in the order they came, each by cost.
+
+    An aggregator's rows are one line, along the patterns. Where it has rows of several N, they are a line for
+    each pattern, along N; 1:(N−1) counts as one pattern.
+    """
+    owners: dict[tuple[str, str], list[ReportRow]] = {}
+    for row in rows:
+        owners.setdefault((row.aggregator, row.group), []).append(row)
+    found: dict[str, list[ReportRow]] = {}
+    for (aggregator, group), members in owners.items():
+        along_clips = len({row.clips for row in members}) > 1
+        first_only = [row for row in members if row.first_only]
+        varied = len({row.clips for row in first_only}) > 1
+        for row in members:
+            family = ""
+            if along_clips:
+                family = " 1:(N−1)" if varied and row.first_only else f" {row.pattern}"
+            name = f"{aggregator}{family}" + (f" ({group})" if group else "")
+            found.setdefault(name, []).append(row)
+    return {name: sorted(members, key=lambda row: row.gflops_per_video) for name, members in found.items()}
 
 
 def groups(rows: Sequence[ReportRow]) -> list[tuple[str, list[int]]]:

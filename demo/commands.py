@@ -7,7 +7,7 @@ import json
 import click
 
 
-@click.command("demo", short_help="The whole pipeline on a small set of real videos, in minutes.")
+@click.command("demo", short_help="The whole pipeline on videos that it renders, in minutes.")
 @click.option(
     "--folder", type=click.Path(), default="faster-demo", show_default=True, help="Where everything goes."
 )

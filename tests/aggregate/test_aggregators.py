@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from batches import MAP_SHAPE, MODELS, NUM_CLASSES, make_batch
-from faster.aggregate import attentive_probe
+from faster.aggregate import attentive_probe, fast_gru
 from faster.aggregate.attentive_probe import AttentiveProbe
 from faster.aggregate.average import Average
 from faster.aggregate.base import Aggregator
@@ -88,12 +89,14 @@ def test_only_pooling_ones_give_one_answer_in_any_order_and_to_a_clip_twice(name
 
 def test_fast_gru_costs_and_weighs_what_the_paper_says() -> None:
     with torch.device("meta"):
-        fast_gru = build("fast-gru", map_shapes=PAPER, num_classes=400)
-    assert fast_gru.step_gflops((1, 1, 1, 2048)) * 1e3 == pytest.approx(14.68, abs=0.005)  # a position, in M
-    assert fast_gru.gflops(32, (1, 7, 7, 2048)) == pytest.approx(31 * 49 * 3.5 * 2048**2 / 1e9)
-    weights = sum(p.numel() for n, p in fast_gru.named_parameters() if n.endswith("weight"))
+        aggregator = build("fast-gru", map_shapes=PAPER, num_classes=400)
+    assert aggregator.step_gflops((1, 1, 1, 2048)) * 1e3 == pytest.approx(
+        14.68, abs=0.005
+    )  # a position, in M
+    assert aggregator.gflops(32, (1, 7, 7, 2048)) == pytest.approx(31 * 49 * 3.5 * 2048**2 / 1e9)
+    weights = sum(p.numel() for n, p in aggregator.named_parameters() if n.endswith("weight"))
     assert weights == 3.5 * 2048**2 + 400 * 2048
-    assert sum(p.numel() for n, p in fast_gru.named_parameters() if n.endswith("_bias")) == 3 * 2048
+    assert sum(p.numel() for n, p in aggregator.named_parameters() if n.endswith("_bias")) == 3 * 2048
 
 
 @pytest.mark.parametrize(
@@ -120,15 +123,80 @@ def test_channels_that_cannot_be_divided_are_refused(name: str, divisor: int) ->
 
 
 def test_fast_gru_gates_each_position_by_itself() -> None:
-    fast_gru = FastGRU(map_shapes=SHAPES, num_classes=NUM_CLASSES, dropout=0.0).double()
+    aggregator = FastGRU(map_shapes=SHAPES, num_classes=NUM_CLASSES, dropout=0.0).double()
     batch = make_batch(2, models=[0, 0], videos=1)
     x = batch.dense(torch.float64)[0]
-    state = fast_gru.step(fast_gru.init(x[:1], "dear"), x[1:], "dear")
+    state = aggregator.step(aggregator.init(x[:1], "dear"), x[1:], "dear")
     changed = x.clone()
     changed[1, 0, 1, 2] += 1.0
-    other = fast_gru.step(fast_gru.init(changed[:1], "dear"), changed[1:], "dear")
+    other = aggregator.step(aggregator.init(changed[:1], "dear"), changed[1:], "dear")
     moved = (state - other).abs().amax(-1)[0].view(MAP_SHAPE[:3]) > 1e-12
     assert moved.nonzero().tolist() == [[0, 1, 2]]
+
+
+def test_fast_grus_float32_products_on_a_cpu_are_the_equations() -> None:
+    shapes = dict.fromkeys(
+        MODELS, (1, 3, 3, 64)
+    )  # float32 goes another way than the float64 of the conformance suite
+    torch.manual_seed(0)
+    single = FastGRU(map_shapes=shapes, num_classes=NUM_CLASSES, dropout=0.0)
+    double = copy.deepcopy(single).double()
+    batch = make_batch(5, shapes=dict(shapes), dtype=torch.float32)
+    single.loss(batch).backward()
+    x = batch.dense(torch.float64)
+    F.cross_entropy(fast_gru.plain(double, x), batch.labels).backward()
+    torch.testing.assert_close(single(batch).double(), fast_gru.plain(double, x), rtol=1e-5, atol=1e-5)
+    for ours, exact in zip(single.parameters(), double.parameters(), strict=True):
+        assert ours.grad is not None and exact.grad is not None and ours.grad.dtype == torch.float32
+        assert (ours.grad - exact.grad).norm() <= 1e-5 * exact.grad.norm()
+
+
+def test_fast_grus_gradients_in_bf16_are_as_near_as_autograds() -> None:
+    shapes = dict.fromkeys(MODELS, (1, 3, 3, 64))
+    torch.manual_seed(0)
+    aggregator = FastGRU(map_shapes=shapes, num_classes=NUM_CLASSES, dropout=0.0)
+    batch = make_batch(8, shapes=dict(shapes), dtype=torch.float32)
+
+    def gradients(module: FastGRU, logits: torch.Tensor) -> list[torch.Tensor]:
+        return list(torch.autograd.grad(F.cross_entropy(logits, batch.labels), list(module.parameters())))
+
+    double = copy.deepcopy(aggregator).double()
+    exact = gradients(double, fast_gru.plain(double, batch.dense(torch.float64)))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, plainly = aggregator(batch), fast_gru.plain(aggregator, batch.dense(torch.float32))
+    ours, theirs = gradients(aggregator, logits), gradients(aggregator, plainly)
+    for (name, parameter), a, b, right in zip(
+        aggregator.named_parameters(), ours, theirs, exact, strict=True
+    ):
+        assert a.dtype == parameter.dtype == torch.float32
+        error = (a - right).norm() / right.norm()
+        assert error < 0.05 and error < 1.5 * (b - right).norm() / right.norm(), name
+
+
+@pytest.mark.parametrize(("clips", "videos"), [(2, 3), (8, 2), (32, 1)])
+@pytest.mark.parametrize("size_bytes", [2, 4])
+def test_fast_gru_keeps_what_the_docs_say_for_its_way_back(clips: int, videos: int, size_bytes: int) -> None:
+    shape = (2, 3, 3, 64)
+    aggregator = FastGRU(map_shapes=dict.fromkeys(MODELS, shape), num_classes=NUM_CLASSES, dropout=0.0)
+    batch = make_batch(
+        clips, videos=videos, shapes=dict.fromkeys(MODELS, shape), models=[0] + [1] * (clips - 1)
+    )
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if (
+            not isinstance(tensor, torch.nn.Parameter) and tensor.ndim == 3
+        ):  # maps, not the last layer's vectors
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=size_bytes == 2),
+    ):
+        loss = aggregator.loss(batch)
+    assert loss.requires_grad
+    assert sum(kept.values()) == (5.5 * (clips - 1) + 1) * videos * math.prod(shape) * size_bytes
 
 
 def test_lstm_is_torchs_own() -> None:

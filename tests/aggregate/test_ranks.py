@@ -78,7 +78,7 @@ def test_two_processes_train_as_one_even_after_one_died(tmp_path: Path) -> None:
     assert predicted[0] == predicted[1] and len(predicted[0]) == 13
     assert json.loads((tmp_path / "two" / "config.json").read_text())["ranks"] == 2
     names = {"config.json", "metrics.jsonl", "last.safetensors", "last.json", "best.safetensors", "best.json"}
-    names |= {"trained_on.json", "result.json", "predictions.csv"}
+    names |= {"trained_on.json", "result.json", "predictions.csv", "timing.jsonl"}
     found = {path.name for path in (tmp_path / "two").iterdir()}
     assert {name for name in found if not name.startswith("events.out")} == names
 

@@ -164,7 +164,9 @@ def test_a_run_goes_on_bit_for_bit_whatever_the_reading_threads(
             assert (stopped / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), (stop, name)
 
 
-@pytest.mark.parametrize("name", ["concat", "lstm", "max-pool", "netvlad", "temporal-conv", "tsn"])
+@pytest.mark.parametrize(
+    "name", ["concat", "fast-gru", "gru", "lstm", "max-pool", "netvlad", "temporal-conv", "tsn"]
+)
 def test_aggregators_learn_in_bf16(store: Store, tmp_path: Path, name: str) -> None:
     result = run(store, tmp_path, aggregator=name, precision="bf16", epochs=6)
     assert result.report.metrics.top1 >= 0.9
@@ -205,6 +207,9 @@ def test_adamw_learns_and_the_config_holds_every_value(store: Store, tmp_path: P
     assert config["videos"]["store"] == 48 and config["versions"]["zarr"]
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert {"train_loss", "learning_rate", "top1", "macro_f1", "calibration_error", "loss"} <= line.keys()
+    epochs = [json.loads(line) for line in (tmp_path / "timing.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in epochs] == list(range(1, len(epochs) + 1))
+    assert all(line["seconds"] > 0 and 0 <= line["waited"] <= 1 for line in epochs)
     try:
         import tensorboard  # noqa: F401
     except ModuleNotFoundError:

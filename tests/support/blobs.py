@@ -84,4 +84,5 @@ CONFIG = {"model": "blobs", "nested": {"width": 16}}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith("events.out")}
+    timed = ("events.out", "timing.jsonl")
+    return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith(timed)}

@@ -1,0 +1,353 @@
+"""A grid of training runs over one store, resumable cell by cell: every mixture that the maps allow."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .. import store as stores
+from ..errors import FasterError, Interrupted, RunError, UsageError
+from ..run_folder import open_run
+from ..stopping import interruptible
+from ..store import Store
+from ..store.commit import replace as replace_file
+from .base import Aggregator
+from .parts import choose_parts
+from .pooled import POOLED_AGGREGATORS, free_memory_bytes
+from .registry import build, require_known
+from .runs import store_fingerprint
+from .selection import choose_split
+from .sweep_cells import CellRunner, Line, cache_bytes, cell_mix, reads_logits
+from .sweep_grid import Cell, EmptyCell, Grid, expand, holdings
+from .train import TrainConfig, _versions
+
+CELLS_FILE = "cells.jsonl"
+KEPT = "finished cells are kept and begun ones go on where they were"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """What `faster sweep` takes.
+
+    Attributes:
+        training: how each cell is trained, and the store, split and device; what the grid settles is left out.
+        grid: which cells.
+        out: the sweep's folder, by default runs/<store>-sweep. Several grids may go into one.
+        jobs: local processes that train at once; each gets its share of the processor's threads.
+        cache_bytes: the most that pooled vectors may take in memory; by default half of what is free.
+    """
+
+    training: TrainConfig
+    grid: Grid
+    out: str | Path | None = None
+    jobs: int = 1
+    cache_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise UsageError(f"{self.jobs} jobs; at least 1")
+        if self.cache_bytes is not None and self.cache_bytes < 0:
+            raise UsageError("the cache cannot be smaller than nothing")
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's folder."""
+        return Path(self.out or Path("runs") / f"{Path(self.training.store).resolve().stem}-sweep")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """A sweep's folder, and its lines of cells.jsonl that this grid asked for: finished, failed and empty ones."""
+
+    folder: Path
+    lines: tuple[Line, ...]
+
+    @property
+    def finished(self) -> list[Line]:
+        """The cells with figures."""
+        return [line for line in self.lines if "metrics" in line]
+
+    @property
+    def failed(self) -> list[Line]:
+        """The cells that could not be trained; "failed" says why."""
+        return [line for line in self.lines if "failed" in line]
+
+    @property
+    def empty(self) -> list[Line]:
+        """The cells that cannot be; "empty" says why."""
+        return [line for line in self.lines if "empty" in line]
+
+
+def sweep(config: SweepConfig, *, say: Callable[[str], None] = print, progress: bool = True) -> SweepResult:
+    """Train and report every cell of a grid; run again, only what is not finished.
+
+    The folder then holds cells/<name>, a run folder a cell with the bytes that `train_agg` alone would leave
+    (on the same number of threads), cells.jsonl, a line a cell, and config.json.
+    Cells with the same batches share one pass over the data. Those on pooled maps read each clip once.
+
+    Raises DataError where the store cannot give any cell sound figures, RunError where the folder is of other
+    settings or the store has changed, UsageError, StorageError, Interrupted.
+    """
+    training = config.training
+    for name in config.grid.aggregators or ():
+        require_known(name)
+    store = stores.open(training.store)
+    split = choose_split(store, training.split)
+    cells, empty = expand(config.grid, holdings(store, config.grid.clip_frames))
+    cells, empty = _buildable(store, _once(store, cells), empty)
+    if not cells:
+        reasons = "; ".join(sorted({hole.reason for hole in empty}))
+        raise UsageError(f"no cell of this grid can be: {reasons}")
+    choose_parts(
+        store,
+        cell_mix(store, cells[0]),
+        split,
+        validation_share=training.validation_share,
+        seed=cells[0].seed,
+        say=say,
+    )
+    folder = config.folder
+    open_run(folder, _identity(training, store, split))
+    book = _Book(folder, store)
+    book.enter([hole_line(hole) for hole in empty])
+    todo = [cell for cell in cells if not book.is_finished(cell)]
+    for hole in empty:
+        say(f"empty: {hole.cell.aggregator} {hole.cell.pattern} of {hole.cell.clips} clips: {hole.reason}")
+    say(f"{len(cells)} cells into {folder}, {len(cells) - len(todo)} of them finished before")
+    budget = _cache_budget(config, store, split, todo, say)
+    with tqdm(total=len(todo), desc="sweep", unit="cell", disable=not progress) as bar:
+
+        def report(line: Line) -> None:
+            book.enter([line])
+            bar.update()
+            _say_line(line, tqdm.write if progress else say)
+
+        units = share_batches(todo)
+        if units:
+            with interruptible(KEPT):
+                run_units(units, training, folder, jobs=config.jobs, cache_bytes=budget, report=report)
+    names = [*(cell.name for cell in cells), *(hole.cell.name for hole in empty)]
+    return SweepResult(folder=folder, lines=tuple(book.lines[name] for name in names))
+
+
+def share_batches(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells in groups that read the same batches; groups of one clip length and pair of models in a row."""
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.batches, []).append(cell)
+    return [groups[key] for key in sorted(groups, key=str)]
+
+
+def run_units(
+    units: Sequence[Sequence[Cell]],
+    training: TrainConfig,
+    folder: Path,
+    *,
+    jobs: int,
+    cache_bytes: int,
+    report: Callable[[Line], None],
+) -> None:
+    """Run every unit, here or dealt out to local processes; `report` gets each cell's line, in this process.
+
+    Units depend on nothing but their arguments and the store, so any other executor may take this one's place.
+
+    Raises:
+        FasterError: as a unit raised it; the others are ended, and finished cells are kept.
+        Interrupted: a process died.
+    """
+    jobs = min(jobs, len(units))
+    if jobs <= 1:
+        runner = CellRunner(training, folder, cache_bytes=cache_bytes)
+        for unit in units:
+            runner.run(unit, report)
+        return
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, torch.get_num_threads() // jobs)
+    processes, pipes = [], []
+    try:
+        for job in range(jobs):
+            ours, theirs = context.Pipe(duplex=False)
+            arguments = (units[job::jobs], training, folder, threads, cache_bytes // jobs, theirs)
+            process = context.Process(target=_job_main, args=arguments, name=f"sweep {job}", daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+            pipes.append(ours)
+        _follow(pipes, report)
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _follow(pipes: Sequence[Connection], report: Callable[[Line], None]) -> None:
+    """Pass every process's lines on until each has said that it is done."""
+    running = set(pipes)
+    while running:
+        for pipe in wait(list(running)):
+            assert isinstance(pipe, Connection)
+            try:
+                message = pipe.recv()
+            except EOFError:
+                raise Interrupted(
+                    f"a process of the sweep died; {KEPT}, run the same command again"
+                ) from None
+            if message is None:
+                running.remove(pipe)
+            elif isinstance(message, FasterError):
+                raise message
+            elif isinstance(message, str):
+                raise RuntimeError(f"a process of the sweep failed:\n{message}")
+            else:
+                report(message)
+
+
+def _job_main(
+    units: Sequence[Sequence[Cell]],
+    training: TrainConfig,
+    folder: Path,
+    threads: int,
+    cache_bytes: int,
+    pipe: Connection,
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this by SIGTERM
+    torch.set_num_threads(threads)
+    message: object = None
+    try:
+        with interruptible(KEPT):
+            runner = CellRunner(training, folder, cache_bytes=cache_bytes)
+            for unit in units:
+                runner.run(unit, pipe.send)
+    except BrokenPipeError:
+        os._exit(1)  # the parent is gone: nobody is left to tell
+    except FasterError as error:
+        message = error
+    except Exception:
+        message = traceback.format_exc()
+    with suppress(BrokenPipeError):
+        pipe.send(message)
+
+
+class _Book:
+    """The lines of cells.jsonl by cell; the file is written whole after every change."""
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self.path, self.store = folder / CELLS_FILE, store
+        self.lines: dict[str, Line] = {line["cell"]: line for line in read_lines(self.path)}
+
+    def enter(self, lines: Sequence[Line]) -> None:
+        """Put lines in; what an earlier attempt said of the same cell goes."""
+        self.lines |= {line["cell"]: line for line in lines}
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines.values())
+        replace_file(self.path, text.encode())
+
+    def is_finished(self, cell: Cell) -> bool:
+        """Whether a cell has its figures. Raises RunError where the store has changed since."""
+        line = self.lines.get(cell.name, {})
+        if "metrics" not in line:
+            return False
+        if line["store_fingerprint"] != store_fingerprint(self.store, cell_mix(self.store, cell)):
+            raise RunError(
+                f"{self.store.path} has changed since {cell.name} was trained; sweep it as it is now, with another --out"
+            )
+        return True
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The lines of a sweep's cells.jsonl, none where there is no such file. Raises RunError for a damaged one."""
+    if not path.exists():
+        return []
+    try:
+        lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+        if not all(isinstance(line["cell"], str) for line in lines):
+            raise TypeError("a line names no cell")
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise RunError(
+            f"{path} is damaged ({error}); remove it, finished cells are only reported again"
+        ) from None
+    return lines
+
+
+def hole_line(hole: EmptyCell) -> Line:
+    """The line of a cell that cannot be."""
+    return {"cell": hole.cell.name, **hole.cell.to_dict(), "empty": hole.reason}
+
+
+def _once(store: Store, cells: Sequence[Cell]) -> list[Cell]:
+    """Without the further seeds of cells in which no seed changes anything."""
+    untrained = {cell for cell in cells if cell.seed == 0 and reads_logits(store, cell)}
+    return [cell for cell in cells if cell.seed == 0 or replace(cell, seed=0) not in untrained]
+
+
+def _buildable(
+    store: Store, cells: Sequence[Cell], empty: Sequence[EmptyCell]
+) -> tuple[list[Cell], list[EmptyCell]]:
+    """Part off the cells whose aggregator cannot take the models' maps."""
+    good, holes = [], {}
+    for cell in cells:
+        first = replace(cell, seed=0)
+        try:
+            with torch.device("meta"):
+                _build(store, cell)
+            good.append(cell)
+        except UsageError as error:
+            holes[first] = EmptyCell(cell=first, reason=str(error))
+    return good, [*empty, *holes.values()]
+
+
+def _build(store: Store, cell: Cell) -> Aggregator[Any]:
+    shapes = cell_mix(store, cell).map_shapes
+    return build(cell.aggregator, map_shapes=shapes, num_classes=len(store.class_names))
+
+
+def _identity(training: TrainConfig, store: Store, split: str) -> dict[str, Any]:
+    """What all cells of a folder share; config.json holds it, and another grid must agree with it."""
+    settled = ("aggregator", "pattern", "clips", "clip_frames", "expensive", "cheap", "seed", "out", "init")
+    values = {name: value for name, value in asdict(training).items() if name not in settled}
+    values["store"] = str(store.path.resolve())
+    values["split"] = split
+    return {"sweep": values, "segments": list(store.videos.segments), "versions": _versions()}
+
+
+def _cache_budget(
+    config: SweepConfig, store: Store, split: str, cells: Sequence[Cell], say: Callable[[str], None]
+) -> int:
+    """The most that pooled vectors may take, and a line that says what they will."""
+    given = config.cache_bytes
+    budget = free_memory_bytes() // 2 if given is None else given
+    pooled = [
+        cell for cell in cells if cell.aggregator in POOLED_AGGREGATORS and not reads_logits(store, cell)
+    ]
+    mixes = {(cell.clip_frames, cell.expensive, cell.cheap): cell_mix(store, cell) for cell in pooled}
+    jobs = min(config.jobs, len(share_batches(cells))) or 1
+    if mixes:
+        each = [cache_bytes(store, split, [mix]) for mix in mixes.values()]
+        line = f"pooled vectors: up to {max(each) / 2**30:.2f} GiB a process, of {budget / jobs / 2**30:.2f} allowed"
+        if max(each) > budget // jobs:
+            line += "; where they do not fit, maps are read in each step: raise --cache-gib, or lower --jobs"
+        say(line)
+    return budget
+
+
+def _say_line(line: Line, say: Callable[[str], object]) -> None:
+    if "failed" in line:
+        say(f"failed: {line['cell']}: {line['failed']}")
+    else:
+        say(
+            f"{line['cell']}: top-1 {line['metrics']['top1']:.1%}, {line['gflops_per_video']:.4g} GFLOPs a video"
+        )

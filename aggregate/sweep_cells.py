@@ -1,0 +1,265 @@
+"""Training a sweep's cells: those that read the same batches together, those on pooled maps from memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .. import store as stores
+from ..checkpoint import BestEpoch
+from ..devices import choose_device
+from ..errors import DataError, RunError
+from ..ranks import ALONE
+from ..run_folder import open_run, write_tensors
+from ..store import Store
+from ..training import run_config
+from .base import Aggregator
+from .loader import ClipReader
+from .parts import Parts, choose_parts
+from .pooled import POOLED_AGGREGATORS, PooledReader, PooledVectors, pool_maps, pooled_bytes
+from .runs import RunConfig, load_best
+from .selection import Mix, choose_mix, choose_split, part_rows
+from .shared_pass import Entry, fit_together
+from .sweep_grid import Cell
+from .task import AggregatorTask
+from .train import TrainConfig, _finish, _settle, _versions
+
+Line = dict[str, Any]  # one cell's line of cells.jsonl
+
+
+def train_config(template: TrainConfig, cell: Cell, folder: Path) -> TrainConfig:
+    """The config that `train_agg` would take for a cell alone; its run folder is `folder`/cells/<name>."""
+    return replace(
+        template,
+        aggregator=cell.aggregator,
+        pattern=cell.pattern,
+        clips=cell.clips,
+        clip_frames=cell.clip_frames,
+        expensive=cell.expensive,
+        cheap=cell.cheap,
+        seed=cell.seed,
+        out=folder / "cells" / cell.name,
+    )
+
+
+def cell_mix(store: Store, cell: Cell) -> Mix:
+    """Which models and clips a cell uses. Raises DataError where the store lacks them."""
+    return choose_mix(
+        store,
+        pattern=cell.pattern,
+        clips=cell.clips,
+        clip_frames=cell.clip_frames,
+        expensive=cell.expensive,
+        cheap=cell.cheap,
+    )
+
+
+def reads_logits(store: Store, cell: Cell) -> bool:
+    """Whether a cell averages the backbones' own scores, so that nothing is trained and the seed changes nothing."""
+    mix = cell_mix(store, cell)
+    return cell.aggregator == "average" and all(
+        features.class_names == store.class_names for features in mix.features.values()
+    )
+
+
+@dataclass
+class _Prepared:
+    """A cell ready to train, as `train_agg` would make it ready."""
+
+    cell: Cell
+    config: TrainConfig
+    mix: Mix
+    parts: Parts
+    settled: RunConfig
+    aggregator: Aggregator[Any]
+
+    @property
+    def trains(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.aggregator.parameters())
+
+
+class CellRunner:
+    """Trains cells of one store into one folder, and holds the pooled vectors of one clip length meanwhile.
+
+    `cache_bytes` is the most that those vectors may take; cells that need more read maps in each step.
+    """
+
+    def __init__(self, template: TrainConfig, folder: Path, *, cache_bytes: int) -> None:
+        self.template, self.folder, self.cache_bytes = template, folder, cache_bytes
+        self.store = stores.open(template.store)
+        self.split = choose_split(self.store, template.split)
+        self.device = choose_device(template.device)
+        self._vectors: dict[tuple[str, int], PooledVectors] = {}
+
+    def run(self, cells: Sequence[Cell], report: Callable[[Line], None]) -> None:
+        """Train cells that are alike in `Cell.batches` and report each one's line, finished or failed.
+
+        Of those on pooled maps the vectors are used where they fit into the cache.
+
+        Raises:
+            StorageError, Interrupted: what is whole is kept.
+        """
+        try:
+            mix = cell_mix(self.store, cells[0])
+            parts = choose_parts(
+                self.store,
+                mix,
+                self.split,
+                validation_share=self.template.validation_share,
+                seed=cells[0].seed,
+                say=_say_nothing,
+            )
+        except DataError as error:
+            for cell in cells:
+                report(failed_line(cell, error))
+            return
+        ready = [self._prepare(cell, mix, parts) for cell in cells]
+        fits = cache_bytes(self.store, self.split, [mix]) <= self.cache_bytes
+        for pooled in (True, False):
+            group = [
+                p for p in ready if p.trains and (fits and p.cell.aggregator in POOLED_AGGREGATORS) == pooled
+            ]
+            if group:
+                reader = self._pooled_reader(group[0]) if pooled else self._map_reader(group[0])
+                self._train(group, reader, report)
+        for prepared in ready:
+            if not prepared.trains:
+                run = Path(prepared.config.out or "")
+                options = prepared.config.options(str(self.device))
+                open_run(run, run_config(options, self._values(prepared)))
+                write_tensors(run / "best.safetensors", {})
+                self._report(prepared, None, report)
+
+    def _prepare(self, cell: Cell, mix: Mix, parts: Parts) -> _Prepared:
+        config = train_config(self.template, cell, self.folder)
+        settled = _settle(config, self.store, mix, self.split, parts, _say_nothing)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            aggregator = settled.build()
+        return _Prepared(cell, config, mix, parts, settled, aggregator)
+
+    def _values(self, prepared: _Prepared) -> dict[str, Any]:
+        """What `train_agg` writes into config.json for the same cell."""
+        return {
+            **prepared.settled.to_dict(),
+            "label_smoothing": prepared.config.label_smoothing,
+            "balance_classes": prepared.config.balance_classes,
+            "init": None,
+            "ranks": 1,
+            "versions": _versions(),
+        }
+
+    def _train(self, group: Sequence[_Prepared], reader: ClipReader, report: Callable[[Line], None]) -> None:
+        entries = [
+            Entry(
+                task=AggregatorTask(
+                    prepared.aggregator,
+                    reader,
+                    self.store,
+                    prepared.parts,
+                    batch_size=prepared.config.batch_size,
+                    seed=prepared.config.seed,
+                    label_smoothing=prepared.config.label_smoothing,
+                    balanced=prepared.config.balance_classes,
+                    device=self.device,
+                    ranks=ALONE,
+                ),
+                run_dir=Path(prepared.config.out or ""),
+                config=self._values(prepared),
+            )
+            for prepared in group
+        ]
+        outcomes = fit_together(entries, group[0].config.options(str(self.device)))
+        for prepared, outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, RunError):
+                report(failed_line(prepared.cell, outcome))
+                continue
+            load_best(Path(prepared.config.out or ""), prepared.aggregator)
+            self._report(prepared, outcome, report)
+
+    def _report(self, prepared: _Prepared, best: BestEpoch | None, report: Callable[[Line], None]) -> None:
+        run = Path(prepared.config.out or "")
+        try:
+            result = _finish(
+                run,
+                prepared.aggregator,
+                self.store,
+                prepared.mix,
+                prepared.settled,
+                prepared.parts,
+                prepared.config,
+                ALONE,
+                self.device,
+            )
+        except DataError as error:
+            report(failed_line(prepared.cell, error))
+            return
+        values = json.loads(json.dumps(result.to_dict()))
+        report(
+            {
+                "cell": prepared.cell.name,
+                **prepared.cell.to_dict(),
+                "run": str(Path("cells") / prepared.cell.name),
+                "store_fingerprint": prepared.settled.store_fingerprint,
+                "best_epoch": best.epoch if best else None,
+                "split": result.split,
+                "part": result.part,
+                "metrics": values["metrics"],
+                "gflops_per_video": result.gflops_per_video,
+                "coverage": values["coverage"],
+                "notes": values["notes"],
+            }
+        )
+
+    def _map_reader(self, prepared: _Prepared) -> ClipReader:
+        return ClipReader(
+            prepared.mix, self.store.videos.labels, reads="maps", pin=self.device.type == "cuda"
+        )
+
+    def _pooled_reader(self, prepared: _Prepared) -> PooledReader:
+        """A reader of the mix's pooled vectors; those not held yet are read now, all videos of the split."""
+        length = prepared.mix.clip_frames
+        wanted = {(model, length) for model in prepared.mix.features}
+        held = sum(4 * vectors.values.numel() for key, vectors in self._vectors.items() if key not in wanted)
+        if held + cache_bytes(self.store, self.split, [prepared.mix]) > self.cache_bytes:
+            self._vectors = {key: vectors for key, vectors in self._vectors.items() if key in wanted}
+        for model, features in prepared.mix.features.items():
+            if (model, length) not in self._vectors:
+                rows = rows_of_split(self.store, prepared.mix, self.split, model)
+                self._vectors[model, length] = pool_maps(self.store, features, rows, device=self.device)
+        taken = {model: self._vectors[model, length] for model in prepared.mix.features}
+        return PooledReader(prepared.mix, self.store.videos.labels, taken)
+
+
+def rows_of_split(store: Store, mix: Mix, split: str, model: str) -> NDArray[np.int64]:
+    """The labelled rows of a split's train part whose maps of one model are whole: all that training can read."""
+    features = mix.features[model]
+    alone = replace(mix, expensive=features, cheap=None)
+    rows, _ = part_rows(store, alone, split, "train")
+    return rows
+
+
+def cache_bytes(store: Store, split: str, mixes: Sequence[Mix]) -> int:
+    """Bytes of the pooled vectors of all models that the mixes use."""
+    sizes = {
+        (model, mix.clip_frames): pooled_bytes(features, len(rows_of_split(store, mix, split, model)))
+        for mix in mixes
+        for model, features in mix.features.items()
+    }
+    return sum(sizes.values())
+
+
+def failed_line(cell: Cell, error: Exception) -> Line:
+    """The line of a cell that could not be trained."""
+    return {"cell": cell.name, **cell.to_dict(), "failed": str(error)}
+
+
+def _say_nothing(line: str) -> None:
+    """The sweep speaks for its cells."""
