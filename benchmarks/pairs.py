@@ -24,17 +24,24 @@ class Ratio:
 def time_turns(
     contenders: Mapping[str, Callable[[int], object]], *, turns: int, warm_ups: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds of each contender in each turn; each is called with the turn's number, in an order that rotates."""
+    """Seconds of each contender in each turn, in an order that rotates.
+
+    Each is called with a number that it never had before: who takes other data for each finds none of it in the
+    processor's caches, where the contender before has left its own. `warm_ups` calls of each come first.
+    """
     names = list(contenders)
+    for name in names:
+        for number in range(warm_ups):
+            contenders[name](number)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(-warm_ups, turns):
+    number = warm_ups
+    for turn in range(turns):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
             began = time.perf_counter()
-            contenders[name](turn)
-            elapsed = time.perf_counter() - began
-            if turn >= 0:
-                seconds[name].append(elapsed)
+            contenders[name](number)
+            seconds[name].append(time.perf_counter() - began)
+            number += 1
     return seconds
 
 

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ from store_scale import measure_scale
 from tqdm import tqdm
 
 BATCH_VIDEOS, BATCH_CLIPS, EXPENSIVE = 32, 8, 1
+BATCHES = 31  # different ones, so that none is still in the processor's caches when its turn comes again
 GIGABYTE = 1e9
 
 # What takes turns with what: (contender, reference, the ratio to reach), under one heading each.
@@ -154,7 +156,7 @@ def measure_reads(root: Path, *, videos: int, clips: int, turns: int) -> dict[st
     plain, small, packed = made["float16", "none"], made["uint8", "none"], made["float16", "zstd"]
     write_hdf5(plain, CLIP_FRAMES, root / "maps.h5")
     write_lmdb(plain, CLIP_FRAMES, root / "maps.lmdb")
-    batches = draw_batches(turns, videos, clips)
+    batches = draw_batches(BATCHES, videos, clips)
     counts = {MODELS[0]: BATCH_VIDEOS * EXPENSIVE, MODELS[1]: BATCH_VIDEOS * (BATCH_CLIPS - EXPENSIVE)}
     pin = torch.cuda.is_available()
     tensors = {
@@ -194,12 +196,10 @@ def measure_reads(root: Path, *, videos: int, clips: int, turns: int) -> dict[st
     }
     _require_equal(batches[0], readers, raw, made)
     calls: dict[str, Callable[[int], object]] = {
-        name: lambda turn, r=read, b=buffers: r(batches[turn % turns], b)
+        name: lambda number, r=read, b=buffers: r(batches[number % BATCHES], b)
         for name, (read, buffers) in readers.items()
     }
-    calls |= {
-        name: lambda turn, r=read, b=buffers: r(turn % turns, b) for name, (read, buffers) in raw.items()
-    }
+    calls |= {name: lambda number, r=read, b=buffers: r(number, b) for name, (read, buffers) in raw.items()}
     size = sum(counts.values()) * int(np.prod(MAP_SHAPE)) * 2
     print(f"\none batch: {sum(counts.values())} clips, {size / 1e6:.1f} MB as float16; {turns} turns")
     results: dict[str, tuple[Ratio, float | None]] = {}
@@ -207,7 +207,7 @@ def measure_reads(root: Path, *, videos: int, clips: int, turns: int) -> dict[st
     for title, pairs in COMPARED.items():
         # What is compared takes turns; what is not stays out, for it would only cool the caches.
         names = dict.fromkeys(name for pair in pairs for name in pair[:2])
-        seconds = time_turns({name: calls[name] for name in names}, turns=turns)
+        seconds = time_turns({name: calls[name] for name in names}, turns=turns, warm_ups=BATCHES)
         results |= {f"{a} / {b}": (ratio(seconds, a, b), reach) for a, b, reach in pairs}
         print(f"\n{title}")
         for name, each in seconds.items():
@@ -246,17 +246,19 @@ def measure_writes(root: Path, *, clips: int, turns: int) -> dict[str, Any]:
     )
     stacked = np.stack(maps)[:, None]
 
-    def raw(turn: int) -> None:
-        with (root / f"raw{turn}").open("wb", buffering=0) as file:
+    own_shards, zarr_shards = count(), count()
+
+    def raw(number: int) -> None:
+        with (root / f"raw{number}").open("wb", buffering=0) as file:
             for values in maps:
                 file.write(values.data.cast("B"))
             os.fsync(file.fileno())
 
-    def own(turn: int) -> None:
-        write_shard(path, spec, manifest, turn % (turns + 2), shard_videos, maps)
+    def own(number: int) -> None:
+        write_shard(path, spec, manifest, next(own_shards), shard_videos, maps)
 
-    def zarr_python(turn: int) -> None:
-        shard = turn % (turns + 2)
+    def zarr_python(number: int) -> None:
+        shard = next(zarr_shards)
         by_zarr[shard * shard_videos : (shard + 1) * shard_videos] = stacked
         with (root / f"zarr-python.zarr/c/{shard}/0/0/0/0/0/0").open("rb") as file:
             os.fsync(file.fileno())

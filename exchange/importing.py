@@ -247,6 +247,7 @@ def _recorded(config: ImportConfig, place: Path, found: Survey, own: OwnExport |
     gflops = config.gflops if own is None or config.gflops is not None else own.recorded["gflops_per_clip"]
     return {
         **({"weights_path": None} if own is None else own.recorded),
+        "head_sha256": {},  # an export holds no classifier
         "gflops_per_clip": gflops,
         "imported": {
             "source": str(place.resolve()),

@@ -22,6 +22,7 @@ from ..store.finalise import finalise
 from ..store.manifest import VideoRecord
 from ..store.reader import Store
 from ..store.receipts import ClipFacts, list_receipts
+from ..store.removal import finish_removals
 from ..store.schema import shard_videos_for
 from ..store.shard_writer import ShardWriter
 from ..store.spec import CLIP_VALUES_MAX, FeatureSpec
@@ -209,6 +210,7 @@ def write_imported(
         shard_videos=shard_videos,
     )
     writer.fit_arrays(path, spec, manifest, shard_videos)
+    finish_removals(Store(path))
     of_row = {manifest.row_of[video.record.id]: video for video in videos}
     whole = {shard for shard, _ in list_receipts(path / spec.folder)}
     written = 0

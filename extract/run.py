@@ -8,6 +8,7 @@ extract(ExtractConfig(source="videos", models=("r2plus1d50", "r2d26"), store="ki
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shutil
 import time
@@ -17,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import __version__
 from .. import store as stores
 from ..devices import choose_device
@@ -24,11 +27,12 @@ from ..errors import SourceError, StoreError, UsageError
 from ..stopping import interruptible
 from ..store import manifest as manifests
 from ..store import writer
+from ..store.attributes import read_spec
 from ..store.encoding import CODECS, DTYPES
-from ..store.inspect import plain_video_bytes
+from ..store.inspect import plain_bytes
 from ..store.receipts import list_receipts
+from ..store.removal import finish_removals, remove_shards
 from ..store.schema import maps_key, shard_videos_for
-from ..store.verify import remove_shards
 from .annotations import Source, segment_source
 from .durations import probe_durations
 from .executors import run_processes
@@ -55,7 +59,8 @@ class ExtractConfig(SourceOptions):
         dtype: of the stored maps, "float16" or "uint8". codec: "none" or "zstd".
         limit: as of any source; run again without it to add the others.
         every_seconds: cut files into segments of this many seconds, each a row of its own.
-        retry_failed: do the shards again that hold failed videos, for files that were mended since.
+        retry_failed: do the shards again that hold failed videos, for files that were mended since; but those of which
+            a file is gone, whose maps are kept.
         devices: where the backbones run; several share the work, one process each. None takes the first GPU, or
             the CPU.
         decoders: decoding processes for each device.
@@ -192,8 +197,9 @@ def extract(config: ExtractConfig, *, say: Say = print, progress: bool = True) -
             say(
                 f"note: the store's videos were read from {manifest.root}; those of {source.root} are taken to be the same"
             )
+        finish_removals(stores.open(path))
         if config.retry_failed:
-            _forget_failures(path, specs, rows)
+            _forget_failures(path, specs, rows, source.root, say)
         tasks = plan(path, manifest, specs, shard_videos, rows)
         todo = sum(len(task.rows) for task in tasks)
         say(_plan_line(path, job, networks, len(rows), todo, len(tasks)))
@@ -233,19 +239,28 @@ def estimate(config: ExtractConfig, *, say: Say = print, progress: bool = True) 
     """What the maps of a source would take on disk, before anything is computed or written.
 
     Raises:
-        UsageError, SourceError, WeightsError, StorageError: as `extract`.
+        UsageError, SourceError, WeightsError, ProvenanceMismatch, StoreError, StorageError: as `extract`.
     """
     path, devices, source, job = _prepare(config, say, progress)
     specs = [_spec(config, job, network, info) for network, info in load_networks(job, devices[0])]
-    return estimate_of(path, specs, len(source.videos))
+    would = estimate_of(path, specs, len(source.videos))
+    for spec in specs:
+        if (path / spec.folder / "zarr.json").exists():
+            spec.require_same(read_spec(path / spec.folder))
+    return would
 
 
 def estimate_of(path: Path, specs: Sequence[stores.FeatureSpec], videos: int) -> Estimate:
-    """What `videos` videos take in the store at `path`."""
+    """What `videos` videos take in the store at `path`.
+
+    Raises:
+        StoreError: what is there is not a sound store.
+    """
+    shard_videos = stores.open(path).shard_videos if (path / "zarr.json").exists() else _shard_videos(specs)
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
     return Estimate(
         videos=videos,
-        store_bytes=videos * sum(plain_video_bytes(spec) * spec.views for spec in specs),
+        store_bytes=sum(plain_bytes(spec, videos, shard_videos) for spec in specs),
         compressed=any(spec.codec != "none" for spec in specs),
         free_bytes=shutil.disk_usage(parent).free,
     )
@@ -299,15 +314,36 @@ def plan(
     return tasks
 
 
-def _forget_failures(path: Path, specs: Sequence[stores.FeatureSpec], rows: set[int]) -> None:
-    """Undo the shards in which a video of `rows` failed; they are made again as a whole."""
+def _forget_failures(
+    path: Path, specs: Sequence[stores.FeatureSpec], rows: set[int], root: Path, say: Say
+) -> None:
+    """Undo the shards in which a video of `rows` failed; they are made again as a whole.
+
+    A shard is kept where the file of one of its whole videos cannot be read any more: its maps would be lost.
+    """
     store = stores.open(path)
-    shards = {
-        (spec.model, spec.clip_frames, row // store.shard_videos, view)
-        for spec in specs
-        for row, view in store.features(spec.model, spec.clip_frames).coverage.reasons
-        if row in rows
-    }
+    size, videos = store.shard_videos, store.videos
+    shards: set[tuple[str, int, int, int]] = set()
+    kept: set[int] = set()
+    gone: set[Path] = set()
+    for spec in specs:
+        coverage = store.features(spec.model, spec.clip_frames).coverage
+        for shard, view in {(row // size, view) for row, view in coverage.reasons if row in rows}:
+            first = shard * size
+            needed = first + np.flatnonzero(coverage.ok[first : first + size, view])
+            files = [root / videos.paths[row] for row in needed.tolist()]
+            lost = [file for file in files if not (os.access(file, os.R_OK) and file.is_file())]
+            if lost:
+                kept.add(shard)
+                gone.update(lost)
+            else:
+                shards.add((spec.model, spec.clip_frames, shard, view))
+    if kept:
+        more = f" (nor are {len(gone) - 1} more)" if len(gone) > 1 else ""
+        say(
+            f"--retry-failed: {min(gone)} is not there to be read{more}, and its maps are whole: nothing was removed of the "
+            f"shards that hold such videos ({len(kept)}); restore the files to retry these"
+        )
     if shards:
         remove_shards(store, sorted(shards))
 
@@ -356,6 +392,11 @@ def _spec(config: ExtractConfig, job: Job, network: FrozenBackbone, info: Weight
     )
 
 
+def _shard_videos(specs: Sequence[stores.FeatureSpec]) -> int:
+    """Videos a shard of a store that begins with these maps."""
+    return min(shard_videos_for(spec.clips, spec.map_shape) for spec in specs)
+
+
 def _declare(
     path: Path,
     source: Source,
@@ -364,9 +405,7 @@ def _declare(
     job: Job,
 ) -> tuple[stores.Manifest, int]:
     """Make or join the store, its arrays and its manifest."""
-    shard_videos = writer.create(
-        path, shard_videos=min(shard_videos_for(s.clips, s.map_shape) for s in specs)
-    )
+    shard_videos = writer.create(path, shard_videos=_shard_videos(specs))
     versions = {name: importlib.metadata.version(name) for name in ("torch", "av", "numpy")}
     for spec, (network, info) in zip(specs, networks, strict=True):
         recorded = {

@@ -181,8 +181,12 @@ def verify_command(store: Path, repair: bool, processes: int | None, as_json: bo
             click.echo(f"  {name} is not what was written")
         if found.leftovers:
             click.echo(f"  {len(found.leftovers)} leftover files of stopped runs, as {found.leftovers[0]}")
-        if repair and (found.bad or found.leftovers or found.descriptions):
-            click.echo("mended; run the same faster extract command to make the bad shards again")
+        if repair and found.bad:
+            click.echo(
+                "the bad shards are removed; the command that made them (extract, convert, import) makes them again"
+            )
+        elif repair and (found.leftovers or found.descriptions):
+            click.echo("mended; what was removed, and is still needed, the next faster extract puts again")
         elif found.bad or found.leftovers or found.descriptions:
             click.echo(f"to mend exactly these: faster verify {store} --repair")
     if (found.bad or found.descriptions) and not repair:

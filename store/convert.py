@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import Interrupted, ProvenanceMismatch, StoreError, UsageError
+from ..errors import ProvenanceMismatch, StoreError, UsageError
 from ..stopping import interruptible
 from . import manifest as manifests
 from . import writer
-from .commit import put_if_absent
+from .commit import put_if_absent, storage_errors
 from .encoding import CODECS, DTYPES
 from .features import Features
 from .files import read_regular
 from .finalise import finalise
 from .head import read_head
+from .processes import map_in_processes
 from .reader import Store
-from .receipts import Receipt, list_receipts, read_receipt
+from .receipts import RECEIPT_BYTES_MAX, Receipt, list_receipts, read_receipt, read_receipts, receipt_path
+from .removal import finish_removals, remove_shards
 from .schema import ids_digest, logits_key
 from .shard_writer import ShardWriter
 from .spec import FeatureSpec
+
+KEPT = "whole shards are kept"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +40,7 @@ class Conversion:
     Attributes:
         models: (name, clip frames) of the maps that were converted.
         shards, already_whole: written in this run; in the new store before.
+        removed: from the new store, as they were made again in the source since, or are there no more.
         videos: of the shards written, whole or failed, each model's counted.
         read_bytes, written_bytes: of these shards' files.
     """
@@ -51,6 +49,7 @@ class Conversion:
     models: tuple[tuple[str, int], ...]
     shards: int
     already_whole: int
+    removed: int
     videos: int
     read_bytes: int
     written_bytes: int
@@ -83,7 +82,9 @@ def convert(
     """Write a store's maps in another encoding into a new store, with its videos, logits, failures and provenance.
 
     Every clip is checked as it is read. What is whole in the new store is not done again, so an interrupted
-    conversion goes on, and one of a store that an extraction was writing adds what came since.
+    conversion goes on, and one of a store that an extraction was writing adds what came since. Shards that were
+    made again in the source are converted again, and those that are gone there are removed; where there are such,
+    nothing else may be writing the new store.
 
     Args:
         source: the store; only its whole shards are taken.
@@ -112,32 +113,40 @@ def convert(
     for features in chosen:
         _require_float16(features)
     specs = [replace(features.spec, dtype=dtype, codec=codec) for features in chosen]
-    with interruptible("whole shards are kept"):
+    with interruptible(KEPT):
         _declare(store, target, chosen, specs)
+        new = Store(target)
+        finish_removals(new)
+        stale = [shard for features in chosen for shard in _stale(features, new)]
+        if stale:
+            remove_shards(new, stale)
         tasks, already_whole = [], 0
-        for features, spec in zip(chosen, specs, strict=True):
-            whole = set(list_receipts(target / spec.folder))
-            pairs = list_receipts(features.folder)
-            already_whole += len(whole.intersection(pairs))
-            tasks += [
-                _Task(
-                    source=source,
-                    target=target,
-                    model=spec.model,
-                    clip_frames=spec.clip_frames,
-                    shard=shard,
-                    view=view,
+        for features in chosen:
+            whole = set(list_receipts(new.features(features.model, features.clip_frames).folder))
+            for shard, view in list_receipts(features.folder):
+                if shard * new.shard_videos >= new.videos.rows:
+                    continue  # of a segment that was added since
+                if (shard, view) in whole:
+                    already_whole += 1
+                    continue
+                tasks.append(
+                    _Task(
+                        source=source,
+                        target=target,
+                        model=features.model,
+                        clip_frames=features.clip_frames,
+                        shard=shard,
+                        view=view,
+                    )
                 )
-                for shard, view in pairs
-                if (shard, view) not in whole
-            ]
-        done = _run(tasks, processes or os.cpu_count() or 1, progress)
+        done = _run(tasks, processes, progress)
         finalise(Store(target))
     return Conversion(
         store=str(target),
         models=tuple((spec.model, spec.clip_frames) for spec in specs),
         shards=len(done),
         already_whole=already_whole,
+        removed=len(stale),
         videos=sum(videos for videos, _, _ in done),
         read_bytes=sum(read for _, read, _ in done),
         written_bytes=sum(written for _, _, written in done),
@@ -184,33 +193,39 @@ def _declare(store: Store, target: Path, chosen: Sequence[Features], specs: Sequ
         writer.fit_arrays(target, spec, manifest, shard_videos)
 
 
-def _run(tasks: Sequence[_Task], processes: int, progress: bool) -> list[tuple[int, int, int]]:
+def _stale(features: Features, new: Store) -> Iterator[tuple[str, int, int, int]]:
+    """The new store's shards whose source is another now, or gone; what was extracted there has none.
+
+    A source that could not be converted is refused here, before anything is removed for it.
+    """
+    folder = new.features(features.model, features.clip_frames).folder
+    for receipt in read_receipts(folder, list_receipts(folder)):
+        found = _source(features, receipt.shard, receipt.view)
+        if receipt.source in ("", found):
+            continue
+        if found:
+            _require_sound(features, read_receipt(features.folder, receipt.shard, receipt.view))
+        yield features.model, features.clip_frames, receipt.shard, receipt.view
+
+
+def _source(features: Features, shard: int, view: int) -> str:
+    """SHA-256 of a shard's receipt, "" where it has none."""
+    path = receipt_path(features.folder, shard, view)
+    with storage_errors(path):
+        try:
+            data = read_regular(path, size_max=RECEIPT_BYTES_MAX)
+        except FileNotFoundError:
+            return ""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _run(tasks: Sequence[_Task], processes: int | None, progress: bool) -> list[tuple[int, int, int]]:
     """Convert the shards, several at once; the first error ends it, after the shards in hand."""
-    pool = ProcessPoolExecutor(
-        max(1, min(processes, len(tasks))), mp_context=get_context("spawn"), initializer=_follow_parent
-    )
-    try:
-        results = pool.map(_convert_shard, tasks)
+    _features.cache_clear()  # of an earlier run in this process
+    with map_in_processes(_convert_shard, tasks, processes=processes, what_is_kept=KEPT) as results:
         return list(
             tqdm(results, total=len(tasks), desc="convert", unit="shard", disable=not (progress and tasks))
         )
-    except BrokenProcessPool as error:
-        raise Interrupted("a process died; whole shards are kept, run the same command again") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """In each process: Ctrl-C reaches the parent too, which ends this one; and without a parent it ends itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    Thread(target=follow, daemon=True).start()
 
 
 @cache
@@ -223,6 +238,8 @@ def _convert_shard(task: _Task) -> tuple[int, int, int]:
     """Videos of the shard, and bytes of its files before and after."""
     features = _features(task.source, task.model, task.clip_frames)
     target = _features(task.target, task.model, task.clip_frames)
+    # First, and then what it stands for: where that is replaced in between, the next run sees it.
+    of = _source(features, task.shard, task.view)
     receipt = read_receipt(features.folder, task.shard, task.view)
     _require_sound(features, receipt)
     rows = [entry.row for entry in receipt.videos if entry.ok]
@@ -245,7 +262,7 @@ def _convert_shard(task: _Task) -> tuple[int, int, int]:
                 continue
             maps = features.read_maps(entry.row, task.view, clips)
             shard_writer.add(entry.row, maps, logits.get(entry.row), entry.facts)
-        written = shard_writer.commit()
+        written = shard_writer.commit(source=of)
     features.close()
     sizes = [sum(stored.size_bytes for stored in r.objects) for r in (receipt, written)]
     return len(receipt.videos), sizes[0], sizes[1]

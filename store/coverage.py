@@ -34,6 +34,7 @@ COLUMNS: dict[str, tuple[str, bool, float]] = {  # name → dtype, one value a c
     "times_seconds": ("float64", True, np.nan),
     "padded": ("int32", True, -1),
     "crc32c": ("uint32", True, 0),
+    "logits_crc32c": ("uint32", False, 0),
     "quantisation_rms": ("float64", False, np.nan),
     "status": ("int8", False, 0),
 }
@@ -226,6 +227,7 @@ def _enter(
             "times_seconds": facts.times_seconds,
             "padded": facts.padded,
             "crc32c": entry.crc32c,
+            "logits_crc32c": entry.logits_crc32c or 0,
             "quantisation_rms": np.nan if entry.quantisation_rms is None else entry.quantisation_rms,
         }
         for name, value in values.items():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cached_property
-from itertools import repeat
+from functools import cache, cached_property
+from itertools import pairwise, repeat
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -157,7 +157,7 @@ class Features:
             self.spec,
             videos=self.store.videos,
             shard_videos=self.store.shard_videos,
-            names=("status", "crc32c"),
+            names=("status", "crc32c", "logits_crc32c"),
             reasons=False,
         )
 
@@ -178,11 +178,15 @@ class Features:
         """
         if self.spec.dtype == "float16":
             return self.read_stored(rows, views, clips, out=out, check=True).values
+        if out is not None and (out.dtype != np.float16 or not out.flags.c_contiguous):
+            raise ValueError("out must be C-ordered float16")
         stored = self.read_stored(rows, views, clips, check=True)
         assert stored.scales is not None and stored.scale_of is not None
         maps = dequantise(stored.values, stored.scales[stored.scale_of])
         if out is None:
             return maps
+        if out.shape != maps.shape:
+            raise ValueError(f"out must be of shape {maps.shape}")
         out[...] = maps
         return out
 
@@ -244,10 +248,10 @@ class Features:
         return StoredMaps(values, scales, scale_of)
 
     def read_logits(self, rows: ArrayLike, views: ArrayLike, clips: ArrayLike) -> NDArray[np.float32]:
-        """Read clips' logits: (n, classes) float32.
+        """Read clips' logits: (n, classes) float32, each video's checked against its checksum.
 
         Raises:
-            StoreError: the backbone had no classifier, or a clip is not in the store.
+            StoreError: the backbone had no classifier, or a clip is not in the store, or damaged.
         """
         rows_, views_, clips_ = self._request(rows, views, clips)
         if not self.num_classes:
@@ -257,10 +261,18 @@ class Features:
         shards, within = rows_ // self.store.shard_videos, rows_ % self.store.shard_videos
         out = np.empty((len(rows_), self.num_classes), dtype=np.float32)
         shape = (self.store.shard_videos, self.clips, self.num_classes)
+        expected = self._known.columns["logits_crc32c"][rows_, views_].tolist()
         for shard, view in sorted(set(zip(shards.tolist(), views_.tolist(), strict=True))):
             here = (shards == shard) & (views_ == view)
             data = _read_file(self.folder / logits_key(shard, view), 4 * int(np.prod(shape)))
-            out[here] = np.frombuffer(data, dtype="<f4").reshape(shape)[within[here], clips_[here]]
+            stored = np.frombuffer(data, dtype="<f4").reshape(shape)
+            for place in np.flatnonzero(here)[np.unique(within[here], return_index=True)[1]].tolist():
+                if checksum(stored[within[place]].tobytes()) != expected[place]:
+                    raise StoreError(
+                        f"{self.folder / logits_key(shard, view)}: the scores of {self.store.videos.ids[rows_[place]]} are "
+                        f"damaged; run: faster verify {self.store.path} --repair"
+                    )
+            out[here] = stored[within[here], clips_[here]]
         return out
 
     def close(self) -> None:
@@ -273,12 +285,15 @@ class Features:
     ) -> Iterator[list[Job]]:
         """The clips in the files' order, in lists that need no more files at once than may be open."""
         shards, within = np.divmod(rows, self.store.shard_videos)
-        order = np.lexsort((clips, within, views, shards))
-        ends = np.flatnonzero(np.diff(shards[order]) | np.diff(views[order])) + 1
+        files = shards * self.views + views
+        order = np.lexsort((clips, within, files))
+        in_order = files[order]
+        ends = [*(np.flatnonzero(in_order[1:] != in_order[:-1]) + 1).tolist(), len(order)]
         most = _open_files_max()
         jobs: list[Job] = []
-        for count, piece in enumerate(np.split(order, ends) if len(order) else (), 1):
-            file = self._file(int(shards[piece[0]]), int(views[piece[0]]))
+        for count, (start, end) in enumerate(pairwise([0, *ends]) if len(order) else (), 1):
+            piece = order[start:end]
+            file = self._file(*divmod(int(in_order[start]), self.views))
             at = within[piece], clips[piece]
             jobs += zip(repeat(file), file.offsets[at].tolist(), file.sizes[at].tolist(), piece.tolist())
             if count % most == 0:
@@ -321,15 +336,19 @@ class Features:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         videos, scale_of = np.unique(rows * self.views + views, return_inverse=True)
         scales = np.empty((len(videos), self.map_shape[3]), dtype="<f4")
-        for scale, video in zip(scales, videos.tolist(), strict=True):
+        memory, size = scales.reshape(-1).view(np.uint8).data, scales[:1].nbytes
+        for i, video in enumerate(videos.tolist()):
             shard, within = divmod(video // self.views, self.store.shard_videos)
-            self._file(shard, video % self.views).read_scale(scale, within)
+            self._file(shard, video % self.views).read_scale(memory[i * size : (i + 1) * size], within)
         return scales, scale_of
 
     def _request(
         self, rows: ArrayLike, views: ArrayLike, clips: ArrayLike
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        r, v, c = (np.atleast_1d(np.asarray(a, dtype=np.int64)) for a in (rows, views, clips))
+        asked = [np.atleast_1d(np.asarray(a)) for a in (rows, views, clips)]
+        if any(a.size and a.dtype.kind not in "iu" for a in asked):
+            raise ValueError(f"rows, views and clips are whole numbers, not {[str(a.dtype) for a in asked]}")
+        r, v, c = (a.astype(np.int64) for a in asked)
         r, v, c = np.broadcast_arrays(r, v, c)
         limits = (self.ok.shape[0], self.views, self.clips)
         for name, values, limit in zip(("video row", "view", "clip"), (r, v, c), limits, strict=True):
@@ -378,6 +397,7 @@ class Features:
                     self._keep(*key, file)
 
 
+@cache
 def _open_files_max() -> int:
     """Shards of one model that may be open: a small share of what the system lets this process open."""
     return max(16, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))

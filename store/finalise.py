@@ -12,6 +12,7 @@ from .coverage import INDEX_CHUNK_ROWS, coverage_of_receipts, save_coverage
 from .derived import Column, write_arrays
 from .manifest import Manifest
 from .reader import Store
+from .writer import fit_arrays
 
 STRING_CHUNK_BYTES = 1 << 20
 
@@ -31,6 +32,9 @@ def finalise(store: Store) -> None:
                 features.folder, features.spec, videos=store.videos, shard_videos=store.shard_videos
             )
             save_coverage(features.folder, coverage, store.videos)
+            fit_arrays(
+                store.path, features.spec, store.videos, store.shard_videos
+            )  # of models not run this time, too
             for (row, view), reason in sorted(coverage.reasons.items()):
                 failures.append(
                     {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from math import prod
 
@@ -52,6 +53,11 @@ def read_head(features: Features) -> Head | None:
             ) from error
         if len(data) != size_bytes:
             raise StoreError(f"{folder / key}: {len(data)} bytes, expected float32 of shape {shape}")
+        known = features.provenance.get("head_sha256")
+        if isinstance(known, dict) and hashlib.sha256(data).hexdigest() != known.get(key):
+            raise StoreError(
+                f"{folder / key}: not what was written; run: faster verify {features.store.path} --repair"
+            )
         arrays.append(np.frombuffer(data, dtype="<f4").reshape(shape))
     return arrays[0], arrays[1]
 

@@ -40,8 +40,8 @@ class ModelSummary:
             None for float16.
         agreement: of the backbone's classifier on the stored maps with the stored logits; None where the store has no
             classifier of the model, or no whole video.
-        projected_bytes: of maps, scales and logits of as many videos as were asked for; None where none were, or
-            where compressed maps of not one video are there to measure.
+        projected_bytes: of maps, scales and logits of as many videos as were asked for, in whole shards; None where none
+            were, or where compressed maps of not one video are there to measure.
     """
 
     model: str
@@ -135,13 +135,24 @@ def inspect(path: str | Path, *, videos: int | None = None) -> StoreSummary:
     )
 
 
-def plain_video_bytes(spec: FeatureSpec) -> int:
-    """What one view of a video takes in a store without compression: maps, index, scales and logits.
+def plain_bytes(spec: FeatureSpec, videos: int, shard_videos: int) -> int:
+    """What `videos` videos take in a store without compression, in all views: maps, indexes, scales and logits.
 
     The bound of compressed maps too, but for what zstd adds to a clip that does not shrink, less than 1 %.
     """
+    return round(_projected(spec, videos, shard_videos, spec.clips * spec.clip_stride_bytes))
+
+
+def _projected(spec: FeatureSpec, videos: int, shard_videos: int, maps_bytes: float) -> float:
+    """Bytes of `videos` videos, of which each takes `maps_bytes` of maps in a view."""
+    shards = -(-videos // shard_videos)
+    return spec.views * (videos * maps_bytes + shards * _fixed_bytes(spec, shard_videos))
+
+
+def _fixed_bytes(spec: FeatureSpec, shard_videos: int) -> int:
+    """What a shard takes beside maps, however few videos it holds: index and its checksum, scales, logits."""
     scales = 4 * spec.map_shape[3] if spec.dtype == "uint8" else 0
-    return spec.clips * (spec.clip_stride_bytes + 16 + 4 * spec.num_classes) + scales
+    return shard_videos * (spec.clips * (16 + 4 * spec.num_classes) + scales) + 4
 
 
 def _model_summary(store: Store, model: str, clip_frames: int, videos: int | None) -> ModelSummary:
@@ -159,8 +170,9 @@ def _model_summary(store: Store, model: str, clip_frames: int, videos: int | Non
     rounded = spec.dtype == "uint8" and viewed > 0
     projected = None
     if videos is not None and (viewed or spec.codec == "none"):
-        a_view = (stored_bytes + logits_bytes) / viewed if viewed else plain_video_bytes(spec)
-        projected = round(a_view * spec.views * videos)
+        maps_bytes = stored_bytes + logits_bytes - len(shards) * _fixed_bytes(spec, size)
+        a_video = maps_bytes / viewed if viewed else spec.clips * spec.clip_stride_bytes
+        projected = round(_projected(spec, videos, size, a_video))
     return ModelSummary(
         model=model,
         clip_frames=clip_frames,

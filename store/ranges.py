@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import StoreError
+from .files import open_regular
 
 
 class Ranges(Protocol):
@@ -29,7 +30,8 @@ class FileRanges:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open_regular(path) as file:
+            self._file = os.dup(file.fileno())
         self.size = os.fstat(self._file).st_size
 
     def read_into(self, memory: memoryview, offset: int) -> None:
@@ -60,7 +62,7 @@ class MappedRanges:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         self._bytes = np.frombuffer(self._map, dtype=np.uint8)
         self.size = len(self._bytes)

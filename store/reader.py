@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import StoreError, UsageError
 from . import manifest as manifests
 from .attributes import read_group_attributes, read_spec
@@ -90,12 +92,20 @@ class Store:
         if len(fitting) != 1:
             known = ", ".join(f"{name} at {length} frames" for name, length in self.models) or "none"
             raise StoreError(f"{self.path}: say which model's maps and clip length; it has: {known}")
-        folder = self.path / features_folder(*fitting[0])
-        maps = dask.array.from_zarr(_zarr_store(folder / "maps"))  # type: ignore[no-untyped-call]
-        if maps.dtype == "float16":
-            return maps
-        scales = dask.array.from_zarr(_zarr_store(folder / "scales"))  # type: ignore[no-untyped-call]
-        return (maps * scales[:, :, None, None, None, None, :]).astype("float16")
+        features = self.features(*fitting[0])
+        blocks = (self.shard_videos, 1, features.clips, *features.map_shape)
+        source = _zarr_store(features.folder / "maps")
+        maps = dask.array.from_zarr(source, chunks=blocks)  # type: ignore[no-untyped-call]
+        whole = np.zeros(maps.shape[:2], dtype=bool)  # a shard without a receipt does not exist
+        rows = min(len(whole), len(features.ok))
+        whole[:rows] = features.ok[:rows]
+        mask = dask.array.from_array(whole, chunks=blocks[:2])  # type: ignore[no-untyped-call]
+        if features.spec.dtype == "uint8":
+            source = _zarr_store(features.folder / "scales")
+            scales = dask.array.from_zarr(source, chunks=(*blocks[:2], blocks[-1]))  # type: ignore[no-untyped-call]
+            maps = (maps * scales[:, :, None, None, None, None, :]).astype("float16")
+        nan = np.float16("nan")
+        return dask.array.where(mask[:, :, None, None, None, None, None], maps, nan)
 
 
 def _zarr_store(folder: Path) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import StoreError, one_line
+from ..errors import StorageError, StoreError, one_line
 from .files import read_regular
 from .sealed import seal, unseal
 
@@ -48,12 +48,14 @@ class VideoEntry:
 
     Attributes:
         crc32c: of each clip: over the video's scales, where there are any, and then the clip's stored bytes.
+        logits_crc32c: of the video's logits, all clips; None where there are none.
         quantisation_rms: relative RMS error that uint8 brought to the video's maps; None for float16.
     """
 
     row: int
     facts: ClipFacts | None = None
     crc32c: tuple[int, ...] = ()
+    logits_crc32c: int | None = None
     quantisation_rms: float | None = None
     reason: str = ""
 
@@ -74,7 +76,11 @@ class StoredObject:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """A shard's receipt: which files it is made of and what became of each of its videos."""
+    """A shard's receipt: which files it is made of and what became of each of its videos.
+
+    Attributes:
+        source: SHA-256 of the receipt that the shard was converted from; "" where it was extracted.
+    """
 
     shard: int
     view: int
@@ -82,6 +88,7 @@ class Receipt:
     ids_digest: str
     objects: tuple[StoredObject, ...]
     videos: tuple[VideoEntry, ...]
+    source: str = ""
 
     def to_bytes(self) -> bytes:
         """The receipt's file."""
@@ -103,6 +110,7 @@ class Receipt:
                 ids_digest=str(value["ids_digest"]),
                 objects=tuple(_stored_object(entry) for entry in value["objects"]),
                 videos=tuple(_video_entry(entry) for entry in value["videos"]),
+                source=str(value["source"]),
             )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise StoreError(f"{name}: not a receipt: {error!r:.200}") from error
@@ -132,12 +140,15 @@ def read_receipt(folder: Path, shard: int, view: int) -> Receipt:
 
     Raises:
         StoreError: it is missing or malformed, or it is another shard's.
+        StorageError: it is there and cannot be read, which says nothing of the shard.
     """
     path = receipt_path(folder, shard, view)
     try:
         receipt = Receipt.from_bytes(read_regular(path, size_max=RECEIPT_BYTES_MAX), name=str(path))
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}") from error
+        raise StorageError(f"{path}: {error.strerror or error}; it says that a shard is whole") from error
     if (receipt.shard, receipt.view) != (shard, view):
         raise StoreError(f"{path}: is the receipt of shard {receipt.shard}, view {receipt.view}")
     return receipt
@@ -156,11 +167,12 @@ def _stored_object(entry: Mapping[str, Any]) -> StoredObject:
 
 
 def _video_entry(entry: Mapping[str, Any]) -> VideoEntry:
-    facts, rms = entry["facts"], entry["quantisation_rms"]
+    facts, logits, rms = (entry[name] for name in ("facts", "logits_crc32c", "quantisation_rms"))
     return VideoEntry(
         row=_count(entry["row"]),
         facts=None if facts is None else _facts(facts),
         crc32c=tuple(_count(value, 2**32 - 1) for value in entry["crc32c"]),
+        logits_crc32c=None if logits is None else _count(logits, 2**32 - 1),
         quantisation_rms=None if rms is None else float(rms),
         reason=one_line(str(entry["reason"])),
     )

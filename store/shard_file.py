@@ -61,10 +61,10 @@ class ShardFile:
         self.offsets = np.where(absent, 0, offsets).astype(np.int64)
         self.sizes = np.where(absent, 0, sizes).astype(np.int64)
 
-    def read_scale(self, out: NDArray[np.float32], within: int) -> None:
-        """Fill `out`, (c,) float32, with the scale of the shard's video `within`."""
+    def read_scale(self, memory: memoryview, within: int) -> None:
+        """Fill `memory` with the scale of the shard's video `within`: (c,) little-endian float32."""
         assert self._scales is not None, "only uint8 maps have scales"
-        self._scales.read_into(out.view(np.uint8).data, within * out.nbytes)
+        self._scales.read_into(memory, within * len(memory))
 
     def read_video(
         self, within: int, scale: NDArray[np.float32] | None

@@ -114,14 +114,25 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             self._write(block)
         if logits is not None:
             self._logits[within] = logits
-        self._enter(VideoEntry(row=row, facts=facts, crc32c=checksums, quantisation_rms=rms))
+        self._enter(
+            VideoEntry(
+                row=row,
+                facts=facts,
+                crc32c=checksums,
+                logits_crc32c=None if logits is None else checksum(self._logits[within].tobytes()),
+                quantisation_rms=rms,
+            )
+        )
 
     def fail(self, row: int, reason: str) -> None:
         """Record that a video cannot be used, and why (one line)."""
         self._enter(VideoEntry(row=row, reason=" ".join(reason.split()) or "unknown reason"))
 
-    def commit(self) -> Receipt:
+    def commit(self, *, source: str = "") -> Receipt:
         """Make the shard part of the store: data, then receipt, each put only where nothing was.
+
+        Args:
+            source: SHA-256 of the receipt that the shard is converted from.
 
         Returns:
             The receipt that the store now has: this writer's, or that of another which was first.
@@ -161,6 +172,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             ids_digest=self._ids_digest,
             objects=tuple(objects) if ours else self._adopt(keys),
             videos=tuple(self._entries[row] for row in self._expected),
+            source=source,
         )
         if not put_if_absent(target, receipt.to_bytes()):
             return read_receipt(self._folder, self._shard, self._view)
@@ -216,7 +228,8 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
                     _require_close(logits[within], self._logits[within], theirs.path)
                     start = 0 if scale is None else checksum(scale.tobytes())
                     checksums = tuple(checksum(data, start) for data in stored)
-                    self._entries[row] = replace(entry, crc32c=checksums)
+                    scores = None if entry.logits_crc32c is None else checksum(logits[within].tobytes())
+                    self._entries[row] = replace(entry, crc32c=checksums, logits_crc32c=scores)
         except StoreError as error:
             raise StoreError(
                 f"{error}; it has no receipt and is not what this run computed: remove it by faster verify "

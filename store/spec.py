@@ -87,7 +87,11 @@ class FeatureSpec:
         """
         names = {field.name for field in fields(cls)}
         if set(data) != names:
-            raise StoreError(f"provenance has fields {sorted(data)}, expected {sorted(names)}")
+            lacks, has = sorted(names - set(data)), sorted(set(data) - names)
+            raise StoreError(
+                f"provenance lacks {lacks} and has {has} beside what this version writes: the store is damaged or of another "
+                "version; extract into another --store"
+            )
         counts = [data[name] for name in ("clip_frames", "frame_stride", "clips", "views", "batch_clips")]
         shape, classes = data["map_shape"], data["class_names"]
         sound = (

@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,16 @@ from ..errors import StoreError
 from .commit import TEMPORARY_SUFFIX, storage_errors
 from .features import Features
 from .files import METADATA_BYTES_MAX, open_regular, read_regular, require_inside
-from .finalise import finalise
+from .processes import map_in_processes
 from .reader import Store
 from .receipts import list_receipts, read_receipt, receipt_path
 from .remote import require_local
+from .removal import list_tombstones, remove_file, remove_shards
 from .schema import arrays_metadata, ids_digest, shard_keys
 from .writer import fit_arrays
 
 # What says that a shard's file is gone or unreadable; any other error says nothing of the shard.
-_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
+_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +47,8 @@ class Verification:
     Attributes:
         shards, size_bytes: receipts and bytes that were read.
         bad: shards that do not hold; `faster extract` makes them again once they are removed.
-        descriptions: array metadata, and files of a model's classifier, that are not what was written; they are
-            derived or put again.
+        descriptions: array metadata, a model's `trained_on.json`, or its classifier, that are not what was written.
+            Repair derives the metadata again and removes the others, which the next `faster extract` puts again.
         leftovers: temporary files, and data without a receipt, relative to the store; they mislead no reader.
         repaired: whether all of these were mended or removed.
     """
@@ -93,18 +92,20 @@ def verify(
     Raises:
         StoreError: the store itself cannot be read: its metadata or manifest is damaged.
         StorageError: the disk failed, or a file may not be read.
+        Interrupted: SIGTERM or SIGUSR1, or a process died; nothing was removed.
     """
     require_local(Path(path))
     store = Store(Path(path))
+    for receipts in store.path.glob("features/*/L*/receipts"):
+        if not (receipts.parent / "zarr.json").is_file():
+            raise StoreError(
+                f"{receipts.parent}/zarr.json is missing, and what its shards are stands there; the faster extract command "
+                "that made them writes it again (nothing was removed)"
+            )
     models = [store.features(*key) for key in store.models]
     tasks = [task for features in models for task in _tasks(store, features)]
     bad, size_bytes = [], 0
-    processes = min(processes or os.cpu_count() or 1, max(1, len(tasks)))
-    with ExitStack() as stack:
-        checked: Iterator[tuple[str, int]] = map(_check, tasks)
-        if processes > 1:
-            pool = stack.enter_context(ProcessPoolExecutor(processes, mp_context=get_context("spawn")))
-            checked = pool.map(_check, tasks)
+    with map_in_processes(_check, tasks, processes=processes, what_is_kept="nothing was removed") as checked:
         results = tqdm(checked, total=len(tasks), desc="verify", unit="shard", disable=not progress)
         for task, (reason, size) in zip(tasks, results, strict=True):
             size_bytes += size
@@ -126,9 +127,12 @@ def verify(
         remove_shards(store, [(b.model, b.clip_frames, b.shard, b.view) for b in bad])
         with storage_errors(store.path):
             for name in leftovers:
-                _remove(store.path / name, store.path)
-            for name in descriptions:  # head files are put again by the next extraction
-                _remove(store.path / name, store.path)
+                remove_file(store.path / name, store.path)
+            for name in descriptions:
+                if name.endswith("/head"):  # as a whole: a part of a classifier means nothing
+                    shutil.rmtree(store.path / name)
+                else:
+                    remove_file(store.path / name, store.path)
         for features in models:
             fit_arrays(store.path, features.spec, store.videos, store.shard_videos)
     return Verification(
@@ -142,17 +146,22 @@ def verify(
 
 
 def _altered(store: Store, features: Features) -> Iterator[Path]:
-    """Array metadata that another Zarr library would stumble over, and classifier files with other bytes."""
+    """What no shard holds: array metadata that other Zarr libraries read, the ids in `trained_on.json`, the classifier."""
     for name, metadata in arrays_metadata(store.videos.rows, store.shard_videos, features.spec).items():
         file = features.folder / name / "zarr.json"
         if _sha256(file) != hashlib.sha256(metadata).hexdigest():
             yield file
-    digests = features.provenance.get("head_sha256")
-    for name, sha256 in digests.items() if isinstance(digests, dict) else ():
-        file = features.folder / "head" / str(name)
-        require_inside(file, store.path)
-        if _sha256(file) != sha256:
-            yield file
+    try:
+        _ = features.trained_on
+    except StoreError:
+        yield features.folder / "trained_on.json"
+    head = features.folder / "head"
+    require_inside(head, store.path)
+    if head.exists():
+        digests = features.provenance.get("head_sha256")
+        known = digests if isinstance(digests, dict) else {}
+        if any(_sha256(head / str(name)) != sha256 for name, sha256 in known.items()):
+            yield head
 
 
 def _sha256(file: Path) -> str | None:
@@ -168,6 +177,11 @@ def _tasks(store: Store, features: Features) -> Iterator[_Task]:
     for name in ("receipts", "maps/c", "scales/c", "logits/c"):
         require_inside(features.folder / name, store.path)
     for shard, view in list_receipts(features.folder):
+        if shard * size >= len(ids) or view >= features.views:
+            raise StoreError(
+                f"{receipt_path(features.folder, shard, view)}: a shard beyond the manifest's {len(ids)} rows: a file of "
+                f"{store.path / 'manifest'} is missing; restore it (nothing was removed)"
+            )
         keys = shard_keys(features.spec, shard, view)
         here = range(shard * size, min((shard + 1) * size, len(ids)))
         yield _Task(
@@ -222,6 +236,7 @@ def _leftovers(store: Store, models: list[Features]) -> Iterator[str]:
         if file.is_symlink() or file.is_file():
             yield str(file.relative_to(store.path))
     for features in models:
+        yield from (str(file.relative_to(store.path)) for file in list_tombstones(features.folder))
         whole = set(list_receipts(features.folder))
         for name in ("maps", "scales", "logits"):
             for file in (features.folder / name / "c").rglob("*"):
@@ -231,27 +246,3 @@ def _leftovers(store: Store, models: list[Features]) -> Iterator[str]:
                 numbers = [int(part) if part.isdecimal() else -1 for part in parts[:2]]
                 if tuple(numbers) not in whole:
                     yield str(file.relative_to(store.path))
-
-
-def remove_shards(store: Store, shards: Iterable[tuple[str, int, int, int]]) -> None:
-    """Undo shards, each named by (model, clip frames, shard, view), so that an extraction makes them again.
-
-    Receipts go first: a shard without one does not exist, whatever else is still there.
-
-    Raises:
-        StorageError: the disk failed.
-    """
-    named = [(store.features(model, frames).spec, shard, view) for model, frames, shard, view in shards]
-    with storage_errors(store.path):
-        for spec, shard, view in named:
-            _remove(receipt_path(store.path / spec.folder, shard, view), store.path)
-        for spec, shard, view in named:
-            for key in shard_keys(spec, shard, view):
-                _remove(store.path / spec.folder / key, store.path)
-    finalise(store)
-
-
-def _remove(path: Path, root: Path) -> None:
-    """Remove a file of the store (of a link, the link), never one outside."""
-    require_inside(path.parent, root)
-    path.unlink(missing_ok=True)

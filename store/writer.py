@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError
-from .attributes import read_spec
+from .attributes import read_spec, sealed_attributes
 from .commit import TEMPORARY_SUFFIX, put_if_absent, replace, storage_errors, temporary_beside
 from .manifest import Manifest
 from .reader import Store
@@ -42,7 +42,9 @@ def create(path: Path, *, shard_videos: int) -> int:
         ):
             raise StoreError(f"{path} exists and is not a store; choose another --store")
         path.mkdir(parents=True, exist_ok=True)
-    put_if_absent(metadata, group_metadata({"faster": {"format": FORMAT, "shard_videos": shard_videos}}))
+    put_if_absent(
+        metadata, group_metadata(sealed_attributes({"format": FORMAT, "shard_videos": shard_videos}))
+    )
     put_if_absent(path / "features" / "zarr.json", group_metadata())
     return Store(path).shard_videos
 
@@ -100,7 +102,7 @@ def declare(
         recorded = {**recorded, "head_sha256": digests}
     put_if_absent(
         folder / "zarr.json",
-        group_metadata({"faster": {"spec": spec.to_dict(), "recorded": dict(recorded)}}),
+        group_metadata(sealed_attributes({"spec": spec.to_dict(), "recorded": dict(recorded)})),
     )
     spec.require_same(read_spec(folder))
     return spec

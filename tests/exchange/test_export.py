@@ -22,8 +22,9 @@ from faster.exchange.export_npy import write_npy
 from faster.exchange.outgoing import ModelExport
 from faster.exchange.words import file_names
 from faster.stopping import interruptible
+from faster.store.removal import remove_shards
 from faster.store.schema import maps_key
-from faster.store.verify import remove_shards, verify
+from faster.store.verify import verify
 from stores import make_spec, make_store, make_videos
 
 

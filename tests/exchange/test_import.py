@@ -14,7 +14,8 @@ from faster.aggregate.train import TrainConfig, train_agg
 from faster.cli import main
 from faster.errors import FasterError, SourceError, StoreError
 from faster.predict import Predictor
-from faster.store.verify import remove_shards, verify
+from faster.store.removal import remove_shards
+from faster.store.verify import verify
 from sources import write
 
 

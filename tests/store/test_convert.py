@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from faster import store as stores
 from faster.errors import ProvenanceMismatch, StoreError, UsageError
+from faster.store import convert as convert_module
 from faster.store import manifest as manifests
 from faster.store import writer
 from faster.store.commands import convert_command
 from faster.store.convert import Conversion, convert
 from faster.store.head import read_head
+from faster.store.receipts import read_receipt, receipt_path
+from faster.store.removal import remove_shards
 from faster.store.schema import logits_key, maps_key
 from faster.store.verify import verify
 from numpy.typing import NDArray
@@ -94,9 +99,17 @@ def test_zstd_and_back_gives_the_same_bytes(tmp_path: Path) -> None:
     quickly(source.path, tmp_path / "zstd.zarr", codec="zstd")
     quickly(tmp_path / "zstd.zarr", tmp_path / "back.zarr")
     before, after = files(source.path), files(tmp_path / "back.zarr")
-    provenance = {f"features/{model}/L8/zarr.json" for model, _ in source.models}  # "converted_from" is new
     assert before.keys() == after.keys() and len(before) > 40
-    assert {name for name, sha256 in before.items() if after[name] != sha256} == provenance
+    differ = {name for name, sha256 in before.items() if after[name] != sha256}
+    for model, clip_frames in source.models:
+        folder = f"features/{model}/L{clip_frames}"
+        differ.remove(f"{folder}/zarr.json")  # "converted_from" is new
+        for shard in range(3):
+            differ.remove(f"{folder}/receipts/{shard:06d}.v0.json")  # and "source", only
+            old, new = (read_receipt(tmp_path / name / folder, shard, 0) for name in ("s.zarr", "back.zarr"))
+            of = tmp_path / "zstd.zarr" / folder / f"receipts/{shard:06d}.v0.json"
+            assert new == replace(old, source=hashlib.sha256(of.read_bytes()).hexdigest())
+    assert not differ
     sizes = [stores.inspect(tmp_path / name).models[0].stored_bytes for name in ("zstd.zarr", "back.zarr")]
     assert sizes[0] < sizes[1]
 
@@ -121,6 +134,91 @@ def test_what_came_since_is_added_and_what_is_whole_is_left(tmp_path: Path) -> N
     assert quickly(path, new, dtype="uint8").shards == 0
     quickly(path, tmp_path / "at once.zarr", dtype="uint8")
     assert files(new) == files(tmp_path / "at once.zarr")
+    assert stores.open(new).features("r2d26", 8).ok[:, 0].sum() == 12
+
+
+def redo(store: stores.Store, shard: int, failed: dict[int, str] = {}) -> None:  # noqa: B006
+    """A shard of the first model as if extracted once more."""
+    spec = make_spec()
+    remove_shards(store, [(spec.model, spec.clip_frames, shard, 0)])
+    write_shard(store.path, spec, store.videos, shard, store.shard_videos, failed=failed)
+    stores.finalise(stores.open(store.path))
+
+
+def test_what_was_made_again_in_the_source_is_converted_again(tmp_path: Path) -> None:
+    source, new, spec = make_source(tmp_path / "s.zarr"), tmp_path / "new.zarr", make_spec()
+    quickly(source.path, new, dtype="uint8")
+    redo(source, 1)  # video 5 came through
+    done = quickly(source.path, new, dtype="uint8")
+    assert (done.shards, done.removed, done.already_whole) == (1, 1, 5)
+    quickly(source.path, tmp_path / "at once.zarr", dtype="uint8")
+    assert files(new) == files(tmp_path / "at once.zarr")
+    maps = stores.open(new).features("r2d26", 8).read_maps(5, 0, range(4))
+    np.testing.assert_array_equal(maps, as_uint8(make_maps(spec, 5)[0]))
+    remove_shards(source, [("r2d26", 8, 0, 0)])
+    done = quickly(source.path, new, dtype="uint8")
+    assert (done.shards, done.removed, done.already_whole) == (0, 1, 5)
+    assert not stores.open(new).features("r2d26", 8).coverage.status[:4].any()
+    write_shard(source.path, spec, source.videos, 0, 4, failed=FAILED)
+    done = quickly(source.path, new, dtype="uint8")
+    assert (done.shards, done.removed, done.already_whole) == (1, 0, 5)
+    assert files(new) == files(tmp_path / "at once.zarr")
+    assert not verify(new, progress=False).bad
+
+
+def test_what_was_extracted_into_the_new_store_is_left(tmp_path: Path) -> None:
+    source, new = make_source(tmp_path / "s.zarr"), tmp_path / "new.zarr"
+    quickly(source.path, new, codec="zstd")
+    converted = stores.open(new)
+    remove_shards(converted, [("r2d26", 8, 1, 0)])
+    write_shard(new, make_spec(codec="zstd"), converted.videos, 1, 4)  # nothing failed here
+    done = quickly(source.path, new, codec="zstd")
+    assert (done.shards, done.removed, done.already_whole) == (0, 0, 6)
+    assert stores.open(new).features("r2d26", 8).ok[4:8, 0].all()
+
+
+def test_a_removal_that_was_stopped_half_way_is_finished_first(tmp_path: Path) -> None:
+    source, new = make_source(tmp_path / "s.zarr"), tmp_path / "new.zarr"
+    quickly(source.path, new, dtype="uint8")
+    redo(source, 1, failed={4: "gone"})
+    receipt = receipt_path(new / make_spec().folder, 1, 0)
+    receipt.rename(receipt.with_suffix(".removing"))  # video 4 is still in its data
+    assert quickly(source.path, new, dtype="uint8").shards == 1
+    assert stores.open(new).features("r2d26", 8).ok[4:8, 0].tolist() == [False, True, True, True]
+    assert not verify(new, progress=False).leftovers
+
+
+def test_nothing_is_removed_for_a_source_that_is_damaged(tmp_path: Path) -> None:
+    source, new = make_source(tmp_path / "s.zarr"), tmp_path / "new.zarr"
+    quickly(source.path, new, dtype="uint8")
+    before = files(new)
+    redo(source, 0)
+    redo(source, 1)
+    damaged = source.path / make_spec().folder / logits_key(1, 0)
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    with pytest.raises(StoreError, match=r"faster verify .*--repair"):
+        quickly(source.path, new, dtype="uint8")
+    assert files(new) == before
+
+
+def test_a_segment_that_comes_meanwhile_waits_for_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, path, new = make_spec(), tmp_path / "s.zarr", tmp_path / "new.zarr"
+    make_store(path, [spec], make_videos(6))
+    declare = convert_module._declare
+
+    def declare_and_grow(*args: Any) -> None:
+        declare(*args)
+        make_store(path, [spec], make_videos(12))
+
+    monkeypatch.setattr(convert_module, "_declare", declare_and_grow)
+    done = quickly(path, new, dtype="uint8")
+    assert (done.shards, done.already_whole) == (2, 0)
+    assert stores.open(new).features("r2d26", 8).ok[:, 0].tolist() == [True] * 6
+    monkeypatch.undo()
+    done = quickly(path, new, dtype="uint8")
+    assert (done.shards, done.already_whole) == (2, 2)
     assert stores.open(new).features("r2d26", 8).ok[:, 0].sum() == 12
 
 

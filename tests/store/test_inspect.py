@@ -13,7 +13,7 @@ from faster.errors import StoreError
 from faster.store import manifest as manifests
 from faster.store import writer
 from faster.store.commands import inspect_command
-from faster.store.inspect import plain_video_bytes
+from faster.store.inspect import plain_bytes
 from stores import make_facts, make_maps, make_spec, make_store, make_videos
 
 CODINGS = [("float16", "none"), ("float16", "zstd"), ("uint8", "none"), ("uint8", "zstd")]
@@ -36,20 +36,36 @@ def test_sizes_are_those_of_the_files(tmp_path: Path, dtype: str, codec: str) ->
     assert model.stored_bytes_per_video == stored / 9
     assert model.stored_bytes_per_clip == stored / 9 / 4
     assert model.compression == pytest.approx(9 * 4 * 7 * 7 * 64 * 2 / stored)
-    assert model.projected_bytes == round((stored + model.logits_bytes) / 9 * 240_000)
+    # Of 3 shards with 9 videos only the clips are for so many videos: index, scales and logits are whole shards'.
+    fixed = 4 * 4 * 16 + 4 + (4 * 64 * 4 if dtype == "uint8" else 0) + 4 * 4 * 3 * 4
+    clips = stored + model.logits_bytes - 3 * fixed
+    assert model.projected_bytes == round(clips / 9 * 240_000 + 60_000 * fixed)
     assert summary.projected_bytes == model.projected_bytes
+    assert stores.inspect(store.path, videos=9).projected_bytes == stored + model.logits_bytes
 
 
 @pytest.mark.parametrize("dtype", ["float16", "uint8"])
-def test_a_plain_store_takes_what_was_projected_before_it(tmp_path: Path, dtype: str) -> None:
-    spec, videos = make_spec(dtype=dtype), make_videos(8)
-    store = make_store(tmp_path / "s.zarr", [spec], [], shard_videos=4)
-    before = stores.inspect(store.path, videos=8).models[0]
-    assert before.stored_bytes_per_video is before.compression is before.agreement is None
-    after = stores.inspect(make_store(tmp_path / "t.zarr", [spec], videos, shard_videos=4).path).models[0]
-    assert before.projected_bytes == 8 * plain_video_bytes(spec)
-    checksums = 2 * 4  # one index a shard has one
-    assert before.projected_bytes + checksums == after.stored_bytes + after.logits_bytes
+@pytest.mark.parametrize("videos", [1, 8, 10])
+def test_a_plain_store_takes_what_was_projected_before_it_and_from_a_few_videos(
+    tmp_path: Path, dtype: str, videos: int
+) -> None:
+    """Shards of 64 videos, of which scales, logits and indexes are as large where they hold one video."""
+    spec = make_spec(dtype=dtype)
+    for shard_videos in (4, 64):
+        before = stores.inspect(
+            make_store(tmp_path / f"s{shard_videos}.zarr", [spec], [], shard_videos=shard_videos).path,
+            videos=videos,
+        ).models[0]
+        assert before.stored_bytes_per_video is before.compression is before.agreement is None
+        few = make_store(
+            tmp_path / f"f{shard_videos}.zarr", [spec], make_videos(2), shard_videos=shard_videos
+        )
+        store = make_store(
+            tmp_path / f"t{shard_videos}.zarr", [spec], make_videos(videos), shard_videos=shard_videos
+        )
+        taken = sum(size_of(store.path / spec.folder / name) for name in ("maps", "scales", "logits"))
+        assert before.projected_bytes == plain_bytes(spec, videos, shard_videos) == taken
+        assert stores.inspect(few.path, videos=videos).projected_bytes == taken
 
 
 def test_the_size_of_compressed_maps_is_not_guessed(tmp_path: Path) -> None:
@@ -57,7 +73,7 @@ def test_the_size_of_compressed_maps_is_not_guessed(tmp_path: Path) -> None:
     path = make_store(tmp_path / "s.zarr", specs, []).path
     summary = stores.inspect(path, videos=100)
     assert summary.projected_bytes is None
-    assert [model.projected_bytes for model in summary.models] == [100 * plain_video_bytes(specs[1]), None]
+    assert [model.projected_bytes for model in summary.models] == [plain_bytes(specs[1], 100, 4), None]
     said = CliRunner().invoke(inspect_command, [str(path), "--videos", "100"], catch_exceptions=False).stdout
     assert "100 videos of r2d26, 8 frames: not known before one is stored" in said and "together" not in said
 

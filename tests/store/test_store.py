@@ -88,7 +88,10 @@ def test_channel_statistics_by_dask(whole: stores.Store) -> None:
 
 def test_to_dask_needs_no_name_where_there_is_one_model(tmp_path: Path, whole: stores.Store) -> None:
     single = make_store(tmp_path / "one.zarr", [make_spec()], make_videos(4))
-    assert single.to_dask().shape == (4, 1, 4, 1, 2, 2, 16)
+    assert single.to_dask().shape == single.to_dask().chunksize == (4, 1, 4, 1, 2, 2, 16)  # a block a shard
+    receipt = single.path / make_spec().folder / "receipts/000000.v0.json"
+    receipt.unlink()
+    assert np.isnan(stores.open(single.path).to_dask().compute()).all()
     with pytest.raises(StoreError, match="it has: r2d26 at 8 frames, r2plus1d50 at 8 frames"):
         whole.to_dask()
 
@@ -130,6 +133,79 @@ def test_a_store_of_more_shards_than_may_be_open(
     before = len(list(Path("/proc/self/fd").iterdir()))
     np.testing.assert_array_equal(features.read_maps(rows, 0, 2), expected_maps(features.spec)[rows, 0, 2])
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2  # one shard: its maps and its scales
+
+
+def test_a_flipped_bit_in_the_scores_is_seen_as_they_are_read(whole: stores.Store) -> None:
+    features = whole.features("r2d26", 8)
+    file = features.folder / "logits/c/1/0/0/0"
+    data = bytearray(file.read_bytes())
+    data[1] ^= 1  # of row 4
+    file.write_bytes(data)
+    features.read_logits([5, 8], 0, 1)
+    with pytest.raises(StoreError, match=r"the scores of b/víd eo 4\.mp4 are damaged; run: faster verify"):
+        features.read_logits([5, 4], 0, 3)
+
+
+def test_a_link_in_place_of_a_shard_is_not_read(whole: stores.Store, tmp_path: Path) -> None:
+    features = whole.features("r2d26", 8)
+    file = features.folder / "maps/c/1/0/0/0/0/0/0"
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="a store's files are no links"):
+        features.read_maps([4], 0, 0)
+
+
+@pytest.mark.parametrize("bad", [0.7, [0.0], [True]])
+def test_places_are_whole_numbers(whole: stores.Store, bad: object) -> None:
+    with pytest.raises(ValueError, match="whole numbers"):
+        whole.features("r2d26", 8).read_maps([0], 0, bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((2, 1, 2, 2, 16), np.float16), ((1, 1, 2, 2, 16), np.int8)])
+def test_memory_to_fill_must_fit(whole: stores.Store, shape: tuple[int, ...], dtype: type) -> None:
+    with pytest.raises(ValueError, match="out must be"):
+        whole.features("r2d26", 8).read_maps([0], 0, 0, out=np.empty(shape, dtype))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("zarr.json", '"shard_videos": 4'), ("features/r2d26/L8/zarr.json", '"batch_clips": 8')],
+)
+def test_one_changed_figure_in_the_metadata_condemns_no_shard(
+    whole: stores.Store, name: str, text: str
+) -> None:
+    file = whole.path / name
+    before = file.read_text()
+    assert text in before
+    file.write_text(before.replace(text, text[:-1] + "5"))
+    files = sorted(whole.path.rglob("*"))
+    with pytest.raises(StoreError, match="was changed after it was written"):
+        verify(whole.path, repair=True, progress=False)
+    assert sorted(whole.path.rglob("*")) == files
+
+
+def test_a_lost_manifest_segment_condemns_no_shard(tmp_path: Path) -> None:
+    make_store(tmp_path / "s.zarr", [make_spec()], make_videos(6))
+    store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(9))
+    (store.path / "manifest/000001.json").unlink()
+    files = sorted(store.path.rglob("*"))
+    with pytest.raises(StoreError, match=r"a shard beyond the manifest's 6 rows.*is missing; restore it"):
+        verify(store.path, repair=True, progress=False)
+    assert sorted(store.path.rglob("*")) == files
+
+
+def test_a_model_without_its_metadata_is_not_passed_over(whole: stores.Store) -> None:
+    (whole.path / make_spec().folder / "zarr.json").unlink()
+    with pytest.raises(StoreError, match=r"zarr\.json is missing"):
+        verify(whole.path, progress=False)
+
+
+def test_models_that_were_not_run_grow_with_the_store(tmp_path: Path) -> None:
+    specs = [make_spec("r2d26"), make_spec("r2plus1d50")]
+    make_store(tmp_path / "s.zarr", specs, make_videos(4))
+    store = make_store(tmp_path / "s.zarr", specs[:1], make_videos(9))
+    assert verify(store.path, progress=False).descriptions == ()
+    assert store.to_dask("r2plus1d50").shape[0] == 9
 
 
 def test_several_threads_read_one_model(whole: stores.Store, monkeypatch: pytest.MonkeyPatch) -> None:
