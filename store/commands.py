@@ -128,7 +128,8 @@ def _print_projection(summary: StoreSummary) -> None:
 def convert_command(store: Path, new: Path, as_json: bool, **options: Any) -> None:
     """Write the maps of STORE in another encoding into the store NEW, with its videos, scores and provenance.
 
-    STORE is not changed, and its maps must be float16. Run again, it does only what is not whole yet in NEW.
+    STORE is not changed, and its maps must be float16. Run again, it does only what is not whole yet in NEW, or
+    was made again in STORE since.
 
     \b
     Example:
@@ -146,6 +147,8 @@ def convert_command(store: Path, new: Path, as_json: bool, **options: Any) -> No
         else ""
     )
     click.echo(f"{new}: {done.shards} shards converted{sizes}, {done.already_whole} were whole already")
+    if done.removed:
+        click.echo(f"  {done.removed} of them had been made again in {store} since")
     click.echo(f"next: faster inspect {new}")
 
 

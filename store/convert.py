@@ -83,8 +83,7 @@ def convert(
 
     Every clip is checked as it is read. What is whole in the new store is not done again, so an interrupted
     conversion goes on, and one of a store that an extraction was writing adds what came since. Shards that were
-    made again in the source are converted again, and those that are gone there are removed; where there are such,
-    nothing else may be writing the new store.
+    made again in the source are converted again; where there are such, nothing else may be writing the new store.
 
     Args:
         source: the store; only its whole shards are taken.
@@ -194,17 +193,18 @@ def _declare(store: Store, target: Path, chosen: Sequence[Features], specs: Sequ
 
 
 def _stale(features: Features, new: Store) -> Iterator[tuple[str, int, int, int]]:
-    """The new store's shards whose source is another now, or gone; what was extracted there has none.
+    """The new store's shards whose source is another now; what was extracted there has none.
+
+    Where the source's shard is gone, the converted one may be the last good copy, and stays.
 
     A source that could not be converted is refused here, before anything is removed for it.
     """
     folder = new.features(features.model, features.clip_frames).folder
     for receipt in read_receipts(folder, list_receipts(folder)):
         found = _source(features, receipt.shard, receipt.view)
-        if receipt.source in ("", found):
+        if not found or receipt.source in ("", found):
             continue
-        if found:
-            _require_sound(features, read_receipt(features.folder, receipt.shard, receipt.view))
+        _require_sound(features, read_receipt(features.folder, receipt.shard, receipt.view))
         yield features.model, features.clip_frames, receipt.shard, receipt.view
 
 

@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from ..errors import StoreError
 from .files import open_regular
 
@@ -64,18 +62,18 @@ class MappedRanges:
         self._path = path
         with open_regular(path) as file:
             self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        self._bytes = np.frombuffer(self._map, dtype=np.uint8)
+        self._bytes = memoryview(self._map)
         self.size = len(self._bytes)
 
     def read_into(self, memory: memoryview, offset: int) -> None:
         """Fill `memory` from `offset` on."""
         if not 0 <= offset <= self.size - len(memory):
             raise _ended(self._path)
-        np.frombuffer(memory, dtype=np.uint8)[:] = self._bytes[offset : offset + len(memory)]
+        memory[:] = self._bytes[offset : offset + len(memory)]
 
     def close(self) -> None:
         """Let go of the file."""
-        del self._bytes
+        self._bytes.release()
         self._map.close()
 
 

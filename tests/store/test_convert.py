@@ -157,11 +157,11 @@ def test_what_was_made_again_in_the_source_is_converted_again(tmp_path: Path) ->
     np.testing.assert_array_equal(maps, as_uint8(make_maps(spec, 5)[0]))
     remove_shards(source, [("r2d26", 8, 0, 0)])
     done = quickly(source.path, new, dtype="uint8")
-    assert (done.shards, done.removed, done.already_whole) == (0, 1, 5)
-    assert not stores.open(new).features("r2d26", 8).coverage.status[:4].any()
+    assert (done.shards, done.removed) == (0, 0)  # it may be the last good copy
+    assert stores.open(new).features("r2d26", 8).ok[0, 0]
     write_shard(source.path, spec, source.videos, 0, 4, failed=FAILED)
     done = quickly(source.path, new, dtype="uint8")
-    assert (done.shards, done.removed, done.already_whole) == (1, 0, 5)
+    assert (done.shards, done.removed, done.already_whole) == (0, 0, 6)
     assert files(new) == files(tmp_path / "at once.zarr")
     assert not verify(new, progress=False).bad
 
