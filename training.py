@@ -147,14 +147,14 @@ def fit(
     """
     device = torch.device(options.device)
     model = task.model.to(device)
-    optimizer = _optimizer(model, options)
+    optimizer = make_optimizer(model, options)
     if ranks.first:
         open_run(run_dir, run_config(options, config))
         remove_unfinished(run_dir)
     ranks.wait()
     standing = load_last(run_dir, model, optimizer)
     ranks.wait()  # until all have read what the first will write over
-    run = _Run(task, model, optimizer, options, run_dir, standing, ranks)
+    run = TrainingRun(task, model, optimizer, options, run_dir, standing, ranks)
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), stop_requests() as stop, run.log() as log:
         while not run.finished:
@@ -164,7 +164,7 @@ def fit(
                 asked = ranks.largest(stop.asked)
             run.save()
             if asked:
-                raise _interrupted(asked, run_dir, standing)
+                raise interruption(asked, run_dir, standing)
     assert standing.best is not None  # every epoch that ends has one
     return standing.best
 
@@ -200,8 +200,8 @@ class _LossOf(nn.Module):
         return self.task.loss(batch)
 
 
-class _Run:
-    """One run's parts, and the two halves of an epoch."""
+class TrainingRun:
+    """One run's parts, and the two halves of an epoch: what `fit` drives, and a pass over several runs."""
 
     def __init__(
         self,
@@ -340,7 +340,8 @@ def _merit(metrics: Mapping[str, float]) -> tuple[float, float]:
     return metrics["top1"], -metrics.get("loss", 0.0)
 
 
-def _optimizer(model: nn.Module, options: TrainingOptions) -> Optimizer:
+def make_optimizer(model: nn.Module, options: TrainingOptions) -> Optimizer:
+    """The optimiser of a model's parameters; biases and norms do not decay."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
@@ -358,7 +359,8 @@ def _close(batches: Iterator[Any]) -> None:
         close()
 
 
-def _interrupted(asked: int, run_dir: Path, state: Standing) -> BaseException:
+def interruption(asked: int, run_dir: Path, state: Standing) -> BaseException:
+    """What to raise where signal `asked` stopped a run: KeyboardInterrupt after SIGINT, else `Interrupted`."""
     kind = KeyboardInterrupt if asked == signal.SIGINT else Interrupted
     return kind(
         f"stopped after step {state.step} of epoch {state.epoch + 1}; "

@@ -8,23 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import AS_JSON, DEVICE, STORE, model_options, training_options
+
 if TYPE_CHECKING:
     from .evaluate import Evaluation
     from .splits import SplitsResult
 
-_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-_DEVICE = click.option(
-    "--device", metavar="D", help="cpu, cuda:0, …  [the first GPU, or the CPU; under torchrun each its own]"
-)
-
 
 @click.command("train-agg")
-@click.option("--store", required=True, metavar="S", help="A store that faster extract wrote.")
+@STORE
 @click.option("--aggregator", default="fast-gru", show_default=True, metavar="A", help="See faster models.")
 @click.option("--pattern", metavar="E:C", help='"1:7", "all-E", "all-C".  [1:7; all-E with one model]')
 @click.option("--clips", type=click.IntRange(min=1), metavar="N", help="Clips a video.  [all of the store's]")
-@click.option("--expensive", metavar="M", help="The expensive model.  [the dearer of two]")
-@click.option("--cheap", metavar="M", help="The cheap model.  [the cheaper of two]")
+@model_options
 @click.option("--clip-frames", type=click.IntRange(min=1), metavar="L", help="Frames a clip.  [the store's]")
 @click.option(
     "--split",
@@ -37,25 +33,9 @@ _DEVICE = click.option(
 @click.option(
     "--init", metavar="RUN", help="Start from this run's aggregator, with a new classifier for other classes."
 )
-@click.option(
-    "--epochs", type=click.IntRange(min=1), default=30, show_default=True, help="Passes over the videos."
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="Videos a step, of all processes together.",
-)
-@click.option(
-    "--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True, help="What steps."
-)
-@click.option("--learning-rate", type=float, help="At the schedule's top.  [0.1; 0.001 with adamw]")
+@training_options
 @click.option(
     "--momentum", type=float, default=0.9, show_default=True, help="Of SGD; AdamW's first coefficient."
-)
-@click.option(
-    "--weight-decay", type=float, help="Of weights, not biases and norms.  [0.0001; 0.01 with adamw]"
 )
 @click.option(
     "--warmup-epochs",
@@ -82,26 +62,6 @@ _DEVICE = click.option(
     "--balance-classes", is_flag=True, help="Every class weighs the same, however many videos it has."
 )
 @click.option(
-    "--dropout",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.0,
-    show_default=True,
-    help="Before the last layer.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bf16"]),
-    default="float32",
-    show_default=True,
-    help="Of the training steps; bf16 by autocast.",
-)
-@click.option(
-    "--patience",
-    type=click.IntRange(min=1),
-    metavar="EPOCHS",
-    help="Stop after so many epochs without a better one.",
-)
-@click.option(
     "--validation-share",
     type=float,
     default=0.15,
@@ -115,8 +75,8 @@ _DEVICE = click.option(
     show_default=True,
     help="Decides weights, order, clips and validation share.",
 )
-@_DEVICE
-@_AS_JSON
+@DEVICE
+@AS_JSON
 def train_agg_command(as_json: bool, **values: Any) -> None:
     """Train an aggregator on a store's maps, and report once on the split's test part.
 
@@ -131,7 +91,8 @@ def train_agg_command(as_json: bool, **values: Any) -> None:
     """
     from ..ranks import started
     from .splits import ALL, train_splits
-    from .train import TrainConfig, train_agg
+    from .train import train_agg
+    from .train_config import TrainConfig
 
     config = TrainConfig(**values)
     speaks = started().first
@@ -165,8 +126,8 @@ def train_agg_command(as_json: bool, **values: Any) -> None:
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Videos a step."
 )
-@_DEVICE
-@_AS_JSON
+@DEVICE
+@AS_JSON
 def evaluate_command(run: str, split: str | None, as_json: bool, **values: Any) -> None:
     """Evaluate a trained RUN: video-level figures, what they cover and cost, and predictions.csv.
 

@@ -23,7 +23,7 @@ from .splits import SPLITS_FILE
 from .sweep import CELLS_FILE, read_lines
 from .sweep_cells import Line
 from .sweep_grid import AGGREGATORS
-from .train import TrainConfig
+from .train_config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

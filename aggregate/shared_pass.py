@@ -18,7 +18,7 @@ from ..ranks import ALONE
 from ..run_folder import open_run
 from ..run_log import Log
 from ..stopping import stop_requests
-from ..training import TrainingOptions, _interrupted, _optimizer, _Run, run_config
+from ..training import TrainingOptions, TrainingRun, interruption, make_optimizer, run_config
 from .task import AggregatorTask, WeighedBatch
 
 SAVE_SECONDS = 60.0
@@ -51,7 +51,7 @@ def fit_together(entries: Sequence[Entry], options: TrainingOptions) -> list[Bes
         stream = _Stream(entries[0].task, device)
         stack.callback(stream.close)
         stop = stack.enter_context(stop_requests())
-        runs: dict[int, _Run] = {}
+        runs: dict[int, TrainingRun] = {}
         logs: dict[int, Log] = {}
         saved = time.monotonic()
         for index, entry in enumerate(entries):
@@ -82,23 +82,23 @@ def fit_together(entries: Sequence[Entry], options: TrainingOptions) -> list[Bes
                     run.save()
                 if runs:
                     last = next(reversed(runs.values()))
-                    raise _interrupted(stop.asked, last.run_dir, last.state)
+                    raise interruption(stop.asked, last.run_dir, last.state)
 
 
-def _begin(entry: Entry, options: TrainingOptions, stream: _Stream) -> _Run:
+def _begin(entry: Entry, options: TrainingOptions, stream: _Stream) -> TrainingRun:
     model = entry.task.model.to(torch.device(options.device))
-    optimizer = _optimizer(model, options)
+    optimizer = make_optimizer(model, options)
     open_run(entry.run_dir, run_config(options, entry.config))
     standing = load_last(entry.run_dir, model, optimizer)
     task = _SharingTask(entry.task, stream)
-    return _Run(task, model, optimizer, options, entry.run_dir, standing, ALONE)
+    return TrainingRun(task, model, optimizer, options, entry.run_dir, standing, ALONE)
 
 
-def _place(run: _Run) -> tuple[int, int]:
+def _place(run: TrainingRun) -> tuple[int, int]:
     return run.state.epoch, run.state.step
 
 
-def _advance(run: _Run, log: Log) -> None:
+def _advance(run: TrainingRun, log: Log) -> None:
     """One step, and the end of the epoch where it was the last."""
     run.train_epoch(lambda: 1, False)
     if run.state.step == run.task.steps_per_epoch:

@@ -17,7 +17,8 @@ from ..run_folder import read_json, write_json
 from .evaluate import Evaluation, evaluate
 from .runs import load_run
 from .selection import choose_mix, choose_split
-from .train import TrainConfig, run_folder, train_agg
+from .train import run_folder, train_agg
+from .train_config import TrainConfig
 
 ALL = "all"
 SPLITS_FILE = "splits.json"

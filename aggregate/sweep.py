@@ -26,12 +26,13 @@ from ..store.commit import replace as replace_file
 from .base import Aggregator
 from .parts import choose_parts
 from .pooled import POOLED_AGGREGATORS, free_memory_bytes
+from .prepared import versions
 from .registry import build, require_known
 from .runs import store_fingerprint
 from .selection import choose_split
 from .sweep_cells import CellRunner, Line, cache_bytes, cell_mix, reads_logits
 from .sweep_grid import Cell, EmptyCell, Grid, expand, holdings
-from .train import TrainConfig, _versions
+from .train_config import TrainConfig
 
 CELLS_FILE = "cells.jsonl"
 KEPT = "finished cells are kept and begun ones go on where they were"
@@ -321,7 +322,7 @@ def _identity(training: TrainConfig, store: Store, split: str) -> dict[str, Any]
     values = {name: value for name, value in asdict(training).items() if name not in settled}
     values["store"] = str(store.path.resolve())
     values["split"] = split
-    return {"sweep": values, "segments": list(store.videos.segments), "versions": _versions()}
+    return {"sweep": values, "segments": list(store.videos.segments), "versions": versions()}
 
 
 def _cache_budget(

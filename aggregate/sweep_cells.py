@@ -9,27 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from .. import store as stores
 from ..checkpoint import BestEpoch
 from ..devices import choose_device
 from ..errors import DataError, RunError
-from ..ranks import ALONE
-from ..run_folder import open_run, write_tensors
 from ..store import Store
-from ..training import run_config
-from .base import Aggregator
 from .loader import ClipReader
 from .parts import Parts, choose_parts
 from .pooled import POOLED_AGGREGATORS, PooledReader, PooledVectors, pool_maps, pooled_bytes
-from .runs import RunConfig, load_best
+from .prepared import PreparedRun
 from .selection import Mix, choose_mix, choose_split, part_rows
 from .shared_pass import Entry, fit_together
 from .sweep_grid import Cell
-from .task import AggregatorTask
-from .train import TrainConfig, _finish, _settle, _versions
+from .train_config import TrainConfig
 
 Line = dict[str, Any]  # one cell's line of cells.jsonl
 
@@ -69,20 +63,12 @@ def reads_logits(store: Store, cell: Cell) -> bool:
     )
 
 
-@dataclass
-class _Prepared:
-    """A cell ready to train, as `train_agg` would make it ready."""
+@dataclass(frozen=True)
+class _Ready:
+    """A cell, ready to train as `train_agg` would train it."""
 
     cell: Cell
-    config: TrainConfig
-    mix: Mix
-    parts: Parts
-    settled: RunConfig
-    aggregator: Aggregator[Any]
-
-    @property
-    def trains(self) -> bool:
-        return any(parameter.requires_grad for parameter in self.aggregator.parameters())
+    run: PreparedRun
 
 
 class CellRunner:
@@ -120,94 +106,50 @@ class CellRunner:
             for cell in cells:
                 report(failed_line(cell, error))
             return
-        ready = [self._prepare(cell, mix, parts) for cell in cells]
+        ready = [_Ready(cell, self._prepare(cell, mix, parts)) for cell in cells]
         fits = cache_bytes(self.store, self.split, [mix]) <= self.cache_bytes
         for pooled in (True, False):
             group = [
-                p for p in ready if p.trains and (fits and p.cell.aggregator in POOLED_AGGREGATORS) == pooled
+                one
+                for one in ready
+                if one.run.trains and (fits and one.cell.aggregator in POOLED_AGGREGATORS) == pooled
             ]
             if group:
-                reader = self._pooled_reader(group[0]) if pooled else self._map_reader(group[0])
-                self._train(group, reader, report)
-        for prepared in ready:
-            if not prepared.trains:
-                run = Path(prepared.config.out or "")
-                options = prepared.config.options(str(self.device))
-                open_run(run, run_config(options, self._values(prepared)))
-                write_tensors(run / "best.safetensors", {})
-                self._report(prepared, None, report)
+                self._train(group, self._pooled_reader(mix) if pooled else self._map_reader(mix), report)
+        for one in ready:
+            if not one.run.trains:
+                one.run.record_untrained()
+                self._report(one, None, report)
 
-    def _prepare(self, cell: Cell, mix: Mix, parts: Parts) -> _Prepared:
+    def _prepare(self, cell: Cell, mix: Mix, parts: Parts) -> PreparedRun:
         config = train_config(self.template, cell, self.folder)
-        settled = _settle(config, self.store, mix, self.split, parts, _say_nothing)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            aggregator = settled.build()
-        return _Prepared(cell, config, mix, parts, settled, aggregator)
+        run = Path(config.out or "")
+        return PreparedRun(config, self.store, mix, self.split, parts, run=run, device=self.device)
 
-    def _values(self, prepared: _Prepared) -> dict[str, Any]:
-        """What `train_agg` writes into config.json for the same cell."""
-        return {
-            **prepared.settled.to_dict(),
-            "label_smoothing": prepared.config.label_smoothing,
-            "balance_classes": prepared.config.balance_classes,
-            "init": None,
-            "ranks": 1,
-            "versions": _versions(),
-        }
-
-    def _train(self, group: Sequence[_Prepared], reader: ClipReader, report: Callable[[Line], None]) -> None:
+    def _train(self, group: Sequence[_Ready], reader: ClipReader, report: Callable[[Line], None]) -> None:
         entries = [
-            Entry(
-                task=AggregatorTask(
-                    prepared.aggregator,
-                    reader,
-                    self.store,
-                    prepared.parts,
-                    batch_size=prepared.config.batch_size,
-                    seed=prepared.config.seed,
-                    label_smoothing=prepared.config.label_smoothing,
-                    balanced=prepared.config.balance_classes,
-                    device=self.device,
-                    ranks=ALONE,
-                ),
-                run_dir=Path(prepared.config.out or ""),
-                config=self._values(prepared),
-            )
-            for prepared in group
+            Entry(task=one.run.task(reader), run_dir=one.run.run, config=one.run.values) for one in group
         ]
-        outcomes = fit_together(entries, group[0].config.options(str(self.device)))
-        for prepared, outcome in zip(group, outcomes, strict=True):
+        outcomes = fit_together(entries, group[0].run.options)
+        for one, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, RunError):
-                report(failed_line(prepared.cell, outcome))
-                continue
-            load_best(Path(prepared.config.out or ""), prepared.aggregator)
-            self._report(prepared, outcome, report)
+                report(failed_line(one.cell, outcome))
+            else:
+                self._report(one, outcome, report)
 
-    def _report(self, prepared: _Prepared, best: BestEpoch | None, report: Callable[[Line], None]) -> None:
-        run = Path(prepared.config.out or "")
+    def _report(self, one: _Ready, best: BestEpoch | None, report: Callable[[Line], None]) -> None:
         try:
-            result = _finish(
-                run,
-                prepared.aggregator,
-                self.store,
-                prepared.mix,
-                prepared.settled,
-                prepared.parts,
-                prepared.config,
-                ALONE,
-                self.device,
-            )
+            result = one.run.report()
         except DataError as error:
-            report(failed_line(prepared.cell, error))
+            report(failed_line(one.cell, error))
             return
         values = json.loads(json.dumps(result.to_dict()))
         report(
             {
-                "cell": prepared.cell.name,
-                **prepared.cell.to_dict(),
-                "run": str(Path("cells") / prepared.cell.name),
-                "store_fingerprint": prepared.settled.store_fingerprint,
+                "cell": one.cell.name,
+                **one.cell.to_dict(),
+                "run": str(Path("cells") / one.cell.name),
+                "store_fingerprint": one.run.settled.store_fingerprint,
                 "best_epoch": best.epoch if best else None,
                 "split": result.split,
                 "part": result.part,
@@ -218,24 +160,22 @@ class CellRunner:
             }
         )
 
-    def _map_reader(self, prepared: _Prepared) -> ClipReader:
-        return ClipReader(
-            prepared.mix, self.store.videos.labels, reads="maps", pin=self.device.type == "cuda"
-        )
+    def _map_reader(self, mix: Mix) -> ClipReader:
+        return ClipReader(mix, self.store.videos.labels, reads="maps", pin=self.device.type == "cuda")
 
-    def _pooled_reader(self, prepared: _Prepared) -> PooledReader:
+    def _pooled_reader(self, mix: Mix) -> PooledReader:
         """A reader of the mix's pooled vectors; those not held yet are read now, all videos of the split."""
-        length = prepared.mix.clip_frames
-        wanted = {(model, length) for model in prepared.mix.features}
+        length = mix.clip_frames
+        wanted = {(model, length) for model in mix.features}
         held = sum(4 * vectors.values.numel() for key, vectors in self._vectors.items() if key not in wanted)
-        if held + cache_bytes(self.store, self.split, [prepared.mix]) > self.cache_bytes:
+        if held + cache_bytes(self.store, self.split, [mix]) > self.cache_bytes:
             self._vectors = {key: vectors for key, vectors in self._vectors.items() if key in wanted}
-        for model, features in prepared.mix.features.items():
+        for model, features in mix.features.items():
             if (model, length) not in self._vectors:
-                rows = rows_of_split(self.store, prepared.mix, self.split, model)
+                rows = rows_of_split(self.store, mix, self.split, model)
                 self._vectors[model, length] = pool_maps(self.store, features, rows, device=self.device)
-        taken = {model: self._vectors[model, length] for model in prepared.mix.features}
-        return PooledReader(prepared.mix, self.store.videos.labels, taken)
+        taken = {model: self._vectors[model, length] for model in mix.features}
+        return PooledReader(mix, self.store.videos.labels, taken)
 
 
 def rows_of_split(store: Store, mix: Mix, split: str, model: str) -> NDArray[np.int64]:

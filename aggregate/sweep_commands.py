@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+from .options import AS_JSON, DEVICE, STORE, model_options, training_options
+
 _PARTIAL_FAILURE = 3
 
 
@@ -28,7 +29,7 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -
 
 
 @click.command("sweep")
-@click.option("--store", required=True, metavar="S", help="A store that faster extract wrote.")
+@STORE
 @click.option("--aggregators", metavar="A,…", callback=_listed, help="See faster models.  [the paper's five]")
 @click.option(
     "--patterns", metavar="E:C,…", callback=_listed, help="[all-E,1:1,1:3,1:7,1:15,1:31, those that can be]"
@@ -39,8 +40,7 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Seeds a cell, from 0 on."
 )
-@click.option("--expensive", metavar="M", help="The expensive model.  [the dearer of two]")
-@click.option("--cheap", metavar="M", help="The cheap model.  [the cheaper of two]")
+@model_options
 @click.option(
     "--clip-frames", type=click.IntRange(min=1), metavar="L", help="Frames a clip.  [each of the store's]"
 )
@@ -57,41 +57,9 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -
     metavar="G",
     help="For pooled vectors.  [half of free memory]",
 )
-@click.option(
-    "--epochs", type=click.IntRange(min=1), default=30, show_default=True, help="Passes over the videos."
-)
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Videos a step."
-)
-@click.option(
-    "--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True, help="What steps."
-)
-@click.option("--learning-rate", type=float, help="At the schedule's top.  [0.1; 0.001 with adamw]")
-@click.option(
-    "--weight-decay", type=float, help="Of weights, not biases and norms.  [0.0001; 0.01 with adamw]"
-)
-@click.option(
-    "--dropout",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.0,
-    show_default=True,
-    help="Before the last layer.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bf16"]),
-    default="float32",
-    show_default=True,
-    help="Of the training steps; bf16 by autocast.",
-)
-@click.option(
-    "--patience",
-    type=click.IntRange(min=1),
-    metavar="EPOCHS",
-    help="Stop after so many without a better one.",
-)
-@click.option("--device", metavar="D", help="cpu, cuda:0, …  [the first GPU, or the CPU]")
-@_AS_JSON
+@training_options
+@DEVICE
+@AS_JSON
 def sweep_command(
     aggregators: tuple[str, ...] | None,
     patterns: tuple[str, ...] | None,
@@ -121,7 +89,7 @@ def sweep_command(
     """
     from .sweep import SweepConfig, sweep
     from .sweep_grid import Grid
-    from .train import TrainConfig
+    from .train_config import TrainConfig
 
     grid = Grid(
         aggregators=aggregators,
@@ -161,7 +129,7 @@ def sweep_command(
 )
 @click.option("--title", metavar="TEXT", help="Of the page.  [the store's name]")
 @click.option("--paper", is_flag=True, help="Draw the paper's own Kinetics points behind the rows.")
-@_AS_JSON
+@AS_JSON
 def report_command(paths: tuple[str, ...], out: str, title: str | None, paper: bool, as_json: bool) -> None:
     """Write one HTML page about runs and sweeps: tables, accuracy against GFLOPs and clips, confusion, coverage.
 
@@ -193,8 +161,8 @@ def report_command(paths: tuple[str, ...], out: str, title: str | None, paper: b
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Videos at a time."
 )
-@click.option("--device", metavar="D", help="cpu, cuda:0, …  [the first GPU, or the CPU]")
-@_AS_JSON
+@DEVICE
+@AS_JSON
 def oracle_command(run_path: str, as_json: bool, **values: Any) -> None:
     """How much could choosing the expensive clips video by video gain? The best choice in hindsight bounds it.
 

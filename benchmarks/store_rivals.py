@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,9 @@ Reader = Callable[[Batch, Buffers], None]
 
 
 def preadv_reader(
-    store: stores.Store, clip_frames: int, batches: list[Batch], *, threads: int
+    store: stores.Store, clip_frames: int, batches: list[Batch]
 ) -> Callable[[int, Buffers], None]:
     """Raw `preadv` of the same bytes, everything else prepared: the reference."""
-    pool = ThreadPoolExecutor(threads)
     prepared = []
     for batch in batches:
         jobs = []
@@ -34,23 +32,16 @@ def preadv_reader(
             _ = features.read_stored(rows, 0, clips)
             for place, (row, clip) in enumerate(zip(rows.tolist(), clips.tolist(), strict=True)):
                 file = features._file(row // store.shard_videos, 0)
-                within = row % store.shard_videos
-                jobs.append((model, str(file.path), int(file.offsets[within, clip]), place * size, size))
+                offset = int(file.offsets[row % store.shard_videos * features.clips + clip])
+                jobs.append((model, str(file.path), offset, place * size, size))
         prepared.append(sorted(jobs, key=lambda job: job[:3]))
-    descriptors = {path: os.open(path, os.O_RDONLY) for jobs in prepared for _, path, *_ in jobs}
-
-    def part(jobs: list[tuple[str, str, int, int, int]], memory: dict[str, memoryview]) -> None:
-        for model, path, offset, place, size in jobs:
-            os.preadv(descriptors[path], [memory[model][place : place + size]], offset)
+    paths = {path for jobs in prepared for _, path, *_ in jobs}
+    descriptors = {path: os.open(path, os.O_RDONLY) for path in paths}
 
     def read(turn: int, buffers: Buffers) -> None:
-        jobs = prepared[turn % len(prepared)]
         memory = {model: values.reshape(-1).view(np.uint8).data for model, values in buffers.items()}
-        if threads == 1:
-            part(jobs, memory)
-        else:
-            pieces = [jobs[i * len(jobs) // threads : (i + 1) * len(jobs) // threads] for i in range(threads)]
-            list(pool.map(part, pieces, [memory] * threads))
+        for model, path, offset, place, size in prepared[turn % len(prepared)]:
+            os.preadv(descriptors[path], [memory[model][place : place + size]], offset)
 
     return read
 
@@ -69,7 +60,7 @@ def mapped_copy_reader(
             for place, (row, clip) in enumerate(zip(rows.tolist(), clips.tolist(), strict=True)):
                 file = features._file(row // store.shard_videos, 0)
                 source = maps.setdefault(file.path, np.memmap(file.path, dtype=np.uint8, mode="r"))
-                offset = int(file.offsets[row % store.shard_videos, clip])
+                offset = int(file.offsets[row % store.shard_videos * features.clips + clip])
                 jobs.append((model, source, offset, place))
         prepared.append(sorted(jobs, key=lambda job: (job[0], job[2])))
 

@@ -26,7 +26,7 @@ from .processes import map_in_processes
 from .reader import Store
 from .receipts import RECEIPT_BYTES_MAX, Receipt, list_receipts, read_receipt, read_receipts, receipt_path
 from .removal import finish_removals, remove_shards
-from .schema import ids_digest, logits_key
+from .schema import logits_key
 from .shard_writer import ShardWriter
 from .spec import FeatureSpec
 
@@ -273,10 +273,8 @@ def _require_sound(features: Features, receipt: Receipt) -> None:
     store, first = features.store, receipt.shard * features.store.shard_videos
     ids = store.videos.ids[first : first + store.shard_videos]
     mend = f"run: faster verify {store.path} --repair"
-    if receipt.fingerprint != features.spec.fingerprint or receipt.ids_digest != ids_digest(ids):
-        raise StoreError(
-            f"{features.folder}: the receipt of shard {receipt.shard} is of other maps or videos; {mend}"
-        )
+    if why := receipt.misfit(features.spec.fingerprint, ids):
+        raise StoreError(f"{features.folder}, shard {receipt.shard}: {why}; {mend}")
     key = logits_key(receipt.shard, receipt.view)
     for stored in receipt.objects:
         if stored.key == key:

@@ -20,7 +20,6 @@ from .derived import Column, read_array, read_attributes, write_arrays
 from .encoding import checksum
 from .manifest import Manifest
 from .receipts import FAILED, OK, Receipt, list_receipts, read_receipts
-from .schema import ids_digest
 from .spec import FeatureSpec
 
 # Rows and values in one chunk of an index array, at most; whatever the store's size, so that chunks never move.
@@ -200,13 +199,9 @@ def _enter(
     shard_videos: int,
 ) -> None:
     where = f"{folder}/receipts, shard {receipt.shard}"
-    if receipt.fingerprint != spec.fingerprint:
-        raise StoreError(
-            f"{where}: its receipt belongs to maps made otherwise; remove that shard and run again"
-        )
     first, view = receipt.shard * shard_videos, receipt.view
-    if receipt.ids_digest != ids_digest(ids[first : first + shard_videos]):
-        raise StoreError(f"{where}: it holds other videos than the manifest says; see: faster verify")
+    if why := receipt.misfit(spec.fingerprint, ids[first : first + shard_videos]):
+        raise StoreError(f"{where}: {why}; see: faster verify")
     rows = coverage.status.shape[0]
     for entry in receipt.videos:
         if not (first <= entry.row < min(first + shard_videos, rows) and view < spec.views):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import crc32c as _crc32c
 import numpy as np
+from fastcrc import crc32
 from numpy.typing import NDArray
 
 from ..errors import StoreError
@@ -19,7 +19,7 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 def checksum(data: bytes | memoryview, start: int = 0) -> int:
     """crc32c of some bytes, going on from `start`."""
-    return int(_crc32c.crc32c(data, start))
+    return crc32.iscsi(data, start)
 
 
 def quantise(maps: NDArray[np.float16]) -> tuple[NDArray[np.uint8], NDArray[np.float32], float]:

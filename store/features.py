@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache, cached_property
-from itertools import pairwise, repeat
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,7 @@ from ..errors import StoreError
 from .attributes import read_group_attributes, read_spec
 from .coverage import Coverage, load_coverage
 from .encoding import checksum, decompress, dequantise
-from .files import read_regular
+from .files import read_floats, read_regular
 from .manifest import SEGMENT_BYTES_MAX
 from .remote import THREADS, RemotePath
 from .schema import logits_key, maps_key, scales_key
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from .reader import Store
 
 Request = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-# A clip to read: its shard, where its stored bytes lie, and its place in the batch.
-Job = tuple[ShardFile, int, int, int]
 
 
 class StoredMaps(NamedTuple):
@@ -63,7 +61,6 @@ class Features:
         self.provenance: Mapping[str, Any] = attributes.get("recorded", {})
         self._files: dict[tuple[int, int], ShardFile] = {}  # the longest unused one first
         self._lock = Lock()
-        self._pool: ThreadPoolExecutor | None = None
 
     @property
     def model(self) -> str:
@@ -198,53 +195,45 @@ class Features:
         *,
         out: NDArray[Any] | None = None,
         check: bool = False,
-        threads: int = 1,
     ) -> StoredMaps:
         """Read clips in any order as they are stored, straight into one array: the way to feed a device.
+
+        Several threads may read at once; on object storage a call has `remote.THREADS` requests under way itself.
 
         Args:
             rows, views, clips: (n,) integers, or scalars that hold for all.
             out: (n, l, h, w, c) of the stored dtype, C order, to fill; pinned memory will do.
             check: compare each clip with its checksum (always done for compressed ones).
-            threads: that read at once, on object storage at least `remote.THREADS`; several calls may be under way at once, too.
 
         Raises:
             StoreError: a clip is not in the store, or damaged, or its file is shorter than its receipt says.
         """
-        request = rows_, views_, _ = self._request(rows, views, clips)
-        shape = (len(rows_), *self.map_shape)
+        request = self._request(rows, views, clips)
+        keys, places = self._in_file_order(request)
+        shape = (len(keys), *self.map_shape)
         values = np.empty(shape, dtype=self.spec.dtype) if out is None else out
         if values.shape != shape or values.dtype != self.spec.dtype or not values.flags.c_contiguous:
             raise ValueError(f"out must be C-ordered {self.spec.dtype} of shape {shape}")
-        if isinstance(self.folder, RemotePath):
-            threads = max(threads, THREADS)
-            self._open_together(rows_, views_, threads)
-        scales = scale_of = None
-        starts: list[int] = [0] * len(rows_)
-        check = check or self.spec.codec != "none"
+        remote = isinstance(self.folder, RemotePath)
+        if remote:
+            self._open_together(keys)
+        scales = scale_of = starts = expected = None
         if self.spec.dtype == "uint8":
-            scales, scale_of = self._read_scales(rows_, views_)
-            if check:
+            scales, scale_of = self._read_scales(keys, places)
+        if check or self.spec.codec != "none":
+            expected = self._known.columns["crc32c"][request].tolist()
+            if scales is not None and scale_of is not None:
                 video_starts = [checksum(scale.data) for scale in scales]
                 starts = [video_starts[i] for i in scale_of.tolist()]
-        expected = self._known.columns["crc32c"][request].tolist() if check else None
-        memory = values.reshape(-1).view(np.uint8).data
-        for jobs in self._jobs(*request):
-            if threads == 1:
-                self._read(jobs, memory, starts, expected, request)
-                continue
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
-            parts = [jobs[i * len(jobs) // threads : (i + 1) * len(jobs) // threads] for i in range(threads)]
-            others = [
-                self._pool.submit(self._read, part, memory, starts, expected, request) for part in parts[1:]
-            ]
-            try:
-                self._read(parts[0], memory, starts, expected, request)
-            finally:
-                wait(others)  # they write into the caller's memory
-            for other in others:
-                other.result()
+        read = partial(self._read, values.reshape(-1).view(np.uint8).data, expected, starts, request)
+        if not remote:
+            read(keys.tolist(), places.tolist())
+            return StoredMaps(values, scales, scale_of)
+        parts = zip(np.array_split(keys, THREADS), np.array_split(places, THREADS), strict=True)
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="store") as pool:
+            # The pool waits for all of them, whatever one raises: they write into the caller's memory.
+            for part in [pool.submit(read, k.tolist(), p.tolist()) for k, p in parts]:
+                part.result()
         return StoredMaps(values, scales, scale_of)
 
     def read_logits(self, rows: ArrayLike, views: ArrayLike, clips: ArrayLike) -> NDArray[np.float32]:
@@ -264,12 +253,17 @@ class Features:
         expected = self._known.columns["logits_crc32c"][rows_, views_].tolist()
         for shard, view in sorted(set(zip(shards.tolist(), views_.tolist(), strict=True))):
             here = (shards == shard) & (views_ == view)
-            data = _read_file(self.folder / logits_key(shard, view), 4 * int(np.prod(shape)))
-            stored = np.frombuffer(data, dtype="<f4").reshape(shape)
+            path = self.folder / logits_key(shard, view)
+            try:
+                stored = read_floats(path, shape)
+            except OSError as error:
+                raise StoreError(
+                    f"{path}: {error.strerror}, though its receipt is there; see: faster verify"
+                ) from error
             for place in np.flatnonzero(here)[np.unique(within[here], return_index=True)[1]].tolist():
                 if checksum(stored[within[place]].tobytes()) != expected[place]:
                     raise StoreError(
-                        f"{self.folder / logits_key(shard, view)}: the scores of {self.store.videos.ids[rows_[place]]} are "
+                        f"{path}: the scores of {self.store.videos.ids[rows_[place]]} are "
                         f"damaged; run: faster verify {self.store.path} --repair"
                     )
             out[here] = stored[within[here], clips_[here]]
@@ -280,47 +274,43 @@ class Features:
         with self._lock:
             self._files.clear()
 
-    def _jobs(
-        self, rows: NDArray[np.int64], views: NDArray[np.int64], clips: NDArray[np.int64]
-    ) -> Iterator[list[Job]]:
-        """The clips in the files' order, in lists that need no more files at once than may be open."""
+    def _in_file_order(self, request: Request) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Each clip's number, counted through the shard files, ascending; and its place in the request."""
+        rows, views, clips = request
         shards, within = np.divmod(rows, self.store.shard_videos)
-        files = shards * self.views + views
-        order = np.lexsort((clips, within, files))
-        in_order = files[order]
-        ends = [*(np.flatnonzero(in_order[1:] != in_order[:-1]) + 1).tolist(), len(order)]
-        most = _open_files_max()
-        jobs: list[Job] = []
-        for count, (start, end) in enumerate(pairwise([0, *ends]) if len(order) else (), 1):
-            piece = order[start:end]
-            file = self._file(*divmod(int(in_order[start]), self.views))
-            at = within[piece], clips[piece]
-            jobs += zip(repeat(file), file.offsets[at].tolist(), file.sizes[at].tolist(), piece.tolist())
-            if count % most == 0:
-                yield jobs
-                jobs = []
-        yield jobs
+        keys = ((shards * self.views + views) * self.store.shard_videos + within) * self.clips + clips
+        places = np.argsort(keys, kind="stable")
+        return keys[places], places
 
     def _read(
         self,
-        jobs: list[Job],
         memory: memoryview,
-        starts: list[int],
         expected: list[int] | None,
+        starts: list[int] | None,
         request: Request,
+        keys: list[int],
+        places: list[int],
     ) -> None:
-        size = self.spec.clip_bytes
+        """Fill the clips' places in `memory`; a call's cost is counted in microseconds a clip."""
+        size, file_clips = self.spec.clip_bytes, self.store.shard_videos * self.clips
         compressed = self.spec.codec != "none"
-        scratch = memoryview(bytearray(max((job[2] for job in jobs), default=0) if compressed else 0))
-        for file, offset, stored_size, place in jobs:
+        number, scratch = -1, memoryview(b"")
+        for key, place in zip(keys, places, strict=True):
+            if key // file_clips != number:
+                number = key // file_clips
+                file = self._file(*divmod(number, self.views))
+                offsets, sizes, read_into = file.offsets.data, file.sizes.data, file.read_into
+            at = key % file_clips
             clip = memory[place * size : (place + 1) * size]
-            stored = scratch[:stored_size] if compressed else clip
-            if not stored_size:
+            if not (stored_size := sizes[at]):
                 raise StoreError(
                     f"{file.path}: has no {self._name(place, request)}, though its receipt is there"
                 )
-            file.read_into(stored, offset)
-            if expected is not None and checksum(stored, starts[place]) != expected[place]:
+            if compressed and stored_size > len(scratch):
+                scratch = memoryview(bytearray(stored_size))
+            stored = scratch[:stored_size] if compressed else clip
+            read_into(stored, offsets[at])
+            if expected is not None and checksum(stored, starts[place] if starts else 0) != expected[place]:
                 raise StoreError(
                     f"{file.path}: {self._name(place, request)} is damaged; run: faster verify {self.store.path} --repair"
                 )
@@ -332,32 +322,44 @@ class Features:
         return f"clip {clip} of {self.store.videos.ids[row]}" + (f", view {view}" if view else "")
 
     def _read_scales(
-        self, rows: NDArray[np.int64], views: NDArray[np.int64]
+        self, keys: NDArray[np.int64], places: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        videos, scale_of = np.unique(rows * self.views + views, return_inverse=True)
-        scales = np.empty((len(videos), self.map_shape[3]), dtype="<f4")
-        memory, size = scales.reshape(-1).view(np.uint8).data, scales[:1].nbytes
-        for i, video in enumerate(videos.tolist()):
-            shard, within = divmod(video // self.views, self.store.shard_videos)
-            self._file(shard, video % self.views).read_scale(memory[i * size : (i + 1) * size], within)
+        """The scale of each video that is asked for, and which of them each place of the request has."""
+        videos = keys // self.clips
+        first = _changes(videos)
+        scale_of = np.empty(len(keys), dtype=np.int64)
+        scale_of[places] = np.cumsum(first) - 1
+        numbers, within = np.divmod(videos[first], self.store.shard_videos)
+        scales = np.empty((len(within), self.map_shape[3]), dtype="<f4")
+        for start, end in pairwise([*np.flatnonzero(_changes(numbers)).tolist(), len(numbers)]):
+            file = self._file(*divmod(int(numbers[start]), self.views))
+            assert file.scales is not None
+            # The places are in range; "clip" spares the copy that take makes to be safe.
+            np.take(file.scales, within[start:end], axis=0, out=scales[start:end], mode="clip")
         return scales, scale_of
 
     def _request(
         self, rows: ArrayLike, views: ArrayLike, clips: ArrayLike
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        asked = [np.atleast_1d(np.asarray(a)) for a in (rows, views, clips)]
+        asked = [np.asarray(a) for a in (rows, views, clips)]
         if any(a.size and a.dtype.kind not in "iu" for a in asked):
             raise ValueError(f"rows, views and clips are whole numbers, not {[str(a.dtype) for a in asked]}")
-        r, v, c = (a.astype(np.int64) for a in asked)
-        r, v, c = np.broadcast_arrays(r, v, c)
+        shape = np.broadcast_shapes((1,), *(a.shape for a in asked))
+        if len(shape) != 1:
+            raise ValueError(f"rows, views and clips are lists, not of shape {shape}")
+        r, v, c = (
+            a if a.shape == shape else np.broadcast_to(a, shape)
+            for a in (a.astype(np.int64, copy=False) for a in asked)
+        )
         limits = (self.ok.shape[0], self.views, self.clips)
         for name, values, limit in zip(("video row", "view", "clip"), (r, v, c), limits, strict=True):
             if values.size and not 0 <= values.min() <= values.max() < limit:
                 raise StoreError(
                     f"{name} {values.max()} asked of {limit} that {self.store.path} has of {self.model}"
                 )
-        absent = np.flatnonzero(~self.ok[r, v])
-        if absent.size:
+        known = self.ok[r, v]
+        if not known.all():
+            absent = np.flatnonzero(~known)
             row = int(r[absent[0]])
             raise StoreError(
                 f"{self.store.path} has no maps of {self.model} for {self.store.videos.ids[row] or f'row {row}'}"
@@ -387,14 +389,15 @@ class Features:
         self._files[shard, view] = file
         return file
 
-    def _open_together(self, rows: NDArray[np.int64], views: NDArray[np.int64], threads: int) -> None:
+    def _open_together(self, keys: NDArray[np.int64]) -> None:
         """Open the shards that are wanted at once: on object storage each takes a way there and back."""
-        keys = dict.fromkeys(zip((rows // self.store.shard_videos).tolist(), views.tolist(), strict=True))
-        missing = [key for key in keys if key not in self._files][: _open_files_max()]
-        with ThreadPoolExecutor(threads) as pool:
+        numbers = np.unique(keys // (self.store.shard_videos * self.clips)).tolist()
+        wanted = [divmod(number, self.views) for number in numbers]
+        missing = [key for key in wanted if key not in self._files][: _open_files_max()]
+        with ThreadPoolExecutor(THREADS) as pool:
             for key, file in zip(missing, pool.map(lambda key: self._open(*key), missing), strict=True):
                 with self._lock:
-                    self._keep(*key, file)
+                    self._keep(key[0], key[1], file)
 
 
 @cache
@@ -403,19 +406,14 @@ def _open_files_max() -> int:
     return max(16, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
 
 
+def _changes(values: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where a value differs from the one before it; the first does."""
+    changes = np.ones(len(values), dtype=bool)
+    np.not_equal(values[1:], values[:-1], out=changes[1:])
+    return changes
+
+
 def _ends(path: str) -> list[str]:
     """A path, and the path without its first folder, and so on."""
     parts = path.split("/")
     return ["/".join(parts[i:]) for i in range(len(parts))]
-
-
-def _read_file(path: Path, size_bytes: int) -> bytes:
-    try:
-        data = read_regular(path, size_max=size_bytes)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: {error.strerror}, though its receipt is there; see: faster verify"
-        ) from error
-    if len(data) != size_bytes:
-        raise StoreError(f"{path}: {len(data)} bytes, expected {size_bytes}")
-    return data

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 from io import BufferedReader
+from math import prod
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import StoreError
 from .remote import RemotePath
@@ -42,6 +46,20 @@ def read_regular(path: Path, *, size_max: int) -> bytes:
         if size > size_max:
             raise StoreError(f"{path} has {size} bytes; such a file has at most {size_max}")
         return file.read(size)
+
+
+def read_floats(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A whole file of little-endian float32 in C order.
+
+    Raises:
+        StoreError: it has another size, or is not a regular file.
+        OSError: it cannot be read.
+    """
+    size = 4 * prod(shape)
+    data = read_regular(path, size_max=size)
+    if len(data) != size:
+        raise StoreError(f"{path}: {len(data)} bytes, expected float32 of shape {shape}")
+    return np.frombuffer(data, dtype="<f4").reshape(shape)
 
 
 def require_inside(path: Path, root: Path) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError
 from .features import Features
-from .files import read_regular
+from .files import read_floats
 
 Head = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -44,21 +43,18 @@ def read_head(features: Features) -> Head | None:
     classes, channels = features.num_classes, features.map_shape[3]
     arrays = []
     for key, shape in (("weight/c/0/0", (classes, channels)), ("bias/c/0", (classes,))):
-        size_bytes = 4 * prod(shape)
         try:
-            data = read_regular(folder / key, size_max=size_bytes)
+            values = read_floats(folder / key, shape)
         except OSError as error:
             raise StoreError(
                 f"{folder / key}: {error.strerror}, though the classifier is declared"
             ) from error
-        if len(data) != size_bytes:
-            raise StoreError(f"{folder / key}: {len(data)} bytes, expected float32 of shape {shape}")
         known = features.provenance.get("head_sha256")
-        if isinstance(known, dict) and hashlib.sha256(data).hexdigest() != known.get(key):
+        if isinstance(known, dict) and hashlib.sha256(values.tobytes()).hexdigest() != known.get(key):
             raise StoreError(
                 f"{folder / key}: not what was written; run: faster verify {features.store.path} --repair"
             )
-        arrays.append(np.frombuffer(data, dtype="<f4").reshape(shape))
+        arrays.append(values)
     return arrays[0], arrays[1]
 
 

@@ -7,13 +7,14 @@ that was interrupted ends with the same bytes as one that was not.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from ..errors import StorageError, StoreError, one_line
 from .files import read_regular
+from .schema import ids_digest
 from .sealed import seal, unseal
 
 OK = 1
@@ -89,6 +90,14 @@ class Receipt:
     objects: tuple[StoredObject, ...]
     videos: tuple[VideoEntry, ...]
     source: str = ""
+
+    def misfit(self, fingerprint: str, ids: Sequence[str]) -> str:
+        """Why it does not speak of a shard of these videos under that provenance; "" where it does."""
+        if self.fingerprint != fingerprint:
+            return "its receipt belongs to maps made otherwise"
+        if self.ids_digest != ids_digest(ids):
+            return "its receipt speaks of other videos than the manifest"
+        return ""
 
     def to_bytes(self) -> bytes:
         """The receipt's file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ class ShardFile:
 
     Attributes:
         path: of the file.
-        offsets, sizes: (videos a shard, clips) int64: where each clip's stored bytes lie; size 0 is absent.
+        offsets, sizes: (videos a shard · clips,) int64: where each clip's stored bytes lie; size 0 is absent.
+        scales: (videos a shard, c) float32, of uint8 maps that were opened with them; None otherwise.
         read_into: fills memory from an offset on; see `Ranges`.
     """
 
@@ -42,13 +44,12 @@ class ShardFile:
     ) -> None:
         self.path, self._spec = path, spec
         self._ranges = _open(path, mapped)
-        self._scales = _open(scales, mapped) if scales is not None and spec.dtype == "uint8" else None
         self.read_into = self._ranges.read_into  # here, so that a batch's every clip saves a call
         if self._ranges.size < (length := 16 * shard_videos * spec.clips + 4):
             raise StoreError(f"{path}: {self._ranges.size} bytes: it is cut off")
         data = bytearray(length)
         self._ranges.read_into(memoryview(data), self._ranges.size - len(data))
-        index = np.frombuffer(data, dtype="<u8", count=len(data) // 8).reshape(shard_videos, spec.clips, 2)
+        index = np.frombuffer(data, dtype="<u8", count=len(data) // 8).reshape(-1, 2)
         if index_bytes(index) != data:
             raise StoreError(f"{path}: its index does not fit its checksum")
         largest = spec.clip_bytes if spec.codec == "none" else compressed_size_max(spec.clip_bytes)
@@ -60,11 +61,11 @@ class ShardFile:
             raise StoreError(f"{path}: its index names clips of {sizes[~(absent | sound)][0]} bytes")
         self.offsets = np.where(absent, 0, offsets).astype(np.int64)
         self.sizes = np.where(absent, 0, sizes).astype(np.int64)
-
-    def read_scale(self, memory: memoryview, within: int) -> None:
-        """Fill `memory` with the scale of the shard's video `within`: (c,) little-endian float32."""
-        assert self._scales is not None, "only uint8 maps have scales"
-        self._scales.read_into(memory, within * len(memory))
+        self.scales: NDArray[np.float32] | None = None
+        if scales is not None and spec.dtype == "uint8":
+            self.scales = np.empty((shard_videos, spec.map_shape[3]), dtype="<f4")
+            with closing(_open(scales, mapped=False)) as ranges:
+                ranges.read_into(self.scales.reshape(-1).view(np.uint8).data, 0)
 
     def read_video(
         self, within: int, scale: NDArray[np.float32] | None
@@ -81,8 +82,9 @@ class ShardFile:
         spec = self._spec
         values = np.empty((spec.clips, spec.clip_bytes), dtype=np.uint8)
         stored = []
+        of_video = slice(within * spec.clips, (within + 1) * spec.clips)
         for clip, (offset, size) in enumerate(
-            zip(self.offsets[within].tolist(), self.sizes[within].tolist(), strict=True)
+            zip(self.offsets[of_video].tolist(), self.sizes[of_video].tolist(), strict=True)
         ):
             if not size:
                 raise StoreError(f"{self.path}: clip {clip} of its video {within} is absent")
@@ -99,11 +101,9 @@ class ShardFile:
         return dequantise(values.reshape(shape), np.broadcast_to(scale, (spec.clips, len(scale)))), stored
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Let go of the file."""
         del self.read_into
         self._ranges.close()
-        if self._scales is not None:
-            self._scales.close()
 
 
 def _open(path: Path, mapped: bool) -> Ranges:

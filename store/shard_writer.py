@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import StoreError
 from .commit import link_if_absent, put_if_absent, storage_errors, temporary_beside
 from .encoding import checksum, compress, quantise
+from .files import read_floats
 from .manifest import Manifest
 from .receipts import ClipFacts, Receipt, StoredObject, VideoEntry, read_receipt, receipt_path
 from .schema import ids_digest, logits_key, maps_key, scales_key, shard_keys
@@ -210,13 +211,17 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
                     for path in (self._folder / keys[0], self._temporary)
                 )
                 if spec.dtype == "uint8":
-                    scales = _like(self._folder / scales_key(self._shard, self._view), self._scales)
+                    scales = read_floats(
+                        self._folder / scales_key(self._shard, self._view), self._scales.shape
+                    )
                 if spec.num_classes:
-                    logits = _like(self._folder / logits_key(self._shard, self._view), self._logits)
+                    logits = read_floats(
+                        self._folder / logits_key(self._shard, self._view), self._logits.shape
+                    )
                 for row, entry in self._entries.items():
                     within = row - self._first
                     if not entry.ok:
-                        if theirs.sizes[within].any():
+                        if theirs.sizes[within * spec.clips : (within + 1) * spec.clips].any():
                             raise StoreError(
                                 f"{theirs.path}: holds video {within} of the shard, which failed here"
                             )
@@ -237,13 +242,6 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             ) from error
         with storage_errors(self._folder):
             return tuple(_stored(self._folder, key) for key in keys)
-
-
-def _like(path: Path, ours: NDArray[np.float32]) -> NDArray[np.float32]:
-    data = path.read_bytes()
-    if len(data) != ours.nbytes:
-        raise StoreError(f"{path}: {len(data)} bytes, expected {ours.nbytes}")
-    return np.frombuffer(data, dtype="<f4").reshape(ours.shape)
 
 
 def _require_close(stored: NDArray[Any], computed: NDArray[Any], path: Path) -> None:

@@ -22,7 +22,7 @@ from .reader import Store
 from .receipts import list_receipts, read_receipt, receipt_path
 from .remote import require_local
 from .removal import list_tombstones, remove_file, remove_shards
-from .schema import arrays_metadata, ids_digest, shard_keys
+from .schema import arrays_metadata, shard_keys
 from .writer import fit_arrays
 
 # What says that a shard's file is gone or unreadable; any other error says nothing of the shard.
@@ -73,7 +73,7 @@ class _Task:
     shard: int
     view: int
     fingerprint: str
-    ids_digest: str
+    ids: tuple[str, ...]
     rows: tuple[int, ...]
     keys: tuple[str, ...]
 
@@ -191,7 +191,7 @@ def _tasks(store: Store, features: Features) -> Iterator[_Task]:
             shard=shard,
             view=view,
             fingerprint=features.spec.fingerprint,
-            ids_digest=ids_digest(ids[here.start : here.stop]),
+            ids=tuple(ids[here.start : here.stop]),
             rows=tuple(row for row in here if ids[row]),
             keys=tuple(keys),
         )
@@ -204,9 +204,9 @@ def _check(task: _Task) -> tuple[str, int]:
         receipt = read_receipt(task.folder, task.shard, task.view)
     except StoreError as error:
         return str(error), 0
-    if receipt.fingerprint != task.fingerprint:
-        return "its receipt belongs to maps made otherwise", 0
-    if receipt.ids_digest != task.ids_digest or tuple(v.row for v in receipt.videos) != task.rows:
+    if why := receipt.misfit(task.fingerprint, task.ids):
+        return why, 0
+    if tuple(entry.row for entry in receipt.videos) != task.rows:
         return "its receipt speaks of other videos than the manifest", 0
     if tuple(stored.key for stored in receipt.objects) != task.keys:
         return "its receipt names other files than a shard has", 0

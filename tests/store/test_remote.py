@@ -223,9 +223,7 @@ def test_the_same_maps_logits_and_facts_come_from_object_storage(
 
     np.testing.assert_array_equal(there.read_maps(rows, 0, clips), here.read_maps(rows, 0, clips))
     np.testing.assert_array_equal(there.read_logits(rows, 0, clips), here.read_logits(rows, 0, clips))
-    for mine, theirs in zip(
-        here.read_stored(rows, 0, clips), there.read_stored(rows, 0, clips, threads=3), strict=True
-    ):
+    for mine, theirs in zip(here.read_stored(rows, 0, clips), there.read_stored(rows, 0, clips), strict=True):
         np.testing.assert_array_equal(theirs, mine)
     assert there.spec == here.spec
     assert there.trained_on == here.trained_on == {"x/1.mp4"}

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import crc32c
+import google_crc32c
 import numpy as np
 import pytest
 import tensorstore
@@ -109,12 +109,11 @@ def test_reader_gives_any_clips_in_any_order(whole: stores.Store) -> None:
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_stored_values_and_scales_are_the_maps(whole: stores.Store, mapped: bool, threads: int) -> None:
+def test_stored_values_and_scales_are_the_maps(whole: stores.Store, mapped: bool) -> None:
     features = stores.open(whole.path, mapped=mapped).features("r2plus1d50", 8)
     rng = np.random.default_rng(1)
     rows, clips = rng.choice([0, 1, 2, 4, 5, 6, 7, 8], size=40), rng.integers(0, 4, size=40)
-    stored = features.read_stored(rows, 0, clips, threads=threads)
+    stored = features.read_stored(rows, 0, clips)
     values = stored.values
     if stored.scales is not None:
         assert len(stored.scales) == len(set(rows.tolist()))
@@ -122,6 +121,17 @@ def test_stored_values_and_scales_are_the_maps(whole: stores.Store, mapped: bool
     np.testing.assert_array_equal(values, expected_maps(features.spec)[rows, 0, clips])
     features.close()
     np.testing.assert_array_equal(features.read_stored(rows, 0, clips).values, stored.values)
+
+
+def test_several_threads_read_at_once(whole: stores.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("faster.store.features._open_files_max", lambda: 2)  # they close each other's files
+    features = whole.features("r2plus1d50", 8)
+    requests = [np.random.default_rng(seed).permutation([0, 1, 2, 4, 5, 6, 7, 8]) for seed in range(60)]
+    with ThreadPoolExecutor(4) as pool:
+        for rows, maps in zip(
+            requests, pool.map(lambda rows: features.read_maps(rows, 0, 1), requests), strict=True
+        ):
+            np.testing.assert_array_equal(maps, expected_maps(features.spec)[rows, 0, 1])
 
 
 def test_a_store_of_more_shards_than_may_be_open(
@@ -132,7 +142,7 @@ def test_a_store_of_more_shards_than_may_be_open(
     rows = np.array([8, 0, 4, 1, 5, 8])
     before = len(list(Path("/proc/self/fd").iterdir()))
     np.testing.assert_array_equal(features.read_maps(rows, 0, 2), expected_maps(features.spec)[rows, 0, 2])
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2  # one shard: its maps and its scales
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
 
 
 def test_a_flipped_bit_in_the_scores_is_seen_as_they_are_read(whole: stores.Store) -> None:
@@ -228,11 +238,13 @@ def test_a_flipped_bit_is_seen_as_it_is_read(whole: stores.Store) -> None:
         data = bytearray(file.read_bytes())
         data[20] ^= 16  # of row 4, clip 0; of its scale
         file.write_bytes(data)
+        features.close()  # an open shard has its scales in memory
         with pytest.raises(StoreError, match=r"clip 0 of b/víd eo 4\.mp4 is damaged; run: faster verify"):
             features.read_stored([5, 4], 0, [1, 0], check=True)
         features.read_stored([5, 8], 0, [1, 0], check=True)
         data[20] ^= 16
         file.write_bytes(data)
+        features.close()
         features.read_stored([5, 4], 0, [1, 0], check=True)
 
 
@@ -272,7 +284,7 @@ def test_clips_lie_on_pages_in_order_and_the_receipt_knows_their_checksums(tmp_p
     assert (np.diff(present[:, 0].astype(int)) == 4096).all()
     for entry in receipt.videos[:3]:
         for (offset, size), checksum in zip(index[entry.row], entry.crc32c, strict=True):
-            assert crc32c.crc32c(data[int(offset) : int(offset + size)]) == checksum
+            assert google_crc32c.value(data[int(offset) : int(offset + size)]) == checksum
     assert (index[3] == 2**64 - 1).all()
     assert receipt.videos[3].reason == "audio only"
 
@@ -393,7 +405,7 @@ def test_data_without_a_receipt_is_adopted_as_it_is(tmp_path: Path) -> None:
         receipt = again.commit()
     data = (folder / receipt.objects[0].key).read_bytes()
     assert receipt.objects[0].sha256 == hashlib.sha256(data).hexdigest()
-    assert receipt.videos[2].crc32c[1] == crc32c.crc32c(make_maps(spec, 2)[0][1].tobytes())
+    assert receipt.videos[2].crc32c[1] == google_crc32c.value(make_maps(spec, 2)[0][1].tobytes())
 
 
 def test_an_abandoned_shard_leaves_nothing(tmp_path: Path) -> None:

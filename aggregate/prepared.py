@@ -1,0 +1,184 @@
+"""A run that is ready to train: what was asked, settled against a store, and the aggregator as it begins."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..ranks import ALONE, Ranks
+from ..run_folder import open_run, write_json, write_tensors
+from ..store import Store
+from ..store.sealed import digest
+from ..training import TrainingOptions, run_config
+from .evaluate import Evaluation, notes, report
+from .loader import ClipReader
+from .parts import Parts
+from .runs import RunConfig, load_best, store_fingerprint
+from .selection import Mix
+from .task import AggregatorTask
+from .train_config import TrainConfig
+
+
+class PreparedRun:
+    """One run, whether `train_agg` trains it alone or a sweep beside others.
+
+    Attributes:
+        run: its folder.
+        settled: what config.json says of the store, the mix and the aggregator.
+        aggregator: with the weights that the seed gives.
+        init: what config.json says of the run that it starts from.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        store: Store,
+        mix: Mix,
+        split: str,
+        parts: Parts,
+        *,
+        run: Path,
+        device: torch.device,
+        ranks: Ranks = ALONE,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.config, self.store, self.mix, self.parts = config, store, mix, parts
+        self.run, self.device, self.ranks = run, device, ranks
+        self.settled = _settle(config, store, mix, split, parts, say)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.aggregator = self.settled.build()
+        self.init: dict[str, Any] | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether the aggregator has weights to train; averaging the backbones' own scores has none."""
+        return any(parameter.requires_grad for parameter in self.aggregator.parameters())
+
+    @property
+    def options(self) -> TrainingOptions:
+        """How to train it."""
+        return self.config.options(str(self.device))
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What config.json holds beside the options."""
+        return {
+            **self.settled.to_dict(),
+            "label_smoothing": self.config.label_smoothing,
+            "balance_classes": self.config.balance_classes,
+            "init": self.init,
+            "ranks": self.ranks.count,
+            "versions": versions(),
+        }
+
+    def task(self, reader: ClipReader) -> AggregatorTask:
+        """What `fit` trains."""
+        return AggregatorTask(
+            self.aggregator,
+            reader,
+            self.store,
+            self.parts,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            label_smoothing=self.config.label_smoothing,
+            balanced=self.config.balance_classes,
+            device=self.device,
+            ranks=self.ranks,
+        )
+
+    def record_untrained(self) -> None:
+        """Make the run folder of an aggregator without weights."""
+        if self.ranks.first:
+            open_run(self.run, run_config(self.options, self.values))
+            write_tensors(self.run / "best.safetensors", {})
+
+    def report(self) -> Evaluation:
+        """Say in the folder what the run saw, and make its one report, with the best epoch's weights.
+
+        Raises DataError where a reported video was in a backbone's training.
+        """
+        load_best(self.run, self.aggregator)
+        rows = np.sort(np.concatenate([self.parts.train, self.parts.validation]))
+        trained_on = [self.store.videos.ids[row] for row in rows]
+        if self.ranks.first:
+            write_json(self.run / "trained_on.json", trained_on)
+        reported = report(
+            self.aggregator,
+            self.store,
+            self.mix,
+            split=self.settled.split,
+            part=self.parts.report_part,
+            trained_on=frozenset(trained_on),
+            predictions=self.run / "predictions.csv",
+            batch_size=self.config.batch_size,
+            device=self.device,
+            ranks=self.ranks,
+        )
+        if self.ranks.first:
+            write_json(self.run / "result.json", reported.to_dict())
+        return reported
+
+
+def _settle(
+    config: TrainConfig, store: Store, mix: Mix, split: str, parts: Parts, say: Callable[[str], None]
+) -> RunConfig:
+    """Every value settled, as config.json holds it."""
+    reads = "maps"
+    if config.aggregator == "average":
+        own = [model for model, f in mix.features.items() if f.class_names != store.class_names]
+        reads = "maps" if own else "logits"
+        say(
+            f"average: {', '.join(own)} has no classifier for the store's classes, so linear heads on the pooled "
+            "maps are trained first"
+            if own
+            else "average: the mean of the backbones' own scores; nothing is trained"
+        )
+    say(f"{config.aggregator}: {mix.describe()}, {len(store.class_names)} classes")
+    for note in notes(mix):
+        say(f"note: {note}")
+    return RunConfig(
+        store=str(store.path.resolve()),
+        store_fingerprint=store_fingerprint(store, mix),
+        split=split,
+        report_part=parts.report_part,
+        aggregator=config.aggregator,
+        dropout=config.dropout,
+        reads=reads,
+        map_shapes=mix.map_shapes,
+        pattern=str(mix.pattern),
+        clips=mix.clips,
+        clip_frames=mix.clip_frames,
+        expensive=mix.expensive.model if mix.expensive else None,
+        cheap=mix.cheap.model if mix.cheap else None,
+        class_names=store.class_names,
+        models={
+            m: {"spec": f.spec.to_dict(), "recorded": dict(f.provenance)} for m, f in mix.features.items()
+        },
+        validation_share=config.validation_share,
+        videos={
+            **{name: len(values) for name, values in parts.rows.items()},
+            "digest": digest({name: values.tolist() for name, values in parts.rows.items()}),
+            "store": int(store.videos.exists.sum()),
+            "segments": list(store.videos.segments),
+        },
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of what computes: for config.json."""
+    return {
+        "faster": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "safetensors": version("safetensors"),
+        "zarr": version("zarr"),
+        "python": platform.python_version(),
+    }
