@@ -33,14 +33,14 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
     "--clip-frames",
     type=click.IntRange(min=1),
     metavar="L",
-    help="Frames of a clip  [8, 16 and 32; of a video 8]",
+    help="Frames of a clip  [the model's own, or 8, 16 and 32; of a video 8]",
 )
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), help="A setting that the paper names.")
 @click.option(
     "--table", type=click.Choice([str(number) for number in TABLES]), help="Recompute a table of the paper."
 )
 @click.option(
-    "--size", type=click.IntRange(min=1), default=224, show_default=True, help="Pixels of a frame's side."
+    "--size", type=click.IntRange(min=1), help="Pixels of a frame's side  [each model's own, else 224]"
 )
 @_AS_JSON
 def flops_command(
@@ -50,7 +50,7 @@ def flops_command(
     clip_frames: int | None,
     preset: str | None,
     table: str | None,
-    size: int,
+    size: int | None,
     as_json: bool,
 ) -> None:
     """GFLOPs of a clip, of a video, or of the paper's tables.
@@ -67,7 +67,7 @@ def flops_command(
     from . import flops
 
     if table is not None:
-        if models or pattern or clips or clip_frames or preset or size != 224:
+        if models or pattern or clips or clip_frames or preset or size:
             raise UsageError("--table takes no other option than --json: its settings are the paper's")
         _print_table(flops.table_cells(int(table)), int(table), as_json)
         return
@@ -85,12 +85,13 @@ def flops_command(
         setting = Setting(pattern=pattern, clip_frames=frames, clips=clips or max(1, TOTAL_FRAMES // frames))
         settings = [_with_models(setting, models, size)]
     else:
-        lengths = (clip_frames,) if clip_frames else (8, 16, 32)
         costs = [
-            flops.backbone_cost(name, frames, size) for name in models or TABLE_1_NAMES for frames in lengths
+            flops.backbone_cost(name, frames, size)
+            for name in models or TABLE_1_NAMES
+            for frames in ((clip_frames,) if clip_frames else flops.usual_clips(name))
         ]
         if not models:
-            settings = [replace(setting, size=size) for setting in PRESETS.values()]
+            settings = [replace(setting, size=size or setting.size) for setting in PRESETS.values()]
     _print_costs(costs, [(setting, flops.setting_cost(setting)) for setting in settings], as_json)
 
 
@@ -104,7 +105,7 @@ def models_command(as_json: bool) -> None:
       faster models --json
     """
     from .aggregate.registry import known_names as known_aggregators
-    from .extract.backbones import is_scalable, known_names
+    from .extract.backbones import LIBRARIES, is_scalable, known_names
     from .flops import backbone_cost
 
     rows = [(backbone_cost(name, 8), is_scalable(name)) for name in known_names()]
@@ -113,6 +114,16 @@ def models_command(as_json: bool) -> None:
             json.dumps(
                 {
                     "models": [{**asdict(cost), "scalable": scalable} for cost, scalable in rows],
+                    "libraries": [
+                        {
+                            "prefix": library.prefix,
+                            "offers": library.offers,
+                            "example": library.example,
+                            "installed": library.installed,
+                            "install": library.install,
+                        }
+                        for library in LIBRARIES.values()
+                    ],
                     "aggregators": known_aggregators(),
                 }
             )
@@ -126,16 +137,21 @@ def models_command(as_json: bool) -> None:
     click.echo(
         "* also narrower or wider: r2d26-w16 has a stem of 16 channels instead of 64, and all others scale."
     )
+    click.echo("\nnetworks of other libraries, whose cost `faster flops --model NAME` counts:")
+    for library in LIBRARIES.values():
+        missing = "" if library.installed else f"; to install: {library.install}"
+        click.echo(f"  {library.example:<46}{library.offers}{missing}")
     click.echo("Your own network: --model package.module:function")
     click.echo(f"\naggregators: {', '.join(known_aggregators())}")
 
 
-def _with_models(setting: Setting, models: tuple[str, ...], size: int) -> Setting:
+def _with_models(setting: Setting, models: tuple[str, ...], size: int | None) -> Setting:
     """The setting with the user's models: two, or one for both places."""
     from .aggregate.pattern import Pattern
     from .flops import order_by_cost
 
-    setting = replace(setting, size=size)
+    if models or size:
+        setting = replace(setting, size=size)
     if len(models) > 2:
         raise UsageError(f"a pattern mixes two models, {len(models)} are given: {', '.join(models)}")
     if not models:
@@ -178,6 +194,8 @@ def _print_costs(costs: list[BackboneCost], videos: list[tuple[Setting, PatternC
         click.echo(f"  expensive  {cost.n_expensive:>3} × {cost.expensive_gflops:8.3f}  {setting.expensive}")
         click.echo(f"  cheap      {cost.n_cheap:>3} × {cost.cheap_gflops:8.3f}  {setting.cheap}")
         click.echo(f"  steps      {cost.clips - 1:>3} × {cost.step_gflops:8.3f}  {setting.aggregator}")
+        if cost.projections_gflops:
+            click.echo(f"  projections {cost.projections_gflops:>13.3f}  the models' maps differ in shape")
         click.echo(
             f"  a video    {cost.exact:.2f} GFLOPs ({cost.per_clip:.2f} a clip); the paper's rounding {cost.paper_rounded:.1f}"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -62,14 +62,26 @@ class BackboneCost:
     """Without a classifier."""
 
 
-@lru_cache(maxsize=256)
-def backbone_cost(name: str, clip_frames: int, size: int = 224) -> BackboneCost:
-    """Cost of one clip of `clip_frames` frames of size×size pixels. Raises UsageError for an unknown name."""
-    from .extract.backbones import build
+def usual_clips(name: str) -> tuple[int, ...]:
+    """The clip lengths that a backbone's cost is shown for: the paper's, or the one that it was made for."""
+    from .extract.backbones import on_meta
 
-    with torch.device("meta"):
-        backbone = build(name).eval()
-        clip = torch.empty(1, 3, clip_frames, size, size)
+    own = on_meta(name).clip_frames
+    return (8, 16, 32) if own is None else (own,)
+
+
+@lru_cache(maxsize=256)
+def backbone_cost(name: str, clip_frames: int, size: int | None = None) -> BackboneCost:
+    """Cost of one clip of `clip_frames` frames of size×size pixels, by default those it was made for, else 224.
+
+    Raises UsageError for an unknown name, and for clips that the network does not take.
+    """
+    from .extract.backbones import on_meta
+
+    backbone = on_meta(name).eval()
+    size = size or backbone.size or 224
+    backbone.require_takes(clip_frames, size)
+    clip = torch.empty(1, 3, clip_frames, size, size, device="meta")
     with torch.no_grad():
         _, l, h, w, c = backbone.features(clip).shape  # noqa: E741 - the paper's letter
     return BackboneCost(
@@ -82,7 +94,7 @@ def backbone_cost(name: str, clip_frames: int, size: int = 224) -> BackboneCost:
     )
 
 
-def backbone_gflops(name: str, clip_frames: int, size: int = 224) -> float:
+def backbone_gflops(name: str, clip_frames: int, size: int | None = None) -> float:
     """GFLOPs of one clip of `clip_frames` frames of size×size pixels (Table 1, Table 2)."""
     return backbone_cost(name, clip_frames, size).gflops
 
@@ -99,13 +111,15 @@ def aggregator_gflops_per_step(map_shape: MapShape) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class PatternCost:
-    """What one video costs under a pattern: nE·E + nC·C + (N−1)·step, all in GFLOPs."""
+    """What one video costs under a pattern: nE·E + nC·C + (N−1)·step + projections, all in GFLOPs."""
 
     expensive_gflops: float
     cheap_gflops: float
     step_gflops: float
     n_expensive: int
     n_cheap: int
+    projections_gflops: float = 0.0
+    """Of all clips whose maps are projected, for maps that differ in their channels."""
 
     @property
     def clips(self) -> int:
@@ -116,7 +130,7 @@ class PatternCost:
     def exact(self) -> float:
         """GFLOPs of the video."""
         backbones = self.n_expensive * self.expensive_gflops + self.n_cheap * self.cheap_gflops
-        return backbones + (self.clips - 1) * self.step_gflops
+        return backbones + (self.clips - 1) * self.step_gflops + self.projections_gflops
 
     @property
     def per_clip(self) -> float:
@@ -156,23 +170,20 @@ def pattern_cost(
 
 
 def setting_cost(setting: Setting) -> PatternCost:
-    """Cost of a video under a setting: its backbones on the clips that its pattern gives them, and its aggregator.
-
-    Raises UsageError where the two backbones' maps differ in shape, which FAST-GRU cannot mix.
-    """
+    """Cost of a video under a setting: its backbones on the clips that its pattern gives them, and its aggregator."""
+    from .aggregate.adapted import adapted_shape, projection_gflops
     from .aggregate.pattern import Pattern
 
     n_expensive, n_cheap = Pattern.parse(setting.pattern).counts(setting.clips)
     expensive = backbone_cost(setting.expensive, setting.clip_frames, setting.size)
     cheap = backbone_cost(setting.cheap, setting.clip_frames, setting.size)
-    if n_expensive and n_cheap and expensive.map_shape != cheap.map_shape:
-        raise UsageError(
-            f"FAST-GRU cannot mix maps of {setting.expensive} {expensive.map_shape} and {setting.cheap} "
-            f"{cheap.map_shape}; choose two models of one shape, see `faster models`"
-        )
-    map_shape = (expensive if n_expensive else cheap).map_shape
-    step = aggregator_gflops_per_step(map_shape) if setting.aggregator == "fast-gru" else 0.0
-    return pattern_cost(expensive.gflops, cheap.gflops, step, n_expensive, n_cheap)
+    cost = pattern_cost(expensive.gflops, cheap.gflops, 0.0, n_expensive, n_cheap)
+    if setting.aggregator != "fast-gru":
+        return cost
+    clips = {one: n for one, n in ((expensive, n_expensive), (cheap, n_cheap)) if n}
+    target = adapted_shape({one.model: one.map_shape for one in clips})
+    projections = sum(n * projection_gflops(one.map_shape, target) for one, n in clips.items())
+    return replace(cost, step_gflops=aggregator_gflops_per_step(target), projections_gflops=projections)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +221,6 @@ def _cell(printed: Printed) -> Cell:
     return Cell(printed=printed, exact=cost.exact, paper_rounded=cost.paper_rounded)
 
 
-def order_by_cost(models: Iterable[str], clip_frames: int, size: int = 224) -> list[str]:
+def order_by_cost(models: Iterable[str], clip_frames: int, size: int | None = None) -> list[str]:
     """The models, dearest clip first."""
     return sorted(models, key=lambda name: backbone_gflops(name, clip_frames, size), reverse=True)

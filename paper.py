@@ -25,7 +25,8 @@ class Setting:
     """"fast-gru", or "average", which costs nothing."""
     expensive: str = EXPENSIVE
     cheap: str = CHEAP
-    size: int = 224
+    size: int | None = 224
+    """Pixels of a frame's side; None: each network's own."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .aggregate.evaluate import aggregator_gflops_of
 from .aggregate.pattern import Pattern
 from .aggregate.runs import Run, load_run
 from .devices import choose_device
 from .errors import UsageError, VideoError, WeightsError
 from .extract.decode import LoadedVideo
 from .extract.frozen import FrozenBackbone
+from .extract.precision import as_asked
 from .extract.weights import find_weights, load_weights, random_weights
 from .predictions import BUDGET, CONFIDENT, ClipAnswer, Prediction, write_predictions
 from .store import FeatureSpec
@@ -38,7 +38,8 @@ __all__ = ["ClipAnswer", "Prediction", "Predictor", "write_predictions"]
 class Predictor:
     """A trained run, ready to classify raw videos: what `faster predict` calls.
 
-    The backbones' weights are those that the run's store was extracted with, told by their digest. Clips run one
+    The backbones' weights are those that the run's store was extracted with, told by their digest, and they compute in
+    the precision that its maps were computed in. Clips run one
     at a time, so that nothing is computed that a stop would leave out; against the store's batches, maps may differ
     in the last float16 bit.
 
@@ -49,7 +50,7 @@ class Predictor:
 
     Raises:
         RunError: not a whole run.
-        WeightsError: the weights are not found, or are others than the run's.
+        WeightsError: the weights are not found, or are others than the run's; or the run's features were imported.
     """
 
     def __init__(
@@ -235,8 +236,7 @@ class Predictor:
         }
         shapes = self.run.config.map_shapes
         aggregator = [
-            aggregator_gflops_of(self._aggregator, shapes, self.models[: t + 1])
-            for t in range(len(self.models))
+            self._aggregator.video_gflops(shapes, self.models[: t + 1]) for t in range(len(self.models))
         ]
         spent: NDArray[np.float64] = np.cumsum([of_clip[model] for model in self.models]) + aggregator
         return spent
@@ -248,6 +248,12 @@ class Predictor:
 
 def _load(spec: FeatureSpec, recorded: str | None, weights: Mapping[str, str], device: str) -> FrozenBackbone:
     """The backbone with exactly the weights that the store's maps were made with."""
+    if spec.transform.keys() & {"imported", "pooled"}:
+        raise WeightsError(
+            f"the run's maps of {spec.model} were imported, and no backbone here makes them from raw videos; live "
+            "prediction needs a run on maps of faster extract (faster models lists its backbones). For new videos, "
+            "import their features too: faster evaluate RUN --store THEIR-STORE"
+        )
     path = weights.get(spec.model)
     if path is None and spec.weights_random:
         backbone, info = random_weights(spec.model)
@@ -267,4 +273,4 @@ def _load(spec: FeatureSpec, recorded: str | None, weights: Mapping[str, str], d
             f"{spec.model}: {where} are not the weights that the run's store was extracted with (digest "
             f"{info.digest[:12]}, not {spec.weights_digest[:12]}); name those: --weights {spec.model}=FILE"
         )
-    return FrozenBackbone(backbone, device=device, batch_clips=1)
+    return FrozenBackbone(backbone, device=device, batch_clips=1, precision=as_asked(spec.precision))

@@ -10,16 +10,19 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from .errors import RunError
+from .errors import RunError, UsageError
 from .store.commit import TEMPORARY_SUFFIX, replace
 
 
 def open_run(run_dir: Path, config: Mapping[str, Any]) -> None:
     """Begin a run folder with this config, or make sure that the one there has it.
 
-    What stands under "versions" is recorded and not compared. Raises RunError with the difference.
+    What stands under "versions" is recorded and not compared. Raises RunError with the difference, and UsageError
+    for a store's folder.
     """
     path = run_dir / "config.json"
+    if (run_dir / "zarr.json").exists():
+        raise UsageError(f"{run_dir} is a store; name another folder with --out")
     config = json.loads(json.dumps(config))
     if not path.exists():
         write_json(path, config)
@@ -51,7 +54,7 @@ def read_json(path: Path) -> Any:
         raise RunError(
             f"{path} is missing: this is no run folder; name one that a training command made"
         ) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
 
 

@@ -26,8 +26,8 @@ def epoch_log(run_dir: Path, *, epochs_done: int) -> Iterator[Log]:
     """
     path = run_dir / "metrics.jsonl"
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        replace(path, "".join(lines[:epochs_done]).encode())
+        lines = path.read_bytes().splitlines(keepends=True)
+        replace(path, b"".join(lines[:epochs_done]))
     with _events(run_dir, epochs_done) as board:
 
         def write(line: Mapping[str, float]) -> None:

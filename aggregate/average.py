@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class Average(Aggregator[tuple[Tensor, int]]):
     """
 
     recurrent = False
+    any_shape = True
     _like: Tensor
 
     def __init__(
@@ -66,7 +67,7 @@ class Average(Aggregator[tuple[Tensor, int]]):
     def readout(self, state: tuple[Tensor, int]) -> Tensor:
         """The log of the mean of the scores."""
         log_sum, count = state
-        return log_sum - math.log(count)
+        return log_sum - log_sum.new_full((), count).log()  # Python's log would fix the count in an export
 
     def forward(self, batch: ClipBatch) -> Tensor:
         """The log of the mean of all clips' scores."""
@@ -100,6 +101,10 @@ class Average(Aggregator[tuple[Tensor, int]]):
     def gflops(self, clips: int, map_shape: MapShape) -> float:
         """Every clip goes through its head, the first one too."""
         return clips * self.step_gflops(map_shape)
+
+    def video_gflops(self, map_shapes: Mapping[str, MapShape], models: Sequence[str]) -> float:
+        """Each clip's own head."""
+        return sum(self.step_gflops(map_shapes[model]) for model in models)
 
 
 def plain(module: Average, x: Tensor, models: list[str]) -> Tensor:

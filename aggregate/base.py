@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Generic, TypeVar
 
 import torch
@@ -27,6 +27,7 @@ class Aggregator(nn.Module, ABC, Generic[StateT]):
 
     name: ClassVar[str]  # set by the registry
     recurrent: ClassVar[bool] = True  # o_0 = x_0
+    any_shape: ClassVar[bool] = False  # whether it takes maps that differ in shape as they are
     reads: str = "maps"
 
     def __init__(self, *, map_shapes: Mapping[str, MapShape], num_classes: int, dropout: float) -> None:
@@ -59,6 +60,10 @@ class Aggregator(nn.Module, ABC, Generic[StateT]):
         """GFLOPs of aggregating one video's clips: N − 1 steps, for the first clip is the first state."""
         return (clips - 1) * self.step_gflops(map_shape)
 
+    def video_gflops(self, map_shapes: Mapping[str, MapShape], models: Sequence[str]) -> float:
+        """GFLOPs of aggregating one video, whose clip at each time comes from that model."""
+        return self.gflops(len(models), common_shape({model: map_shapes[model] for model in models}))
+
     def loss(self, batch: ClipBatch) -> Tensor:
         """The batch's mean softmax loss."""
         return self.losses(batch).mean()
@@ -84,7 +89,7 @@ def common_shape(map_shapes: Mapping[str, MapShape]) -> MapShape:
     if len(shapes) != 1:
         listed = ", ".join(f"{model}: {'×'.join(map(str, shape))}" for model, shape in map_shapes.items())
         raise UsageError(
-            f"the models' maps differ in shape ({listed}); use models of the same width, or --aggregator average"
+            f"the models' maps differ in shape ({listed}); this aggregator takes maps of one shape"
         )
     return shapes.pop()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,20 @@ from ..ranks import ALONE, Ranks
 from ..store import FeatureSpec, Store
 from ..store.commit import replace
 from ..store.grid import uniform_subset
-from .base import Aggregator, MapShape
+from .base import Aggregator
 from .loader import ClipReader, uniform_batches
 from .metrics import TOP, Metrics, confusion_matrix, measure, ranked, softmax
 from .runs import Run, RunConfig, store_changes
-from .selection import Mix, PartCoverage, choose_mix, choose_split, no_videos, part_rows, require_unseen
+from .selection import (
+    Mix,
+    PartCoverage,
+    choose_mix,
+    choose_split,
+    no_videos,
+    part_rows,
+    require_unseen,
+    training_is_known,
+)
 
 # What must be the same for an aggregator to understand another store's maps.
 _SAME_MAPS = ("weights_digest", "clip_frames", "frame_stride", "map_shape", "transform")
@@ -129,15 +138,17 @@ def report(
     batch_size: int,
     device: torch.device,
     ranks: Ranks = ALONE,
+    logits: NDArray[np.float64] | None = None,
 ) -> Evaluation:
     """Score a part of a split, write the predictions file, and say what the figures cover.
 
-    Several ranks share the videos; each returns the whole, and the first writes.
+    Several ranks share the videos; each returns the whole, and the first writes. `logits` (n, K) are those of
+    the part's `part_rows`, where they are known already.
     """
     rows, coverage = part_rows(store, mix, split, part)
     if not len(rows):
         raise DataError(no_videos(store, mix, split, part, options="--split or --part"))
-    require_unseen(store, mix, rows, part)
+    require_unseen(store, mix, rows, split, part)
     seen = [store.videos.ids[row] for row in rows if store.videos.ids[row] in trained_on]
     if seen:
         raise DataError(
@@ -145,9 +156,10 @@ def report(
             f"({seen[0]}, …); evaluate on the split that it was trained on, or train on this one"
         )
     labels = store.videos.labels[rows].astype(np.int64)
-    aggregator.to(device).eval()
-    reader = ClipReader(mix, store.videos.labels, reads=aggregator.reads, pin=device.type == "cuda")
-    logits = score(aggregator, reader, rows, batch_size=batch_size, device=device, ranks=ranks)
+    if logits is None:
+        aggregator.to(device).eval()
+        reader = ClipReader(mix, store.videos.labels, reads=aggregator.reads, pin=device.type == "cuda")
+        (logits,) = score([aggregator], reader, rows, batch_size=batch_size, device=device, ranks=ranks)
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if bad.size:
         raise DataError(
@@ -161,7 +173,7 @@ def report(
         metrics=measure(logits, labels),
         confusion=confusion_matrix(logits, labels),
         coverage=coverage,
-        gflops_per_video=mix.backbone_gflops + aggregator_gflops_of(aggregator, mix.map_shapes, mix.models),
+        gflops_per_video=mix.backbone_gflops + aggregator.video_gflops(mix.map_shapes, mix.models),
         notes=tuple(notes(mix)),
         predictions=predictions,
         class_names=store.class_names,
@@ -169,30 +181,29 @@ def report(
 
 
 def score(
-    aggregator: Aggregator[Any],
+    aggregators: Sequence[Aggregator[Any]],
     reader: ClipReader,
     rows: NDArray[np.int64],
     *,
     batch_size: int,
     device: torch.device,
     ranks: Ranks = ALONE,
-) -> NDArray[np.float64]:
-    """Logits (n, K) of the videos, each by its N uniform clips; several ranks share the work."""
+) -> list[NDArray[np.float64]]:
+    """Each aggregator's logits (n, K) of the videos by their N uniform clips; a batch is read once for all.
+
+    Several ranks share the videos.
+    """
+    own: list[list[NDArray[np.float64]]] = [[] for _ in aggregators]
     with torch.inference_mode():
-        batches = uniform_batches(reader, rows[ranks.part(len(rows))], batch_size=batch_size)
-        own = [aggregator(batch.to(device)).double().cpu().numpy() for batch in batches]
-    return np.concatenate([logits for part in ranks.gathered(own) for logits in part])
-
-
-def aggregator_gflops_of(
-    aggregator: Aggregator[Any], map_shapes: Mapping[str, MapShape], models: Sequence[str]
-) -> float:
-    """GFLOPs of the aggregator on one video, whose clip at each time comes from that model."""
-    shapes = {map_shapes[model] for model in models}
-    if len(shapes) == 1:
-        return aggregator.gflops(len(models), shapes.pop())
-    # Only an aggregator that treats each clip by itself takes maps of different shapes: its costs add up.
-    return sum(aggregator.gflops(1, map_shapes[model]) for model in models)
+        for batch in uniform_batches(reader, rows[ranks.part(len(rows))], batch_size=batch_size):
+            here = batch.to(device)
+            for aggregator, found in zip(aggregators, own, strict=True):
+                found.append(aggregator(here).double().cpu().numpy())
+    everyones = ranks.gathered(own)
+    return [
+        np.concatenate([logits for part in everyones for logits in part[index]])
+        for index in range(len(aggregators))
+    ]
 
 
 def notes(mix: Mix) -> list[str]:
@@ -206,6 +217,8 @@ def notes(mix: Mix) -> list[str]:
     for model, features in mix.features.items():
         if features.spec.weights_random:
             lines.append(f"{model} has random weights: its maps, and these figures, mean nothing")
+        elif not training_is_known(features):
+            lines.append(f"which videos {model} was trained on is unknown: these may be among them")
     return lines
 
 

@@ -18,7 +18,6 @@ from torch.utils import _pytree as pytree
 from .. import __version__
 from ..errors import UsageError
 from ..store.commit import replace
-from .average import Average
 from .base import Aggregator
 from .runs import Run, load_run
 
@@ -140,10 +139,6 @@ class _Readout(nn.Module):
         self.aggregator, self.structure = aggregator, structure
 
     def forward(self, *state: Any) -> Tensor:
-        if type(self.aggregator) is Average:  # its own readout takes Python's log, which fixes the count
-            log_sum, count = state
-            scores: Tensor = log_sum - log_sum.new_full((), count).log()
-            return scores
         logits: Tensor = self.aggregator.readout(pytree.tree_unflatten(list(state), self.structure))
         return logits
 
@@ -151,10 +146,11 @@ class _Readout(nn.Module):
 def _frozen(aggregator: Aggregator[Any]) -> Aggregator[Any]:
     """A copy on the CPU, in evaluation mode, whose counting buffers are plain numbers, so that they are constants."""
     frozen = copy.deepcopy(aggregator).cpu().float().eval().requires_grad_(False)
-    for name, buffer in list(frozen.named_buffers(recurse=False)):
-        if buffer.ndim == 0 and not buffer.is_floating_point():
-            delattr(frozen, name)
-            setattr(frozen, name, int(buffer))
+    for module in frozen.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.ndim == 0 and not buffer.is_floating_point():
+                delattr(module, name)
+                setattr(module, name, int(buffer))
     return frozen
 
 

@@ -3,7 +3,7 @@
 # ruff: noqa: N806 (the paper's letters)
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,13 @@ from torch.nn import functional as F
 from ..errors import UsageError
 from .base import Aggregator, MapShape, uniform_
 from .batch import ClipBatch
+from .packed import pack, pack_once
+from .products import product, product_dtype
 from .registry import register
+
+_tanh_backward = torch.ops.aten.tanh_backward.grad_input
+_sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+_threshold_backward = torch.ops.aten.threshold_backward.grad_input
 
 REDUCTION = 4  # r, "which gives good results in our experiments"
 
@@ -54,7 +60,9 @@ class FastGRU(Aggregator[Tensor]):
 
     def step(self, state: Tensor, x: Tensor, model: str) -> Tensor:
         """Eq. 4, then Eq. 3."""
-        return self._recur(state, F.linear(x.to(self.dtype).flatten(1, 3), self.input_weight))
+        dtype = product_dtype(self.fc.weight)
+        multiply, (U_x, *weights) = self._products(dtype)
+        return self._recur(state, multiply(x.to(dtype).flatten(1, 3), U_x), multiply, weights)
 
     def readout(self, state: Tensor) -> Tensor:
         """The last layer on the pooled o_t."""
@@ -63,39 +71,48 @@ class FastGRU(Aggregator[Tensor]):
     def forward(self, batch: ClipBatch) -> Tensor:
         """All input projections in one product, then the recurrence."""
         by_time = replace(batch, model_of=batch.model_of.T, row_of=batch.row_of.T)
-        x = by_time.dense(self._product_dtype())
+        x = by_time.dense(product_dtype(self.fc.weight))
         positions = x.shape[2:-1].numel()
         x = x.view(len(x), -1, self.channels)  # (N, B · positions, c)
         if torch.is_grad_enabled() and len(x) > 1:
-            state = _recurrence(
-                x,
-                self.input_weight,
-                self.squeeze_weight,
-                self.read_weight,
-                self.update_weight,
-                self.candidate_weight,
-                self.read_bias,
-                self.update_bias,
-                self.candidate_bias,
-            )
+            state = _recurrence(x, *self._weights, self.read_bias, self.update_bias, self.candidate_bias)
         else:
             state = x[0].to(self.dtype)
-            for projected in F.linear(x[1:], self.input_weight):
-                state = self._recur(state, projected)
+            multiply, (U_x, *weights) = self._products(x.dtype)
+            for projected in multiply(x[1:], U_x):
+                state = self._recur(state, projected, multiply, weights)
         return self.readout(state.view(-1, positions, self.channels))
 
-    def _product_dtype(self) -> torch.dtype:
-        """What the matrix products are computed in: the parameters' type, or autocast's."""
-        device = self.fc.weight.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
+    @property
+    def _weights(self) -> tuple[Tensor, ...]:
+        """U_x, U_o, W_r, W_z, V_o."""
+        return (
+            self.input_weight,
+            self.squeeze_weight,
+            self.read_weight,
+            self.update_weight,
+            self.candidate_weight,
+        )
 
-    def _recur(self, state: Tensor, projected: Tensor) -> Tensor:
-        n = self.narrow
-        squeezed = torch.relu(projected[..., : 2 * n] + F.linear(state, self.squeeze_weight))
-        read = torch.sigmoid(F.linear(squeezed[..., :n], self.read_weight, self.read_bias))
-        update = torch.sigmoid(F.linear(squeezed[..., n:], self.update_weight, self.update_bias))
-        recalled = F.linear(read * state, self.candidate_weight, self.candidate_bias)
-        candidate = torch.tanh(projected[..., 2 * n :] + recalled)
+    def _products(self, dtype: torch.dtype) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
+        """A function that multiplies, and the weights as it wants them: plain for autograd and export, else packed."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return F.linear, self._weights
+        return product, tuple(pack_once(weight, dtype) for weight in self._weights)
+
+    def _recur(
+        self, state: Tensor, projected: Tensor, multiply: Callable[..., Tensor], weights: Sequence[Tensor]
+    ) -> Tensor:
+        U_o, W_r, W_z, V_o = weights
+        b_r, b_z, b_o = (
+            b.to(projected.dtype) for b in (self.read_bias, self.update_bias, self.candidate_bias)
+        )
+        o = state.to(projected.dtype)
+        squeezed, recalled = projected[..., : 2 * self.narrow], projected[..., 2 * self.narrow :]
+        s_r, s_z = (squeezed + multiply(o, U_o)).relu_().chunk(2, dim=-1)
+        read = multiply(s_r, W_r, b_r).sigmoid_()
+        update = multiply(s_z, W_z, b_z).sigmoid_()
+        candidate = (recalled + multiply(read * o, V_o, b_o)).tanh_()
         return torch.lerp(state, candidate.to(state.dtype), update.to(state.dtype))
 
     def step_gflops(self, map_shape: MapShape) -> float:
@@ -113,86 +130,76 @@ def _recurrence(x: Tensor, *parameters: Tensor) -> Tensor:
 class _Recurrence(torch.autograd.Function):
     """The recurrence with its gradient written out, for training.
 
-    Saves 5.5·c values a row and step, and one map, in x's type. The gradient of a weight is one product for all
-    steps, after the way back. Products are in x's type; the carried state and its gradient in the parameters'.
+    Saves 5.5·c values a row and step, one map, and the weights, in x's type. The gradient of a weight is one product
+    for all steps, after the way back. Products are in x's type; the carried state and its gradient in the parameters'.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        U_x, U_o, W_r, W_z, V_o, b_r, b_z, b_o = (_ready(p.to(x.dtype)) for p in parameters)
+        U_x, U_o, W_r, W_z, V_o, b_r, b_z, b_o = cast = [p.to(x.dtype) for p in parameters]
         steps, rows, c = len(x) - 1, x.shape[1], x.shape[2]
         n = c // REDUCTION
-        # In place, step by step, these become the squeezed gates (2n) and the candidate (c).
-        hidden = _linear(x[1:].flatten(0, 1), U_x).view(steps, rows, 2 * n + c)
+        later = x[1:].flatten(0, 1)
+        # In place, step by step, these become the squeezed gates and the candidates.
+        squeezed = product(later, U_x[: 2 * n]).view(steps, rows, 2 * n)
+        candidates = product(later, U_x[2 * n :]).view(steps, rows, c)
         states, reads, updates = (x.new_empty(steps, rows, c) for _ in range(3))
+        U_o, W_r, W_z, V_o = (pack(weight) for weight in (U_o, W_r, W_z, V_o))
         state = x[0].to(parameters[0].dtype)
         for t in range(steps):
             o = states[t].copy_(state)
-            squeezed, candidate = hidden[t, :, : 2 * n], hidden[t, :, 2 * n :]
-            squeezed.add_(_linear(o, U_o)).relu_()
-            r = torch.sigmoid(_linear(squeezed[:, :n], W_r, b_r), out=reads[t])
-            z = torch.sigmoid(_linear(squeezed[:, n:], W_z, b_z), out=updates[t])
-            candidate.add_(_linear(r * o, V_o, b_o)).tanh_()
+            s_r, s_z = squeezed[t].add_(product(o, U_o)).relu_().chunk(2, dim=-1)
+            r = torch.sigmoid(product(s_r, W_r, b_r), out=reads[t])
+            z = torch.sigmoid(product(s_z, W_z, b_z), out=updates[t])
+            candidate = candidates[t].add_(product(r * o, V_o, b_o)).tanh_()
             state = torch.lerp(state, candidate.to(state.dtype), z.to(state.dtype))
-        ctx.save_for_backward(x, hidden, states, reads, updates, *parameters[:5])
+        ctx.save_for_backward(x, squeezed, candidates, states, reads, updates, *cast[:5])
         return state
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, hidden, states, reads, updates, *weights = ctx.saved_tensors
-        U_x, U_o, W_r, W_z, V_o = (_ready(weight.to(x.dtype).t()) for weight in weights)
+        x, squeezed, candidates, states, reads, updates, *weights = ctx.saved_tensors
         n = states.shape[2] // REDUCTION
+        U_o, W_r, W_z, V_o = (pack(weight.t()) for weight in weights[1:])
         # Gradients of what goes into each gate.
-        d_hidden, d_reads, d_updates = (torch.empty_like(values) for values in (hidden, reads, updates))
+        d_squeezed, d_candidates, d_reads, d_updates = (
+            torch.empty_like(values) for values in (squeezed, candidates, reads, updates)
+        )
         for t in reversed(range(len(states))):
-            o, r, z = states[t], reads[t], updates[t]
-            squeezed, candidate = hidden[t, :, : 2 * n], hidden[t, :, 2 * n :]
-            d_squeezed, d_candidate = d_hidden[t, :, : 2 * n], d_hidden[t, :, 2 * n :]
+            o, r, z, candidate = states[t], reads[t], updates[t], candidates[t]
             g = grad.to(x.dtype)
-            d_candidate.copy_(torch.ops.aten.tanh_backward(g * z, candidate))
-            d_z = d_updates[t].copy_(torch.ops.aten.sigmoid_backward(g * (candidate - o), z))
-            d_recalled = _linear(d_candidate, V_o)
-            d_r = d_reads[t].copy_(torch.ops.aten.sigmoid_backward(d_recalled * o, r))
-            d_squeezed[:, :n] = _linear(d_r, W_r)
-            d_squeezed[:, n:] = _linear(d_z, W_z)
-            d_squeezed.mul_(squeezed > 0)
-            through = d_recalled.mul_(r).add_(_linear(d_squeezed, U_o))
-            grad = torch.addcmul(through.to(grad.dtype), grad, (1 - z).to(grad.dtype))
-        inputs = hidden.flatten(0, 1)
-        d_h, d_r, d_z = (d.flatten(0, 1) for d in (d_hidden, d_reads, d_updates))
-        d_x = torch.cat([grad.to(x.dtype), _linear(d_h, U_x)]).view_as(x) if ctx.needs_input_grad[0] else None
+            d_candidate = _tanh_backward(g * z, candidate, grad_input=d_candidates[t])
+            d_z = _sigmoid_backward((candidate - o).mul_(g), z, grad_input=d_updates[t])
+            d_recalled = product(d_candidate, V_o)
+            d_r = _sigmoid_backward(d_recalled * o, r, grad_input=d_reads[t])
+            d_s = d_squeezed[t]
+            d_s[:, :n] = product(d_r, W_r)
+            d_s[:, n:] = product(d_z, W_z)
+            _threshold_backward(d_s, squeezed[t], 0, grad_input=d_s)
+            through = d_recalled.mul_(r).add_(product(d_s, U_o))
+            grad = torch.addcmul(grad, grad, z.to(grad.dtype), value=-1).add_(through)
+        later, s, recalled = x[1:].flatten(0, 1), squeezed.flatten(0, 1), (reads * states).flatten(0, 1)
+        d_s, d_c, d_r, d_z = (d.flatten(0, 1) for d in (d_squeezed, d_candidates, d_reads, d_updates))
+        d_x = None
+        if ctx.needs_input_grad[0]:
+            U_x = weights[0].t()
+            d_later = product(d_s, U_x[:, : 2 * n]) + product(d_c, U_x[:, 2 * n :])
+            d_x = torch.cat([grad.to(x.dtype), d_later]).view_as(x)
+        d_U_x = grad.new_empty(weights[0].shape)
+        d_U_x[: 2 * n] = product(d_s.t(), later.t())
+        d_U_x[2 * n :] = product(d_c.t(), later.t())
         d_weights = (
-            _linear(d.t(), _ready(before.t())).to(grad.dtype)
+            product(d.t(), before.contiguous().t()).to(grad.dtype)
             for d, before in (
-                (d_h, x[1:].flatten(0, 1)),
-                (d_h[:, : 2 * n], states.flatten(0, 1)),
-                (d_r, inputs[:, :n]),
-                (d_z, inputs[:, n : 2 * n]),
-                (d_h[:, 2 * n :], (reads * states).flatten(0, 1)),
+                (d_s, states.flatten(0, 1)),
+                (d_r, s[:, :n]),
+                (d_z, s[:, n:]),
+                (d_c, recalled),
             )
         )
-        d_biases = (d.sum(0, dtype=grad.dtype) for d in (d_r, d_z, d_h[:, 2 * n :]))
-        return d_x, *d_weights, *d_biases
-
-
-def _ready(weight: Tensor) -> Tensor:
-    """The weight as `_linear` wants it: float32 on a CPU goes through oneDNN, where torch has it.
-
-    torch's own float32 products there are MKL's, which on AMD leave half of the CPU unused.
-    """
-    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if has_onednn and weight.dtype == torch.float32 and weight.device.type == "cpu":
-        prepared: Tensor = weight.to_mkldnn()
-        return prepared
-    return weight
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x · weightᵀ + bias, of a weight and bias from `_ready`."""
-    if weight.is_mkldnn:
-        return F.linear(x.to_mkldnn(), weight, bias).to_dense()
-    return F.linear(x, weight, bias)
+        d_biases = (d.sum(0).to(grad.dtype) for d in (d_r, d_z, d_c))
+        return d_x, d_U_x, *d_weights, *d_biases
 
 
 def plain(module: FastGRU, x: Tensor) -> Tensor:

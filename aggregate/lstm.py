@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .base import Aggregator, MapShape, pool, uniform_
 from .batch import ClipBatch
+from .products import product, product_dtype
 from .registry import register
+
+sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
 
 
 @register("lstm")
@@ -45,12 +50,12 @@ class LSTM(Aggregator[tuple[Tensor, Tensor]]):
         return self.classify(state[0])
 
     def forward(self, batch: ClipBatch) -> Tensor:
-        """All input projections in one product, then the recurrence."""
-        x = batch.map(lambda model, maps: pool(maps, self.dtype)).dense(self.dtype)
-        state = x[:, 0], x[:, 0]
-        for projected in F.linear(x[:, 1:], self.input_weight, self.bias).unbind(1):
-            state = self._recur(state, projected)
-        return self.classify(state[0])
+        """All input projections in one product, then the recurrence; the gradient is written out."""
+        x = batch.map(lambda model, maps: pool(maps, self.dtype)).dense(self.dtype).movedim(1, 0)
+        x = x.to(product_dtype(self.fc.weight))
+        weights = self.input_weight, self.state_weight, self.bias
+        output: Tensor = _Recurrence.apply(x, *weights)  # type: ignore[no-untyped-call]
+        return self.classify(output)
 
     def _recur(self, state: tuple[Tensor, Tensor], projected: Tensor) -> tuple[Tensor, Tensor]:
         output, cell = state
@@ -62,6 +67,57 @@ class LSTM(Aggregator[tuple[Tensor, Tensor]]):
     def step_gflops(self, map_shape: MapShape) -> float:
         """Eight c×c products."""
         return 8 * map_shape[3] ** 2 / 1e9
+
+
+class _Recurrence(torch.autograd.Function):
+    """o_{N−1} (B, c), in the parameters' type, from the pooled maps x (N, B, c); products are in x's type.
+
+    Saves 5·c values a video and step, and the cells in the parameters' type. The gradient of a weight is one
+    product for all steps, after the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        W_x, W_o, bias = (p.to(x.dtype) for p in parameters)
+        steps, videos, c = len(x) - 1, x.shape[1], x.shape[2]
+        # In place, step by step, these become the gates (3c) and the candidate (c).
+        hidden = product(x[1:].flatten(0, 1), W_x, bias).view(steps, videos, 4 * c)
+        outputs = x.new_empty(steps, videos, c)
+        output = cell = x[0].to(parameters[0].dtype)
+        cells = [cell]
+        for t in range(steps):
+            hidden[t].add_(product(outputs[t].copy_(output), W_o))
+            i, f, o = hidden[t, :, : 3 * c].sigmoid_().chunk(3, dim=-1)
+            cell = f * cell + i * hidden[t, :, 3 * c :].tanh_()
+            cells.append(cell)
+            output = o * torch.tanh(cell)
+        ctx.save_for_backward(x, hidden, outputs, torch.stack(cells), *parameters[:2])
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden, outputs, cells, *weights = ctx.saved_tensors
+        W_x, W_o = (weight.to(x.dtype).t() for weight in weights)
+        d_hidden = torch.empty_like(hidden)  # of what goes into the gates and the candidate
+        d_cell = torch.zeros_like(d_output)
+        for t in reversed(range(len(hidden))):
+            i, f, o, candidate = hidden[t].to(cells.dtype).chunk(4, dim=-1)
+            d_i, d_f, d_o, d_candidate = d_hidden[t].chunk(4, dim=-1)
+            squashed = torch.tanh(cells[t + 1])
+            d_cell = d_cell + tanh_backward(d_output * o, squashed)
+            d_o.copy_(sigmoid_backward(d_output * squashed, o))
+            d_i.copy_(sigmoid_backward(d_cell * candidate, i))
+            d_f.copy_(sigmoid_backward(d_cell * cells[t], f))
+            d_candidate.copy_(tanh_backward(d_cell * i, candidate))
+            d_cell = d_cell * f
+            d_output = product(d_hidden[t], W_o).to(d_cell.dtype)
+        d = d_hidden.flatten(0, 1)
+        d_x = None
+        if ctx.needs_input_grad[0]:
+            d_x = torch.cat([(d_output + d_cell).to(x.dtype), product(d, W_x)]).view_as(x)
+        d_weights = (product(d.t(), before.flatten(0, 1).t()).to(d_cell.dtype) for before in (x[1:], outputs))
+        return d_x, *d_weights, d.sum(0, dtype=d_cell.dtype)
 
 
 def plain(module: LSTM, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..holdout import hold_out
 from ..store import Store
-from .selection import Mix, no_videos, part_rows, require_unseen
+from .selection import Mix, no_videos, part_rows, require_unseen, training_is_known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def choose_parts(
             f"{store.path}: all {len(rows['train'])} train videos of {split} are of one class, "
             f"{store.class_names[classes[0]]}; add videos of another: faster extract SOURCE --store {store.path}"
         )
-    require_unseen(store, mix, rows[report_part], report_part)
+    require_unseen(store, mix, rows[report_part], split, report_part)
     train, validation = hold_out(
         rows["train"], labels, store.videos.groups, share=validation_share, seed=seed
     )
@@ -74,6 +74,9 @@ def choose_parts(
     by = "group" if any(store.videos.groups[row] for row in rows["train"]) else "video"
     say(f"validation: {len(validation)} of the {len(rows['train'])} train videos, parted by {by}")
     for model, features in mix.features.items():
+        if not training_is_known(features):
+            say(f"{model}: which videos were in its own training is unknown")
+            continue
         shares = [
             len(features.seen_in_training([store.videos.ids[row] for row in rows_])) / len(rows_)
             for rows_ in (train, validation)

@@ -50,5 +50,6 @@ class Pattern:
 
     def counts(self, n: int) -> tuple[int, int]:
         """How many of n clips are expensive, and how many cheap."""
-        n_expensive = int(self.expensive_mask(n).sum())
+        groups, rest = divmod(n, self.expensive + self.cheap)
+        n_expensive = groups * self.expensive + min(rest, self.expensive)
         return n_expensive, n - n_expensive

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .. import __version__
 from ..ranks import ALONE, Ranks
@@ -17,6 +18,7 @@ from ..run_folder import open_run, write_json, write_tensors
 from ..store import Store
 from ..store.sealed import digest
 from ..training import TrainingOptions, run_config
+from .adapted import Adapted
 from .evaluate import Evaluation, notes, report
 from .loader import ClipReader
 from .parts import Parts
@@ -100,12 +102,19 @@ class PreparedRun:
             open_run(self.run, run_config(self.options, self.values))
             write_tensors(self.run / "best.safetensors", {})
 
-    def report(self) -> Evaluation:
+    def load_best(self) -> None:
+        """Put the best epoch's weights into the aggregator, ready to answer."""
+        load_best(self.run, self.aggregator)
+        self.aggregator.to(self.device).eval()
+
+    def report(self, logits: NDArray[np.float64] | None = None) -> Evaluation:
         """Say in the folder what the run saw, and make its one report, with the best epoch's weights.
 
-        Raises DataError where a reported video was in a backbone's training.
+        `logits` (n, K) are the reported videos', where they are known already. Raises DataError where a reported
+        video was in a backbone's training.
         """
-        load_best(self.run, self.aggregator)
+        if logits is None:
+            self.load_best()
         rows = np.sort(np.concatenate([self.parts.train, self.parts.validation]))
         trained_on = [self.store.videos.ids[row] for row in rows]
         if self.ranks.first:
@@ -121,6 +130,7 @@ class PreparedRun:
             batch_size=self.config.batch_size,
             device=self.device,
             ranks=self.ranks,
+            logits=logits,
         )
         if self.ranks.first:
             write_json(self.run / "result.json", reported.to_dict())
@@ -144,7 +154,7 @@ def _settle(
     say(f"{config.aggregator}: {mix.describe()}, {len(store.class_names)} classes")
     for note in notes(mix):
         say(f"note: {note}")
-    return RunConfig(
+    settled = RunConfig(
         store=str(store.path.resolve()),
         store_fingerprint=store_fingerprint(store, mix),
         split=split,
@@ -170,6 +180,11 @@ def _settle(
             "segments": list(store.videos.segments),
         },
     )
+    with torch.device("meta"):
+        aggregator = settled.build()
+    if isinstance(aggregator, Adapted):
+        say(aggregator.describe())
+    return settled
 
 
 def versions() -> dict[str, str]:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ..errors import UsageError
+from .adapted import adapted
 from .base import Aggregator, MapShape
+from .pooled import POOLED_AGGREGATORS
 
 AggregatorT = TypeVar("AggregatorT", bound=type[Aggregator[Any]])
 
@@ -64,11 +66,17 @@ def build(
     """An aggregator with fresh weights, drawn from torch's global random state.
 
     `map_shapes` gives each model's (l, h, w, c). `dropout` acts before the last layer. `reads` is "logits"
-    to average the models' own class logits, which only "average" and "tsn" can do.
+    to average the models' own class logits, which only "average" and "tsn" can do. Where maps differ in shape
+    and the aggregator needs one, it is `Adapted`: each model's maps are pooled and projected first.
 
-    Raises UsageError for an unknown name (it lists the known ones), and for maps that differ in shape where
-    the aggregator needs one shape.
+    Raises UsageError for an unknown name (it lists the known ones).
     """
     require_known(name)
     extra = {} if reads == "maps" else {"reads": reads}
-    return _REGISTRY[name](map_shapes=map_shapes, num_classes=num_classes, dropout=dropout, **extra)
+
+    def of(shapes: Mapping[str, MapShape]) -> Aggregator[Any]:
+        return _REGISTRY[name](map_shapes=shapes, num_classes=num_classes, dropout=dropout, **extra)
+
+    if len(set(map_shapes.values())) == 1 or _REGISTRY[name].any_shape:
+        return of(map_shapes)
+    return adapted(map_shapes, of, pooled=name in POOLED_AGGREGATORS)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .report_plot import COLOURS, INK, LINES, LINES_MAX, MARKERS, PAPER, STYLE, draw_others
+from .report_plot import COLOURS, INK, LINES, LINES_MAX, MARKERS, PAPER, STYLE, any_script, draw_others
 from .report_rows import ClassGain, ReportRow
 
 GAIN_CLASSES_MAX = 40  # of more classes the ends are shown
@@ -111,6 +111,6 @@ def _svg(figure: Any) -> str:
     import matplotlib
 
     text = io.StringIO()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), any_script():
         figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     return text.getvalue()

@@ -8,7 +8,9 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -40,12 +42,20 @@ SIDE_BY_SIDE_MAX = 4
 MARKER_POINTS = 8.5  # two markers closer than this cover each other
 
 
+@contextmanager
+def any_script() -> Iterator[None]:
+    """No warnings about letters that the font lacks: an SVG's text is set by who shows it, with their fonts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
 def draw(rows: Sequence[ReportRow], meta: ReportMeta) -> tuple[bytes, str]:
     """Draw top-1 accuracy (%) against GFLOPs a video (log): (PNG at 200 dpi, SVG), both on white."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), any_script():
         figure = Figure(figsize=(8.4, 5.0), facecolor=PAPER)
         if len(series(rows)) > LINES_MAX:
             _draw_panels(figure, rows, meta)

@@ -20,9 +20,9 @@ from .report_tables import paper_tables
 from .runs import RunConfig, load_config
 from .selection import PartCoverage
 from .splits import SPLITS_FILE
-from .sweep import CELLS_FILE, read_lines
 from .sweep_cells import Line
 from .sweep_grid import AGGREGATORS
+from .sweep_lines import CELLS_FILE, read_lines
 from .train_config import TrainConfig
 
 

@@ -134,6 +134,8 @@ def load_config(path: Path) -> RunConfig:
     try:
         return RunConfig.from_dict(read_json(path / "config.json"))
     except (KeyError, TypeError, AttributeError) as error:
+        if (path / "cells.jsonl").exists():
+            raise RunError(f"{path} is a sweep's folder; name one of its runs, in {path / 'cells'}") from None
         raise RunError(f"{path}/config.json is not of an aggregator's run ({error!r})") from error
 
 
@@ -142,9 +144,11 @@ def load_best(path: Path, aggregator: Aggregator[Any]) -> None:
     weights = path / "best.safetensors"
     if not weights.exists():
         raise RunError(
-            f"{weights} is missing: the run has no whole epoch yet; run its train-agg command again"
+            f"{weights} is missing: run its train-agg command again; where that cannot go on, delete {path} first"
         )
     try:
         aggregator.load_state_dict(load_file(weights))
     except Exception as error:  # safetensors' own type, or torch's RuntimeError
-        raise RunError(f"{weights} does not fit the run's config.json: {error}") from error
+        raise RunError(
+            f"{weights} does not fit the run's config.json: {error}; delete {path} and train again"
+        ) from error

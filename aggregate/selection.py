@@ -250,13 +250,21 @@ def no_videos(store: Store, mix: Mix, split: str, part: str, *, options: str = "
     return f"{start} ({coverage}); see: faster inspect {store.path}"
 
 
-def require_unseen(store: Store, mix: Mix, rows: NDArray[np.int64], part: str) -> None:
+def training_is_known(features: Features) -> bool:
+    """Whether the store says which videos the weights' training saw; random weights saw none.
+
+    Features that others extracted, and weights that came without a list, leave it unknown.
+    """
+    return bool(features.trained_on) or features.spec.weights_random
+
+
+def require_unseen(store: Store, mix: Mix, rows: NDArray[np.int64], split: str, part: str) -> None:
     """Refuse to evaluate on videos that a backbone was trained on. Raises DataError."""
     ids = [store.videos.ids[row] for row in rows]
     for model, features in mix.features.items():
         seen = features.seen_in_training(ids)
         if seen:
             raise DataError(
-                f"{len(seen)} of the {len(ids)} {part} videos were in the training of {model} ({seen[0]}, …), so "
+                f"{len(seen)} of the {len(ids)} {part} videos of {split} were in the training of {model} ({seen[0]}, …), so "
                 "the figures would not be of unseen videos; name another --split, or extract with other weights"
             )

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim import Optimizer
 
-from ..checkpoint import BestEpoch, load_last
+from ..checkpoint import BestEpoch, Standing, load_last
 from ..errors import RunError
 from ..ranks import ALONE
 from ..run_folder import open_run
 from ..run_log import Log
 from ..stopping import stop_requests
-from ..training import TrainingOptions, TrainingRun, interruption, make_optimizer, run_config
+from ..training import TrainingOptions, TrainingRun, interruption, make_optimizer, run_config, write_best
+from .base import Aggregator
 from .task import AggregatorTask, WeighedBatch
 
 SAVE_SECONDS = 60.0
@@ -36,10 +40,10 @@ class Entry:
 def fit_together(entries: Sequence[Entry], options: TrainingOptions) -> list[BestEpoch | RunError]:
     """Train all entries step by step in turn, each batch read once, and return each one's best epoch.
 
-    All tasks must give the same batches. The folders end with the same bytes as `training.fit` alone would
-    leave, and are resumed in the same way: entries behind the others catch up first. Where they stand is saved
-    when they are stopped, and at ends of epochs a minute apart: after short epochs it would take most of the
-    time. An entry whose loss or gradient is not finite ends with that RunError in its place; the others go on.
+    All tasks must give the same batches and the same validation share, which is read once for all, too. The
+    folders end with the same bytes as `training.fit` alone would leave, and are resumed in the same way: entries
+    behind the others catch up first. Where they stand is saved when they are stopped, and at ends of epochs a
+    minute apart, the best weights too: after short epochs it would take most of the time. An entry whose loss or gradient is not finite ends with that RunError in its place; the others go on.
 
     Raises as `training.fit` does for what concerns all of them: StorageError, Interrupted, KeyboardInterrupt,
     and RunError for a folder that was begun with another config or cannot be resumed from.
@@ -51,12 +55,23 @@ def fit_together(entries: Sequence[Entry], options: TrainingOptions) -> list[Bes
         stream = _Stream(entries[0].task, device)
         stack.callback(stream.close)
         stop = stack.enter_context(stop_requests())
-        runs: dict[int, TrainingRun] = {}
+        runs: dict[int, _SharingRun] = {}
         logs: dict[int, Log] = {}
         saved = time.monotonic()
         for index, entry in enumerate(entries):
             runs[index] = _begin(entry, options, stream)
             logs[index] = stack.enter_context(runs[index].log())
+
+        def each(indices: Sequence[int], do: Callable[[int, _SharingRun], None]) -> None:
+            """Of those that are left, in turn; one that fails is left out from then on."""
+            for index in indices:
+                if index in runs:
+                    try:
+                        do(index, runs[index])
+                    except RunError as error:
+                        del runs[index]
+                        outcomes[index] = error
+
         while True:
             for index in [index for index, run in runs.items() if run.finished]:
                 best = runs.pop(index).state.best
@@ -64,19 +79,18 @@ def fit_together(entries: Sequence[Entry], options: TrainingOptions) -> list[Bes
                 outcomes[index] = best
             if not runs:
                 return [outcomes[index] for index in range(len(entries))]
-            place = min(_place(run) for run in runs.values())
-            due = time.monotonic() - saved > SAVE_SECONDS
-            for index, run in list(runs.items()):
-                if _place(run) != place:
-                    continue
-                try:
-                    _advance(run, logs[index])
-                    if run.finished or (due and run.state.step == 0):
-                        run.save()
-                        saved = time.monotonic()
-                except RunError as error:
-                    del runs[index]
-                    outcomes[index] = error
+            place = min(run.place for run in runs.values())
+            here = [index for index, run in runs.items() if run.place == place]
+            each(here, lambda index, run: run.train_step())
+            ended = [index for index in here if index in runs and runs[index].epoch_is_over]
+            if ended:
+                _validate_together([runs[index] for index in ended])
+                each(ended, lambda index, run: logs[index](run.end_epoch()))
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    each(ended, lambda index, run: run.save())
+                    saved = time.monotonic()
+                else:
+                    each(ended, lambda index, run: run.save() if run.finished else None)
             if stop.asked:
                 for run in runs.values():
                     run.save()
@@ -85,24 +99,66 @@ def fit_together(entries: Sequence[Entry], options: TrainingOptions) -> list[Bes
                     raise interruption(stop.asked, last.run_dir, last.state)
 
 
-def _begin(entry: Entry, options: TrainingOptions, stream: _Stream) -> TrainingRun:
+def _begin(entry: Entry, options: TrainingOptions, stream: _Stream) -> _SharingRun:
     model = entry.task.model.to(torch.device(options.device))
     optimizer = make_optimizer(model, options)
     open_run(entry.run_dir, run_config(options, entry.config))
     standing = load_last(entry.run_dir, model, optimizer)
-    task = _SharingTask(entry.task, stream)
-    return TrainingRun(task, model, optimizer, options, entry.run_dir, standing, ALONE)
+    return _SharingRun(entry.task, stream, optimizer, options, entry.run_dir, standing)
 
 
-def _place(run: TrainingRun) -> tuple[int, int]:
-    return run.state.epoch, run.state.step
+def _validate_together(runs: Sequence[_SharingRun]) -> None:
+    """Score the validation share by all of them in one pass, for each one's `end_epoch`."""
+    for run in runs:
+        run.model.eval()
+    logits = runs[0].task.own.validation_logits([run.task.model for run in runs])
+    for run, own in zip(runs, logits, strict=True):
+        run.task.logits = own
 
 
-def _advance(run: TrainingRun, log: Log) -> None:
-    """One step, and the end of the epoch where it was the last."""
-    run.train_epoch(lambda: 1, False)
-    if run.state.step == run.task.steps_per_epoch:
-        log(run.end_epoch())
+class _SharingRun(TrainingRun):
+    """A run that goes step by step, and whose best weights are written when it is saved: seldom."""
+
+    task: _SharingTask
+
+    def __init__(
+        self,
+        task: AggregatorTask,
+        stream: _Stream,
+        optimizer: Optimizer,
+        options: TrainingOptions,
+        run_dir: Path,
+        standing: Standing,
+    ) -> None:
+        shared = _SharingTask(task, stream)
+        super().__init__(shared, task.model, optimizer, options, run_dir, standing, ALONE)
+        self._best: tuple[dict[str, Tensor], BestEpoch] | None = None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The epoch, and the step of it, that comes next."""
+        return self.state.epoch, self.state.step
+
+    @property
+    def epoch_is_over(self) -> bool:
+        """Whether all steps of the epoch are done."""
+        return self.state.step == self.task.steps_per_epoch
+
+    def train_step(self) -> None:
+        """The next step of the epoch, where there is one."""
+        self.train_epoch(lambda: 1, False)
+
+    def keep_best(self, best: BestEpoch) -> None:
+        """Copy the weights."""
+        weights = self.model.state_dict()
+        self._best = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}, best
+
+    def save(self) -> None:
+        """Write the best weights, then where the run stands: the one never names weights that are not there."""
+        if self._best is not None:
+            write_best(self.run_dir, *self._best)
+            self._best = None
+        super().save()
 
 
 class _Stream:
@@ -133,28 +189,30 @@ class _Stream:
 
 
 class _SharingTask:
-    """A task whose batches come from the stream."""
+    """A task (`own`) whose batches come from the stream, and whose validation was scored with the others'."""
 
     def __init__(self, task: AggregatorTask, stream: _Stream) -> None:
-        self._task, self._stream = task, stream
+        self.own, self._stream = task, stream
+        self.logits: NDArray[np.float64] | None = None
 
     @property
-    def model(self) -> nn.Module:
-        return self._task.model
+    def model(self) -> Aggregator[Any]:
+        return self.own.model
 
     @property
     def steps_per_epoch(self) -> int:
-        return self._task.steps_per_epoch
+        return self.own.steps_per_epoch
 
     def batches(self, epoch: int, start_step: int) -> Iterator[WeighedBatch]:
         for step in range(start_step, self.steps_per_epoch):
             yield self._stream.batch(epoch, step)
 
     def loss(self, batch: WeighedBatch) -> Tensor:
-        return self._task.loss(batch)
+        return self.own.loss(batch)
 
     def video_ids(self, batch: WeighedBatch) -> Sequence[str]:
-        return self._task.video_ids(batch)
+        return self.own.video_ids(batch)
 
     def validate(self) -> dict[str, float]:
-        return self._task.validate()
+        assert self.logits is not None
+        return self.own.figures(self.logits)

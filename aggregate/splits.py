@@ -15,6 +15,7 @@ from ..errors import RunError
 from ..ranks import joined
 from ..run_folder import read_json, write_json
 from .evaluate import Evaluation, evaluate
+from .parts import choose_parts
 from .runs import load_run
 from .selection import choose_mix, choose_split
 from .train import run_folder, train_agg
@@ -69,7 +70,7 @@ def train_splits(
     By default the run folder is `train_agg`'s with -all at its end. Run again, finished splits are only
     reported. The folder then holds result.json, the mean and every split.
 
-    Raises as `train_agg` does.
+    Raises as `train_agg` does; what is wrong with the data of any split, before the first is trained.
     """
     store = stores.open(config.store)
     choose_split(store, None)  # DataError where there is none
@@ -86,6 +87,17 @@ def train_splits(
         folder = folder.with_name(f"{folder.name}-{ALL}")
     if (folder / "config.json").exists():
         raise RunError(f"{folder} holds a run of one split; name another folder with --out")
+    for (
+        split
+    ) in store.videos.split_names:  # what is wrong with the last must not wait for the first's training
+        choose_parts(
+            store,
+            mix,
+            split,
+            validation_share=config.validation_share,
+            seed=config.seed,
+            say=lambda line: None,
+        )
     reports = {}
     with joined(config.device) as (ranks, _):
         for split in store.videos.split_names:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -18,23 +17,21 @@ import torch
 from tqdm import tqdm
 
 from .. import store as stores
-from ..errors import FasterError, Interrupted, RunError, UsageError
+from ..errors import FasterError, Interrupted, UsageError
 from ..run_folder import open_run
 from ..stopping import interruptible
 from ..store import Store
-from ..store.commit import replace as replace_file
 from .base import Aggregator
 from .parts import choose_parts
 from .pooled import POOLED_AGGREGATORS, free_memory_bytes
 from .prepared import versions
 from .registry import build, require_known
-from .runs import store_fingerprint
 from .selection import choose_split
 from .sweep_cells import CellRunner, Line, cache_bytes, cell_mix, reads_logits
 from .sweep_grid import Cell, EmptyCell, Grid, expand, holdings
+from .sweep_lines import Book, hole_line
 from .train_config import TrainConfig
 
-CELLS_FILE = "cells.jsonl"
 KEPT = "finished cells are kept and begun ones go on where they were"
 
 
@@ -121,7 +118,7 @@ def sweep(config: SweepConfig, *, say: Callable[[str], None] = print, progress: 
     )
     folder = config.folder
     open_run(folder, _identity(training, store, split))
-    book = _Book(folder, store)
+    book = Book(folder, store)
     book.enter([hole_line(hole) for hole in empty])
     todo = [cell for cell in cells if not book.is_finished(cell)]
     for hole in empty:
@@ -242,51 +239,6 @@ def _job_main(
         message = traceback.format_exc()
     with suppress(BrokenPipeError):
         pipe.send(message)
-
-
-class _Book:
-    """The lines of cells.jsonl by cell; the file is written whole after every change."""
-
-    def __init__(self, folder: Path, store: Store) -> None:
-        self.path, self.store = folder / CELLS_FILE, store
-        self.lines: dict[str, Line] = {line["cell"]: line for line in read_lines(self.path)}
-
-    def enter(self, lines: Sequence[Line]) -> None:
-        """Put lines in; what an earlier attempt said of the same cell goes."""
-        self.lines |= {line["cell"]: line for line in lines}
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines.values())
-        replace_file(self.path, text.encode())
-
-    def is_finished(self, cell: Cell) -> bool:
-        """Whether a cell has its figures. Raises RunError where the store has changed since."""
-        line = self.lines.get(cell.name, {})
-        if "metrics" not in line:
-            return False
-        if line["store_fingerprint"] != store_fingerprint(self.store, cell_mix(self.store, cell)):
-            raise RunError(
-                f"{self.store.path} has changed since {cell.name} was trained; sweep it as it is now, with another --out"
-            )
-        return True
-
-
-def read_lines(path: Path) -> list[Line]:
-    """The lines of a sweep's cells.jsonl, none where there is no such file. Raises RunError for a damaged one."""
-    if not path.exists():
-        return []
-    try:
-        lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
-        if not all(isinstance(line["cell"], str) for line in lines):
-            raise TypeError("a line names no cell")
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise RunError(
-            f"{path} is damaged ({error}); remove it, finished cells are only reported again"
-        ) from None
-    return lines
-
-
-def hole_line(hole: EmptyCell) -> Line:
-    """The line of a cell that cannot be."""
-    return {"cell": hole.cell.name, **hole.cell.to_dict(), "empty": hole.reason}
 
 
 def _once(store: Store, cells: Sequence[Cell]) -> list[Cell]:

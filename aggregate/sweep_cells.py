@@ -16,6 +16,8 @@ from ..checkpoint import BestEpoch
 from ..devices import choose_device
 from ..errors import DataError, RunError
 from ..store import Store
+from ..store.manifest import PARTS
+from .evaluate import score
 from .loader import ClipReader
 from .parts import Parts, choose_parts
 from .pooled import POOLED_AGGREGATORS, PooledReader, PooledVectors, pool_maps, pooled_bytes
@@ -131,15 +133,34 @@ class CellRunner:
             Entry(task=one.run.task(reader), run_dir=one.run.run, config=one.run.values) for one in group
         ]
         outcomes = fit_together(entries, group[0].run.options)
+        trained = []
         for one, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, RunError):
                 report(failed_line(one.cell, outcome))
             else:
-                self._report(one, outcome, report)
+                one.run.load_best()
+                trained.append((one, outcome))
+        if not trained:
+            return
+        logits = score(
+            [one.run.aggregator for one, _ in trained],
+            reader,
+            group[0].run.parts.report,
+            batch_size=self.template.batch_size,
+            device=self.device,
+        )
+        for (one, best), own in zip(trained, logits, strict=True):
+            self._report(one, best, report, own)
 
-    def _report(self, one: _Ready, best: BestEpoch | None, report: Callable[[Line], None]) -> None:
+    def _report(
+        self,
+        one: _Ready,
+        best: BestEpoch | None,
+        report: Callable[[Line], None],
+        logits: NDArray[np.float64] | None = None,
+    ) -> None:
         try:
-            result = one.run.report()
+            result = one.run.report(logits)
         except DataError as error:
             report(failed_line(one.cell, error))
             return
@@ -179,11 +200,10 @@ class CellRunner:
 
 
 def rows_of_split(store: Store, mix: Mix, split: str, model: str) -> NDArray[np.int64]:
-    """The labelled rows of a split's train part whose maps of one model are whole: all that training can read."""
+    """The labelled rows of a split whose maps of one model are whole: all that training and report can read."""
     features = mix.features[model]
     alone = replace(mix, expensive=features, cheap=None)
-    rows, _ = part_rows(store, alone, split, "train")
-    return rows
+    return np.concatenate([part_rows(store, alone, split, part)[0] for part in PARTS])
 
 
 def cache_bytes(store: Store, split: str, mixes: Sequence[Mix]) -> int:

@@ -16,14 +16,17 @@ _PARTIAL_FAILURE = 3
 def _listed(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
-    return tuple(word for word in text.replace(",", " ").split())
+    words = tuple(text.replace(",", " ").split())
+    if not words:
+        raise click.BadParameter("the list is empty; leave the option out for the default")
+    return words
 
 
 def _numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
     words = _listed(ctx, parameter, text)
     if words is None:
         return None
-    if not words or not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+    if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
         raise click.BadParameter(f"{text!r} is not a list of numbers of clips, such as 4,8,16")
     return tuple(int(word) for word in words)
 

@@ -86,16 +86,23 @@ class AggregatorTask:
 
     def validate(self) -> dict[str, float]:
         """The validation share's figures, by uniform clips; the loss neither weighted nor smoothed."""
-        rows = self._validation
-        logits = score(
-            self.model,
+        (logits,) = self.validation_logits([self.model])
+        return self.figures(logits)
+
+    def validation_logits(self, aggregators: Sequence[Aggregator[Any]]) -> list[NDArray[np.float64]]:
+        """Each aggregator's logits (n, K) of the validation share, which is read once for all."""
+        return score(
+            aggregators,
             self._reader,
-            rows,
+            self._validation,
             batch_size=self._batch_size,
             device=self._device,
             ranks=self._ranks,
         )
-        labels = self._labels[rows].astype(np.int64)
+
+    def figures(self, logits: NDArray[np.float64]) -> dict[str, float]:
+        """What `validate` gives for these logits."""
+        labels = self._labels[self._validation].astype(np.int64)
         figures = measure(logits, labels)
         loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
         return {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import products
 from .base import Aggregator, MapShape, pool
 from .batch import ClipBatch
 from .registry import register
@@ -16,6 +17,7 @@ LAYERS = 2
 KERNEL = 3  # clips
 
 State = tuple[Tensor, Tensor, Tensor]
+Linear = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @register("temporal-conv")
@@ -57,14 +59,14 @@ class TemporalConv(Aggregator[State]):
     def forward(self, batch: ClipBatch) -> Tensor:
         """Each layer on all clips at once."""
         x = batch.map(lambda model, maps: pool(maps, self.dtype)).dense(self.dtype)
-        return self.readout(self._start(x))
+        return self.readout(self._start(x, products.linear))
 
-    def _start(self, x: Tensor) -> State:
+    def _start(self, x: Tensor, linear: Linear = F.linear) -> State:
         videos, _, c = x.shape
         nothing = x.new_zeros(videos, LAYERS, KERNEL - 1, c), x.new_zeros(videos, c), x.new_zeros(())
-        return self._extend(nothing, x)
+        return self._extend(nothing, x, linear)
 
-    def _extend(self, state: State, x: Tensor) -> State:
+    def _extend(self, state: State, x: Tensor, linear: Linear = F.linear) -> State:
         """The state after further pooled clips (B, n, c)."""
         kept, total, count = state
         biases = self.bias.view(LAYERS, -1)
@@ -74,7 +76,7 @@ class TemporalConv(Aggregator[State]):
             inputs = torch.cat([kept[:, layer], x], dim=1)  # (B, KERNEL − 1 + n, c)
             recent.append(inputs[:, clips:])
             windows = torch.cat([inputs[:, j : j + clips] for j in range(KERNEL)], dim=-1)
-            x = torch.relu(F.linear(windows, self.weight[layer], biases[layer]))
+            x = torch.relu(linear(windows, self.weight[layer], biases[layer]))
         return torch.stack(recent, dim=1), total + x.sum(1), count + clips
 
     def step_gflops(self, map_shape: MapShape) -> float:

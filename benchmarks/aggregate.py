@@ -6,8 +6,8 @@ python benchmarks/aggregate.py --quick    a third of the turns
 Maps of 1×7×7×2048 of 8-frame clips, 400 classes, four videos a step, all cores. The reference is a loop of Conv3d
 modules in float32, one step after the other, on maps (c, l, h, w) that lie as a convolution wants them. A step is
 forward and backward. The share of the machine's own rate counts 9·c² multiply-adds a position and step (3.5 forward,
-3.5 for the weights, 2 for the states) against one large product by `torch.mm`; in float32 also by oneDNN's, which
-is the faster one on AMD. Prints tables, and one JSON line.
+3.5 for the weights, 2 for the states) against one large product by `torch.mm`; in float32 also by oneDNN with a
+packed weight, which is the fastest on AMD. Prints tables, and one JSON line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from faster.aggregate import fast_gru
 from faster.aggregate.batch import ClipBatch
 from faster.aggregate.fast_gru import FastGRU
 from faster.aggregate.loader import ClipReader
+from faster.aggregate.packed import pack
 from faster.aggregate.parts import Parts
+from faster.aggregate.products import product
 from faster.aggregate.selection import choose_mix
 from faster.aggregate.task import AggregatorTask
 from faster.ranks import ALONE
@@ -104,10 +106,10 @@ def large_products() -> dict[str, Callable[[int], object]]:
     """One product of LARGE_ROWS×c with c×c, in each way and type."""
     a, b = torch.randn(LARGE_ROWS, CHANNELS), torch.randn(CHANNELS, CHANNELS)
     half = a.bfloat16(), b.bfloat16()
-    prepared = a.to_mkldnn(), b.to_mkldnn()
+    packed = pack(b)
     return {
         "mm float32": lambda turn: a @ b.t(),
-        "oneDNN float32": lambda turn: F.linear(*prepared),
+        "oneDNN float32": lambda turn: product(a, packed),
         "mm bf16": lambda turn: half[0] @ half[1].t(),
     }
 
@@ -143,14 +145,15 @@ def measure_training(clips: int, turns: int) -> dict[str, Any]:
 
 
 def measure_streaming(clips: int, turns: int) -> dict[str, Ratio]:
-    """Speed of one video's clips step by step, an answer at the end, against the whole sequence at once."""
+    """Speed of one video's clips step by step, as they come from a backbone, against the whole sequence at once."""
     aggregator, batch = make_aggregator().eval(), make_batch(1, clips)
+    maps = [batch.at(t) for t in range(clips)]
 
     def by_steps(bf16: bool) -> None:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            state = aggregator.init(*batch.at(0))
-            for t in range(1, clips):
-                state = aggregator.step(state, *batch.at(t))
+            state = aggregator.init(*maps[0])
+            for clip in maps[1:]:
+                state = aggregator.step(state, *clip)
             aggregator.readout(state)
 
     def at_once(bf16: bool) -> None:

@@ -22,7 +22,11 @@ class Ratio:
 
 
 def time_turns(
-    contenders: Mapping[str, Callable[[int], object]], *, turns: int, warm_ups: int = 2
+    contenders: Mapping[str, Callable[[int], object]],
+    *,
+    turns: int,
+    warm_ups: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each contender in each turn, in an order that rotates.
 
@@ -38,9 +42,9 @@ def time_turns(
     for turn in range(turns):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
-            began = time.perf_counter()
+            began = clock()
             contenders[name](number)
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(clock() - began)
             number += 1
     return seconds
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from ..phrases import counted, sized
+
 
 @click.command("export", short_help="Write a store's maps as HDF5 or .npy files.")
 @click.argument("store", type=click.Path(path_type=Path))
@@ -47,8 +49,8 @@ def export_command(as_json: bool, **options: Any) -> None:
     else:
         models = " and ".join(f"{model} at {frames} frames" for model, frames in summary.models)
         click.echo(
-            f"{summary.out}: {summary.exported} videos exported ({summary.size_bytes / 1e6:,.1f} MB), "
-            f"{summary.already_whole} were whole already; {models}"
+            f"{summary.out}: {counted(summary.exported, 'video')} exported ({sized(summary.size_bytes)}), "
+            f"{summary.already_whole:,} already whole; {models}"
         )
         _print_reasons("without maps", summary.absent)
     if not summary.exported + summary.already_whole:
@@ -84,6 +86,20 @@ def export_command(as_json: bool, **options: Any) -> None:
 @click.option("--format", "annotation_format", help="Of the annotations; told from the files by default.")
 @click.option("--allow-missing", is_flag=True, help="Go on without listed videos that have no features.")
 @click.option("--channels-first", is_flag=True, help="The arrays are (T, c, h, w) or (T, c, l, h, w).")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "uint8"]),
+    default="float16",
+    show_default=True,
+    help="Of the stored maps; uint8 is half the size, loses precision, and holds nothing below zero.",
+)
+@click.option(
+    "--codec",
+    type=click.Choice(["none", "zstd"]),
+    default="none",
+    show_default=True,
+    help="Of the stored maps; zstd is smaller, loses nothing, and is slower to read.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def import_command(as_json: bool, **options: Any) -> None:
     """Put features into a store as a model's maps, to train aggregators on.
@@ -106,17 +122,16 @@ def import_command(as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(summary.to_dict(), indent=2))
         return
     click.echo(
-        f"{summary.store}: {summary.imported} videos imported as {summary.model}, {summary.already_whole} were whole "
-        f"already, {summary.missing} are missing, {summary.left_out} features left out; {summary.padded} videos repeat "
-        "their last feature"
+        f"{summary.store}: {counted(summary.imported, 'video')} imported as {summary.model}, {summary.already_whole:,} "
+        f"already whole, {summary.missing:,} missing, {counted(summary.left_out, 'feature')} left out; the last feature is "
+        f"repeated in {counted(summary.padded, 'video')}"
     )
     _print_reasons("recorded as failed", summary.absent)
-    verb = "train-agg --store" if summary.labelled else "inspect"
-    click.echo(f"next: faster {verb} {summary.store}")
+    click.echo(f"next: {summary.next_command}")
 
 
 def _print_reasons(what: str, reasons: dict[str, int]) -> None:
     for reason, count in list(reasons.items())[:10]:
         click.echo(f"  {what} {count}: {reason}")
     if len(reasons) > 10:
-        click.echo(f"  and {len(reasons) - 10} more reasons, listed in the output")
+        click.echo(f"  and {counted(len(reasons) - 10, 'more reason')}, listed in the output")

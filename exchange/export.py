@@ -11,8 +11,10 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import StoreError, UsageError
+from ..phrases import counted
 from ..stopping import interruptible
 from ..store.reader import Store
+from ..store.remote import require_local
 from .export_hdf5 import write_hdf5
 from .export_npy import write_npy
 from .outgoing import ModelExport
@@ -89,11 +91,12 @@ def export(
         progress: show a progress bar.
 
     Raises:
-        UsageError, StoreError: the store lacks what is asked, or is damaged; the output is taken.
+        UsageError, StoreError: the store lacks what is asked, or is damaged; the output is taken, or on object storage.
         StorageError: the disk failed.
         Interrupted: SIGTERM or SIGUSR1.
     """
     store, out = Store(Path(config.store)), Path(config.out)
+    require_local(out)
     keys = [
         key for key in store.models if config.model in (None, key[0]) and config.clip_frames in (None, key[1])
     ]
@@ -102,7 +105,8 @@ def export(
         raise StoreError(f"{store.path} has no such maps to export; it has: {known}")
     models = [ModelExport(store, store.features(*key), pool=config.pool) for key in keys]
     notes = [
-        f"{model.features.model}: {model.features.views} views are stored, the centre view is exported"
+        f"{model.features.model}: the centre view is exported; left out: {counted(model.features.views - 1, 'other view')} "
+        "of each video"
         for model in models
         if model.features.views > 1
     ]

@@ -9,6 +9,7 @@ import_features(ImportConfig(source="i3d_features", store="thumos.zarr", model="
 from __future__ import annotations
 
 import platform
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,8 +20,10 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..errors import StoreError, UsageError
+from ..phrases import counted
 from ..stopping import interruptible
-from ..store import ClipFacts, Store, VideoRecord
+from ..store import ClipFacts, FeatureSpec, Store, VideoRecord
+from ..store.encoding import CODECS, DTYPES
 from ..store.writer import require_writable
 from .feature_files import OwnExport, open_features
 from .labels import Labels, labels_from_folders, labels_from_lists, labels_from_store
@@ -54,6 +57,7 @@ class ImportConfig:
         annotation_format: name of their format, where it cannot be told from the files.
         allow_missing: go on without listed videos that have no features; they are recorded as missing.
         channels_first: the arrays are (T, c, h, w) or (T, c, l, h, w).
+        dtype: of the stored maps, "float16" or "uint8" (nothing below zero). codec: "none" or "zstd".
     """
 
     source: str | Path
@@ -66,12 +70,17 @@ class ImportConfig:
     annotation_format: str | None = None
     allow_missing: bool = False
     channels_first: bool = False
+    dtype: str = "float16"
+    codec: str = "none"
 
     def __post_init__(self) -> None:
         for name, least in (("gflops", 0), ("clip_frames", 1), ("clips", 1)):
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}; {least} is the least")
+        for name, known in (("dtype", DTYPES), ("codec", CODECS)):
+            if getattr(self, name) not in known:
+                raise UsageError(f"--{name} is {getattr(self, name)}; allowed: {', '.join(known)}")
         if not self.model.strip():
             raise UsageError("--model is empty; name what made the features, for example i3d")
 
@@ -87,6 +96,7 @@ class ImportSummary:
         left_out: features of no listed video. missing: listed videos without features.
         absent: videos that the export had no maps of, by reason; recorded as failed.
         labelled: whether there are labels of two classes or more to train an aggregator on.
+        next_command: what to do with the store now.
     """
 
     store: str
@@ -101,6 +111,7 @@ class ImportSummary:
     missing: int
     absent: dict[str, int]
     labelled: bool
+    next_command: str
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -110,7 +121,7 @@ class ImportSummary:
 def import_features(
     config: ImportConfig, *, say: Callable[[str], None] = print, progress: bool = True
 ) -> ImportSummary:
-    """Write features into a store as a model's maps (float16), one video in memory at a time.
+    """Write features into a store as a model's maps, one video in memory at a time.
 
     Everything is read and checked before anything is written. Run again, an interrupted import goes on.
 
@@ -143,13 +154,20 @@ def import_features(
 
     with interruptible("whole shards are kept"):
         with bar("check") as shown:
-            found = survey(source, names, channels_first=config.channels_first, report=shown.update)
+            found = survey(
+                source,
+                names,
+                channels_first=config.channels_first,
+                signed=config.dtype != "uint8",
+                report=shown.update,
+            )
         clips = _clips(config, found, own)
         if own is not None:
             spec = spec_of_export(own.spec, found, clips=clips, pooled=own.pooled)
         else:
             assert config.clip_frames is not None
             spec = spec_of_features(config.model, found, clips=clips, clip_frames=config.clip_frames)
+        spec = replace(spec, dtype=config.dtype, codec=config.codec)
         videos = []
         for name, record in labels.records.items():
             positions = choose_positions(found.lengths[name], clips)
@@ -164,7 +182,7 @@ def import_features(
             rows = own.rows
             videos.sort(key=lambda video: rows[video.record.id])
         say(
-            f"{path}: {len(names)} videos, {clips} features each of {'×'.join(map(str, found.map_shape))} (l×h×w×c)"
+            f"{path}: {counted(len(names), 'video')}, {counted(clips, 'feature')} each of {'×'.join(map(str, found.map_shape))} (l×h×w×c)"
         )
         if own is None:
             say(
@@ -178,12 +196,13 @@ def import_features(
                 source,
                 channels_first=config.channels_first,
                 recorded=_recorded(config, place, found, own),
-                trained_on=own.trained_on if own else (),
+                trained_on=_trained_on(own, labels),
                 missing=[*labels.missing, *(a.record for a in absent if a.status == "missing")],
                 class_names=labels.class_names,
                 root=place.resolve(),
                 report=shown.update,
             )
+    labelled = len({record.label for record in labels.records.values()} - {-1}) > 1
     return ImportSummary(
         store=str(path),
         model=spec.model,
@@ -196,8 +215,20 @@ def import_features(
         left_out=labels.left_out,
         missing=len(labels.missing) + len(absent) - len(failed),
         absent=dict(Counter(absence.reason for absence in failed).most_common()),
-        labelled=len({record.label for record in labels.records.values()} - {-1}) > 1,
+        labelled=labelled,
+        next_command=_next_command(path, spec) if labelled else f"faster inspect {shlex.quote(str(path))}",
     )
+
+
+def _next_command(path: Path, spec: FeatureSpec) -> str:
+    """Train on the store: on these maps alone, where it is not clear which other model they are mixed with."""
+    store = Store(path)
+    others = [name for name, frames in store.models if frames == spec.clip_frames and name != spec.model]
+    options = f" --clip-frames {spec.clip_frames}" if len({frames for _, frames in store.models}) > 1 else ""
+    clear = len(others) == 1 and store.features(others[0], spec.clip_frames).clips == spec.clips
+    if others and not clear:
+        options += f" --expensive {shlex.quote(spec.model)} --pattern all-E"
+    return f"faster train-agg --store {shlex.quote(str(path))}{options}"
 
 
 def _labels(config: ImportConfig, names: Sequence[str], own: OwnExport | None, path: Path) -> Labels:
@@ -233,6 +264,14 @@ def _clips(config: ImportConfig, found: Survey, own: OwnExport | None) -> int:
     return clips
 
 
+def _trained_on(own: OwnExport | None, labels: Labels) -> list[str]:
+    """The videos that the weights' training saw, under the ids that they have in the new store."""
+    if own is None:
+        return []
+    ids = {own.videos[name][0].id: record.id for name, record in labels.records.items()}
+    return [ids.get(name, name) for name in own.trained_on]
+
+
 def _subset(facts: ClipFacts, positions: Sequence[int]) -> ClipFacts:
     return replace(
         facts,
@@ -245,8 +284,10 @@ def _subset(facts: ClipFacts, positions: Sequence[int]) -> ClipFacts:
 def _recorded(config: ImportConfig, place: Path, found: Survey, own: OwnExport | None) -> dict[str, Any]:
     """Provenance: an export's own, and in any case that and whence the features were imported."""
     gflops = config.gflops if own is None or config.gflops is not None else own.recorded["gflops_per_clip"]
+    recorded = {"weights_path": None} if own is None else dict(own.recorded)
+    recorded.pop("converted_from", None)  # not this store's maps: those are imported
     return {
-        **({"weights_path": None} if own is None else own.recorded),
+        **recorded,
         "head_sha256": {},  # an export holds no classifier
         "gflops_per_clip": gflops,
         "imported": {

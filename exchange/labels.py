@@ -10,6 +10,7 @@ from ..errors import SourceError, UsageError
 from ..extract.annotation_formats import Format, Listing, file_formats, get_format
 from ..extract.annotations import merge, with_auto_split
 from ..extract.video_folder import VideoFolder, is_video_name
+from ..phrases import counted
 from ..store import Store, VideoRecord
 from .words import record_of
 
@@ -54,27 +55,27 @@ def labels_from_lists(
     merged = [record for record, _ in merge(listing)]
     if listing.problems:
         more = len(listing.problems) - 1
-        raise SourceError(listing.problems[0] + (f" (and {more:,} more such problems)" if more else ""))
+        raise SourceError(
+            listing.problems[0] + (f" (and {counted(more, 'more such problem')})" if more else "")
+        )
     matched, missing, left_out = _match(names, merged)
     where = ", ".join(str(each) for each in lists)
     if not matched:
         raise SourceError(
-            f"none of the {len(names):,} features ({names[0]!r}, …) is of a video that {where} lists "
+            f"of {counted(len(names), 'feature')} ({names[0]!r}, …) none is of a video that {where} lists "
             f"({merged[0].id if merged else 'none'!r}, …); they are matched by id, path or file name"
         )
     if missing and not allow_missing:
         raise SourceError(
-            f"{len(missing):,} of {len(merged):,} listed videos have no features: {missing[0].id!r}, …; go on "
-            "without them with --allow-missing"
+            f"no features of {len(missing):,} of {len(merged):,} listed videos: {missing[0].id!r}, …; go on without "
+            "with --allow-missing"
         )
     notes = [f"labels from {chosen.name} ({where})", *listing.notes]
     if missing:
-        notes.append(
-            f"{len(missing):,} of {len(merged):,} listed videos have no features: recorded as missing"
-        )
+        notes.append(f"no features of {len(missing):,} of {len(merged):,} listed videos: recorded as missing")
     if left_out:
         notes.append(
-            f"{len(left_out):,} of {len(names):,} features are of no listed video, and left out: {left_out[0]!r}, …"
+            f"left out, as of no listed video: {len(left_out):,} of {len(names):,} features: {left_out[0]!r}, …"
         )
     records, split_notes = _with_splits(matched)
     if split_notes:
@@ -128,15 +129,15 @@ def labels_from_store(names: Sequence[str], store: Store) -> Labels:
     matched, missing, left_out = _match(names, known)
     if not matched:
         raise SourceError(
-            f"none of the {len(names):,} features ({names[0]!r}, …) is of a video of {store.path} ({known[0].id!r}, …); "
+            f"of {counted(len(names), 'feature')} ({names[0]!r}, …) none is of a video of {store.path} ({known[0].id!r}, …); "
             "name their lists with --annotations, or write to another --store"
         )
     notes = [f"videos, labels and splits as {store.path} has them"]
     if missing:
-        notes.append(f"{len(missing):,} of its videos have no features: recorded as failed, for this model")
+        notes.append(f"no features of {len(missing):,} of its videos: recorded as failed, for this model")
     if left_out:
         notes.append(
-            f"{len(left_out):,} features are of none of its videos, and left out: {left_out[0]!r}, …"
+            f"left out, as of none of its videos: {counted(len(left_out), 'feature')}: {left_out[0]!r}, …"
         )
     return Labels(records=matched, class_names=videos.class_names, left_out=len(left_out), notes=tuple(notes))
 

@@ -108,4 +108,6 @@ def output_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         what = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
-        raise StorageError(f"{path}: {what}; free or choose another --out, and run again") from error
+        raise StorageError(
+            f"{path}: {what}; choose another --out, or free space there, and run again"
+        ) from error

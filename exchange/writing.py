@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError
+from ..phrases import counted
 from ..store import manifest as manifests
 from ..store import writer
 from ..store.finalise import finalise
@@ -69,6 +70,7 @@ def survey(
     names: Sequence[str],
     *,
     channels_first: bool,
+    signed: bool = True,
     report: Report,
 ) -> Survey:
     """Check every header, then every value.
@@ -77,10 +79,12 @@ def survey(
         source: where the features are.
         names: the videos wanted.
         channels_first: arrays are (T, c, h, w) or (T, c, l, h, w).
+        signed: values below zero are allowed.
         report: called once a video.
 
     Raises:
-        StoreError: not arrays of floating point, of another shape than the first, not finite, or beyond float16.
+        StoreError: not arrays of floating point, of another shape than the first, not finite, beyond float16, or below
+            zero where that is not allowed.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     problems = []
@@ -100,7 +104,7 @@ def survey(
             problems.append(str(error))
     if problems:
         more = len(problems) - 1
-        raise StoreError(problems[0] + (f" (and {more:,} more such problems)" if more else ""))
+        raise StoreError(problems[0] + (f" (and {counted(more, 'more such problem')})" if more else ""))
     if first is None:
         raise StoreError("no features are named")
     digest = hashlib.sha256()
@@ -110,7 +114,12 @@ def survey(
         step = max(1, BLOCK_BYTES // (prod(shape[1:]) * dtype.itemsize))
         for at in range(0, shape[0], step):
             block = np.ascontiguousarray(source.read(name, at, min(at + step, shape[0])))
-            as_float16(name, block, at)
+            half = as_float16(name, block, at)
+            if not signed and (below := (half < 0).reshape(len(half), -1).any(axis=1)).any():
+                place = at + int(np.flatnonzero(below)[0])
+                raise StoreError(
+                    f"{name}: feature {place} goes below zero, and uint8 holds maps after a ReLU; import them with --dtype float16"
+                )
             digest.update(block.data)
         report()
     return Survey(

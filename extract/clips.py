@@ -27,15 +27,19 @@ class ClipPlan:
     padded: NDArray[np.int64]
 
 
-def plan_clips(frames: int, *, clips: int, clip_frames: int, frame_stride: int = 1) -> ClipPlan:
+def plan_clips(
+    frames: int, *, clips: int, clip_frames: int, frame_stride: int = 1, offset: float = 0.0
+) -> ClipPlan:
     """The uniform grid: `clips` clips of `clip_frames` frames over a video of `frames` frames.
+
+    `offset`, from 0 to below 1, moves all clips by that share of the distance from clip to clip.
 
     Raises:
         UsageError: a count below 1.
     """
     _check_counts(frames=frames, clips=clips)
     latest = _latest_start(frames, clip_frames, frame_stride)
-    starts = np.minimum(np.arange(clips, dtype=np.int64) * frames // clips, latest)
+    starts = np.minimum((np.arange(clips, dtype=np.int64) * frames + int(offset * frames)) // clips, latest)
     return _plan(starts, frames, clip_frames, frame_stride)
 
 

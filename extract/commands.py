@@ -12,7 +12,7 @@ import click
 from ..stopping import interruptible
 
 if TYPE_CHECKING:
-    from .run import ExtractSummary
+    from .events import Event
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -73,16 +73,32 @@ class FailureLimit(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
     "--model", "models", multiple=True, required=True, help="A backbone (see: faster models); repeatable."
 )
 @click.option("--store", type=click.Path(), help="The store to write; named after the folder by default.")
-@click.option(
-    "--weights", multiple=True, type=click.Path(), help="A file for each --model, in order [weights/MODEL.*]."
-)
+@click.option("--weights", multiple=True, help="A file or URL for each --model, in order [weights/MODEL.*].")
 @click.option(
     "--allow-random", is_flag=True, help="Random weights where none are found: smoke tests and timing only."
 )
-@click.option("--clip-frames", type=click.IntRange(1), default=8, show_default=True, help="L, frames a clip.")
+@click.option(
+    "--clip-frames", type=click.IntRange(1), help="L, frames a clip; the models' own by default, else 8."
+)
 @click.option("--clips", type=click.IntRange(1), help="M, clips a video; 256 / clip frames by default.")
 @click.option(
-    "--size", type=click.IntRange(1, 2048), default=224, show_default=True, help="Pixels of a frame's side."
+    "--size",
+    type=click.IntRange(1, 2048),
+    help="Pixels of a frame's side; each model's own by default, else 224.",
+)
+@click.option(
+    "--views",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Augmented passes over each video beside the centre view, for training to draw from.",
+)
+@click.option(
+    "--view-seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Of scale, crop, mirroring and time offset of the augmented views.",
 )
 @click.option(
     "--dtype",
@@ -122,8 +138,36 @@ class FailureLimit(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
 @click.option(
     "--decoders", type=click.IntRange(1), default=1, show_default=True, help="Decoding processes a device."
 )
+@click.option(
+    "--task",
+    metavar="K/N",
+    help="Do only the shards whose number leaves K when divided by N; auto in a Slurm array.",
+)
+@click.option(
+    "--batch-clips",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Clips a forward pass; a store keeps to one number.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="What the backbones compute in; auto is bf16 where the device has it in hardware, else float32.",
+)
+@click.option(
+    "--compile/--no-compile",
+    "compiled",
+    default=True,
+    show_default=True,
+    help="Compile the backbones; on a GPU only.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what it would take on disk, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print events as JSON, one a line; the last is the summary."
+)
 def extract_command(
     source: tuple[str, ...],
     devices: str | None,
@@ -161,13 +205,19 @@ def extract_command(
             would = estimate(config, say=lambda line: click.echo(line, err=True))
             click.echo(json.dumps(would.to_dict(), indent=2) if as_json else would.line)
             return
-        summary = extract(config, say=lambda line: click.echo(line, err=True))
+        summary = extract(
+            config,
+            say=lambda line: click.echo(line, err=True),
+            on_event=_print_event if as_json else None,
+        )
     if as_json:
-        click.echo(json.dumps(summary.to_dict(), indent=2))
+        from .events import rounded
+
+        click.echo(json.dumps({"event": "summary", **rounded(summary.to_dict())}))
     else:
-        _print_summary(summary)
+        click.echo("\n".join(summary.lines))
     failed = sum(summary.failed.values())
-    if not summary.whole:
+    if summary.videos and not summary.whole:
         click.echo("no video could be used", err=True)
         raise click.exceptions.Exit(3)
     if failed > max_failed(summary.videos):
@@ -178,21 +228,10 @@ def extract_command(
         raise click.exceptions.Exit(3)
 
 
-def _print_summary(summary: ExtractSummary) -> None:
-    click.echo(
-        f"{summary.store}: {summary.extracted} videos extracted in {summary.seconds:.1f} s "
-        f"({summary.clips_per_second:.1f} clips/s, {summary.gflops_spent:,.4g} GFLOPs), "
-        f"{summary.already_whole} were whole already, {summary.missing} are missing on disk"
-    )
-    for reason, count in list(summary.failed.items())[:10]:
-        click.echo(f"  failed {count}: {reason}")
-    if summary.failed:
-        click.echo(
-            f"  all failures with their reasons: {summary.store}/failures.jsonl; after mending the files: --retry-failed"
-        )
-    if summary.whole:
-        verb = "train-agg --store" if summary.labelled else "inspect"
-        click.echo(f"next: faster {verb} {summary.store}")
+def _print_event(event: Event) -> None:
+    from .events import event_dict
+
+    click.echo(json.dumps(event_dict(event)))
 
 
 @click.command("train-backbone", short_help="Stage one: train a backbone on the same sources.")

@@ -1,12 +1,14 @@
 """Exactly these frames of this video, as pictures, and the clips made of them.
 
 Frame k is the k-th frame that decoding the whole file gives. A frame is decoded once, turned upright, scaled and
-cut, whatever the number of clips that hold it; a file that cannot give a frame is a `VideoError`.
+cut, whatever the number of clips that hold it; a file that cannot give a frame is a `VideoError`. Clips can come in
+parts, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from .clips import ClipPlan, plan_clips, random_clip
 from .frames import decode_frames
 from .packets import MAX_PIXELS, PacketScan, Probe, orientation, probe, scan
 from .transforms import REFERENCE_SIZE, View, centre_transform, centre_view, random_view
+from .views import ViewDraw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +36,7 @@ __all__ = [
     "load_random_video",
     "probe",
     "read_frames",
+    "stream_clips",
 ]
 
 # Exact rounding, so that pixels do not depend on the processor's vector unit.
@@ -41,11 +45,12 @@ _SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.B
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedVideo:
-    """M clips of L frames of one video.
+    """M clips of L frames of one video, or of a part of it; `more` says that another part of it follows.
 
     `clips` is uint8 (M, L, size, size, 3), red, green, blue. `starts` (M,) int64 are the clips' first frames in
     the file, `times_seconds` (M,) float64 their times since the file's first frame, `padded` (M,) int64 how many
     frames of each clip repeat the last. `frames` is T, of the segment where one was asked for; `fps` the file's.
+    `views` (M,) int64 is each clip's view, None where all are of one; `decode_seconds` what decoding took so far.
     """
 
     clips: NDArray[np.uint8]
@@ -54,6 +59,9 @@ class LoadedVideo:
     padded: NDArray[np.int64]
     frames: int
     fps: float
+    more: bool = False
+    views: NDArray[np.int64] | None = None
+    decode_seconds: float = 0.0
 
 
 def read_frames(
@@ -75,9 +83,9 @@ def read_frames(
             f"{path.name}: frames {wanted[0]} to {wanted[-1]} asked, it has 0 to {found.probe.frames - 1}"
         )
     view_of = None if size is None else partial(centre_view, transform=centre_transform(size))
-    draw = _Painter(view_of, size)
+    painter = _Painter(view_of, size)
     for index, frame in decode_frames(path, found, wanted.tolist()):
-        yield index, np.ascontiguousarray(draw(frame))
+        yield index, np.ascontiguousarray(painter(frame))
 
 
 def load_clips(
@@ -100,11 +108,65 @@ def load_clips(
         UsageError: a count or size below 1, or an `out` that does not fit.
         VideoError: the file cannot be used, the decoder does not give the frames, or the segment holds none.
     """
-    view_of = partial(centre_view, transform=centre_transform(size))
+    if out is not None and len(out) != clips:
+        raise UsageError(f"out has room for {len(out)} clips: it must be {clips}")
+    parts = stream_clips(
+        path,
+        out=out,
+        clips=clips,
+        clip_frames=clip_frames,
+        frame_stride=frame_stride,
+        size=size,
+        start_seconds=start_seconds,
+        end_seconds=end_seconds,
+    )
+    return next(parts)
+
+
+def stream_clips(
+    path: Path,
+    *,
+    clips: int,
+    clip_frames: int,
+    frame_stride: int = 1,
+    size: int = REFERENCE_SIZE,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+    views: Sequence[ViewDraw] = (),
+    out: NDArray[np.uint8] | None,
+) -> Generator[LoadedVideo, NDArray[np.uint8], None]:
+    """The clips of `load_clips` in parts, in order and still in one pass, however long the video is.
+
+    Each part fills the beginning of `out`, uint8 (any number, clip_frames, size, size, 3), and is followed by what is
+    sent as the next `out`. Beside it only the frames are kept that a part shares with the one before. The last part
+    comes when the rest of the video has been checked: until then a `VideoError` may end it. None as `out` makes one
+    part of all.
+
+    With `views` there are `clips` clips of each, still in one pass: in the order of their starts, and the parts say
+    which view each clip is of. Without, all are of the centre view.
+
+    Raises:
+        UsageError, VideoError: as `load_clips`, at the first part or a later one.
+    """
+    began = time.perf_counter()
+    draws = views or (ViewDraw(short_side=centre_transform(size).short_side),)
+    painters = [_Painter(partial(draw.view_of, size=size), size) for draw in draws]
     found = scan(path)
     first, frames = _segment(path, found.probe, start_seconds, end_seconds)
-    plan = plan_clips(frames, clips=clips, clip_frames=clip_frames, frame_stride=frame_stride)
-    return _load(path, found, plan, first, frames, _Painter(view_of, size), _output(out, plan, size))
+    plans = [
+        plan_clips(
+            frames, clips=clips, clip_frames=clip_frames, frame_stride=frame_stride, offset=draw.offset
+        )
+        for draw in draws
+    ]
+    view_of_clip = np.repeat(np.arange(len(draws)), clips)
+    starts, indices, padded = (
+        np.concatenate([getattr(plan, name) for plan in plans]) for name in ("starts", "indices", "padded")
+    )
+    order = np.argsort(starts, kind="stable")
+    plan = ClipPlan(starts=starts[order], indices=indices[order], padded=padded[order])
+    video = range(first, first + frames)
+    yield from _load(path, found, plan, video, painters, view_of_clip[order], size, out, began=began)
 
 
 def load_random_video(
@@ -127,6 +189,7 @@ def load_random_video(
         UsageError: a count or size below 1, or an `out` that does not fit.
         VideoError: as `load_clips`.
     """
+    began = time.perf_counter()
     found = scan(path)
     first, frames = _segment(path, found.probe, start_seconds, end_seconds)
     plan = random_clip(rng, frames, clip_frames=clip_frames, frame_stride=frame_stride)
@@ -138,7 +201,11 @@ def load_random_video(
             raise VideoError(f"{path.name}: its picture's size changes from {upright} to {(width, height)}")
         return view
 
-    return _load(path, found, plan, first, frames, _Painter(view_of, size), _output(out, plan, size))
+    if out is not None and len(out) != 1:
+        raise UsageError(f"out has room for {len(out)} clips: it must be 1")
+    video = range(first, first + frames)
+    painters, views = [_Painter(view_of, size)], np.zeros(1, dtype=np.int64)
+    return next(_load(path, found, plan, video, painters, views, size, out, began=began, sparse=True))
 
 
 def _segment(
@@ -156,41 +223,88 @@ def _segment(
     return int(first), int(last - first)
 
 
-def _output(out: NDArray[np.uint8] | None, plan: ClipPlan, size: int) -> NDArray[np.uint8]:
-    shape = (*plan.indices.shape, size, size, 3)
-    if out is None:
-        return np.empty(shape, dtype=np.uint8)
-    if out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
-        raise UsageError(f"out is {out.dtype} {out.shape}: it must be uint8 {shape}, contiguous")
-    return out
-
-
 def _load(
     path: Path,
     found: PacketScan,
     plan: ClipPlan,
-    first: int,
-    frames: int,
-    draw: _Painter,
-    out: NDArray[np.uint8],
-) -> LoadedVideo:
-    """Decode each frame of the plan once and copy it to all its places; `first` is the plan's frame 0."""
-    flat = plan.indices.reshape(-1)
-    places = np.argsort(flat, kind="stable")
-    wanted, begins = np.unique(flat[places], return_index=True)
-    pixels = out.reshape(flat.size, *out.shape[2:])  # a view, as `out` is contiguous
-    ends = [*begins[1:].tolist(), flat.size]
-    for number, (_, frame) in enumerate(decode_frames(path, found, (wanted + first).tolist())):
-        here = places[begins[number] : ends[number]]
-        pixels[here] = draw(frame)
-    return LoadedVideo(
-        clips=out,
-        starts=plan.starts + first,
-        times_seconds=found.probe.seconds[plan.starts + first],
-        padded=plan.padded,
-        frames=frames,
-        fps=found.probe.fps,
-    )
+    video: range,
+    painters: Sequence[_Painter],
+    views: NDArray[np.int64],
+    size: int,
+    out: NDArray[np.uint8] | None,
+    *,
+    began: float,
+    sparse: bool = False,
+) -> Generator[LoadedVideo, NDArray[np.uint8], None]:
+    """Decode each frame of the plan once and copy it to all its places, a part of the clips at a time.
+
+    `video` are the frames of the file that the plan counts from 0. Clip i is in view `views[i]`, which has a painter;
+    the clips' starts ascend. `began` is when loading began, as `time.perf_counter` says.
+    """
+    clips, clip_frames = plan.indices.shape
+    shape = (clip_frames, size, size, 3)
+    # A picture is a frame in a view: one number says both, and ascends with the frame.
+    count = len(painters)
+    pictures = (plan.indices + video.start) * count + views[:, None]
+    needed = np.unique(pictures)
+    wanted = np.unique(needed // count)
+    decoded = decode_frames(path, found, wanted.tolist(), video=video, sparse=sparse)
+    kept: dict[int, NDArray[np.uint8]] = {}
+    done, spent = 0, 0.0
+    while True:
+        if out is None:
+            out = np.empty((clips, *shape), dtype=np.uint8)
+        if out.shape[1:] != shape or not len(out) or out.dtype != np.uint8 or not out.flags.c_contiguous:
+            raise UsageError(
+                f"out is {out.dtype} {out.shape}: it must be uint8 (clips, {', '.join(map(str, shape))}), contiguous"
+            )
+        part = slice(done, min(done + len(out), clips))
+        done = part.stop
+        # The frames from here on are needed again.
+        later = int(plan.starts[done]) + video.start if done < clips else video.stop
+        here = out[: done - part.start]
+        pixels = here.reshape(-1, *shape[1:])
+        places = dict(_places(pictures[part].reshape(-1)))
+        for picture in places.keys() & kept.keys():
+            pixels[places.pop(picture)] = kept[picture]
+        kept = {picture: image for picture, image in kept.items() if picture >= later * count}
+        while places:
+            index, frame = next(decoded)
+            begin, end = np.searchsorted(needed, [index * count, (index + 1) * count])
+            for picture in needed[begin:end].tolist():
+                image = painters[picture - index * count](frame)
+                if picture in places:
+                    pixels[places.pop(picture)] = image
+                if index >= later:
+                    kept[picture] = image.copy()
+        if done == clips:
+            for _ in decoded:  # the rest of the video has no clip, but it is checked
+                raise AssertionError("frames beyond the last clip were asked for")
+        spent += time.perf_counter() - began
+        out = yield LoadedVideo(
+            clips=here,
+            starts=plan.starts[part] + video.start,
+            times_seconds=found.probe.seconds[plan.starts[part] + video.start],
+            padded=plan.padded[part],
+            frames=len(video),
+            fps=found.probe.fps,
+            more=done < clips,
+            views=views[part] if count > 1 else None,
+            decode_seconds=spent,
+        )
+        if done == clips:
+            return
+        began = time.perf_counter()
+
+
+def _places(indices: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Each distinct index, ascending, with the places that hold it."""
+    places = np.argsort(indices, kind="stable")
+    distinct, begins = np.unique(indices[places], return_index=True)
+    for index, begin, end in zip(
+        distinct.tolist(), begins.tolist(), [*begins[1:].tolist(), len(indices)], strict=True
+    ):
+        yield index, places[begin:end]
 
 
 class _Painter:

@@ -2,26 +2,24 @@
 
 Each process decodes one video at a time, with one thread. A video that makes its process crash or stall costs
 that process, which is replaced, and nothing else: its job ends as a `VideoFailure`. Pixels are written once, into
-one of a fixed number of slots that all processes share, and are never pickled. The memory has no name, so nothing
-is left behind however the program ends.
+one of a fixed number of slots that all processes share, and are never pickled. A video that does not fit a slot
+comes in parts.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
+import math
 import os
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from math import prod
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from multiprocessing.reduction import DupFd
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -31,6 +29,7 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError, VideoError
 from .decode import LoadedVideo, load_clips
+from .slots import Shape, Slots
 
 Key = TypeVar("Key")
 
@@ -39,6 +38,8 @@ TIMEOUT_SECONDS = 120.0
 _START_ATTEMPTS = 3
 _START_SECONDS = 60.0
 _NO_PIXELS = np.empty(0, dtype=np.uint8)
+
+Load = Callable[..., LoadedVideo | Generator[LoadedVideo, NDArray[np.uint8], None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,23 +53,24 @@ class VideoFailure:
 class DecodeJob(Generic[Key]):
     """One video to load: `load(path, out=slot, **arguments)`, called in a decoder process.
 
-    `key` comes back with the result. `load` is a function at a module's top level, such as `load_clips` or
-    `load_random_video`; it fills `out` and returns a `LoadedVideo` whose clips are `out`. The arguments are
-    pickled.
+    `key` comes back with the result. `load` is a function at a module's top level; it fills `out` from its beginning
+    and returns a `LoadedVideo` whose clips lie there, as `load_clips` and `load_random_video` do. Or it is a
+    generator function that yields the video part by part and is sent the slot for the next one, as `stream_clips`
+    is. The arguments are pickled.
     """
 
     key: Key
     path: Path
     arguments: Mapping[str, Any]
-    load: Callable[..., LoadedVideo] = load_clips
+    load: Load = load_clips
 
 
 class DecoderPool:
-    """`workers` decoder processes around `slots` slots, each for one video's clips of `shape` (M, L, H, W, 3).
+    """`workers` decoder processes around `slots` slots, each for clips of one video: `shape` (M, L, H, W, 3).
 
     Use it in a `with` statement. More slots than workers let decoding run ahead of the consumer. The memory is
-    slots × M·L·H·W·3 bytes, taken when first used. The processes start with their first job. A video that takes
-    longer than `timeout_seconds` is given up.
+    slots × M·L·H·W·3 bytes, taken when first used; see `fit_slots`. The processes start with their first job. A video
+    of which a part takes longer than `timeout_seconds` is given up.
 
     Raises:
         UsageError: fewer than one worker or slot, no time, or a shape that is not five counts.
@@ -78,7 +80,7 @@ class DecoderPool:
         self,
         workers: int,
         *,
-        shape: tuple[int, int, int, int, int],
+        shape: Shape,
         slots: int,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
@@ -87,7 +89,7 @@ class DecoderPool:
                 f"a pool of {workers} workers, {slots} slots of {shape}, {timeout_seconds} s: all must be positive"
             )
         self._timeout_seconds = timeout_seconds
-        self._slots = _Slots.create(shape, slots)
+        self._slots = Slots.create(shape, slots)
         self._free = list(range(slots))
         self._workers = [_Worker(self._slots) for _ in range(workers)]
         self._running = False
@@ -95,7 +97,9 @@ class DecoderPool:
     def run(self, jobs: Iterable[DecodeJob[Key]]) -> Iterator[tuple[Key, LoadedVideo | VideoFailure]]:
         """Yield (key, result) for each job, in the jobs' order.
 
-        A result's clips are a view of its slot: they hold until the next result is asked for. Jobs are drawn as
+        A video that its job loads in parts comes as several results with its key, one after another, all but the last
+        with `more`. If one of them is a `VideoFailure`, it is the last, and those before it do not count. A
+        result's clips are a view of its slot: they hold until the next result is asked for. Jobs are drawn as
         slots become free. Leaving the loop early abandons the jobs drawn so far.
 
         Raises:
@@ -113,15 +117,18 @@ class DecoderPool:
                 self._dispatch(drawn, tickets)
                 if not tickets:
                     return
-                result = tickets[0].result
-                if result is None:
+                ticket = tickets[0]
+                if not ticket.results:
                     self._wait()
                     continue
-                ticket = tickets.popleft()
-                if isinstance(result, LoadedVideo):
-                    result = replace(result, clips=self._slots.view(ticket.slot))
+                result, slot = ticket.results.popleft()
+                if isinstance(result, LoadedVideo) and slot is not None:
+                    result = replace(result, clips=self._slots.view(slot)[: len(result.starts)])
+                if ticket.is_over and not ticket.results:
+                    tickets.popleft()
                 yield ticket.job.key, result
-                self._free.append(ticket.slot)
+                if slot is not None:
+                    self._free.append(slot)
         finally:
             self._abandon()
 
@@ -141,30 +148,72 @@ class DecoderPool:
         self.close()
 
     def _dispatch(self, drawn: Iterator[DecodeJob[Key]], tickets: deque[_Ticket[Key]]) -> None:
+        """Hand out the free slots, to the oldest video first.
+
+        The last free slot is kept for the oldest video that is not over, unless that has one: all others' parts wait
+        until its parts have been taken, so it must be able to go on.
+        """
+        decoding = [ticket for ticket in tickets if not ticket.is_over]
+
+        def is_free_for(ticket: _Ticket[Key] | None) -> bool:
+            kept = bool(decoding) and ticket is not decoding[0] and not decoding[0].holds_slot
+            return len(self._free) > kept
+
+        for ticket in decoding:
+            if ticket.waits and is_free_for(ticket):
+                ticket.worker.go_on(self._free.pop(), self._timeout_seconds)
         for worker in self._workers:
-            if worker.ticket is None and self._free:
+            if worker.ticket is None and is_free_for(None):
                 job = next(drawn, None)
                 if job is None:
                     return
-                ticket = _Ticket(job=job, slot=self._free.pop())
+                ticket = _Ticket(job=job, worker=worker, slot=self._free.pop())
                 tickets.append(ticket)
+                decoding.append(ticket)
                 worker.give(ticket)
 
     def _wait(self) -> None:
         """Take what the busy processes send, until one has something to say or has had its time."""
         busy = [worker for worker in self._workers if worker.ticket is not None]
         patience = min(worker.deadline for worker in busy) - time.monotonic()
-        wait([worker.pipe for worker in busy], max(patience, 0))
+        wait([worker.pipe for worker in busy], None if math.isinf(patience) else max(patience, 0))
         for worker in busy:
             try:
                 # What was sent comes before the deadline: the caller may have been away for long.
                 while worker.ticket is not None and worker.pipe.poll():
-                    worker.take(worker.pipe.recv(), self._timeout_seconds)
+                    self._take(worker, worker.ticket, worker.pipe.recv())
             except (EOFError, OSError):  # the process died; its pipe ended behind all that it had sent
                 self._bury(worker)
                 continue
             if worker.ticket is not None and time.monotonic() >= worker.deadline:
                 self._bury(worker, stuck=True)
+
+    def _take(
+        self, worker: _Worker, ticket: _Ticket[Any], message: LoadedVideo | VideoFailure | None
+    ) -> None:
+        """Note that the job has begun (None), a part of its video, or its failure."""
+        if message is None:
+            worker.begun = True
+            worker.deadline = time.monotonic() + self._timeout_seconds
+            return
+        worker.deadline = math.inf
+        if isinstance(message, VideoFailure):
+            self._fail(ticket, message.reason)
+        else:
+            ticket.results.append((message, ticket.slot))
+            ticket.slot = None
+            ticket.waits = message.more
+            ticket.is_over = not message.more
+        if ticket.is_over:
+            worker.ticket = None
+
+    def _fail(self, ticket: _Ticket[Any], reason: str) -> None:
+        """End a job. The parts of it that nobody has taken are void."""
+        held = [ticket.slot, *(slot for _, slot in ticket.results)]
+        self._free.extend(slot for slot in held if slot is not None)
+        ticket.slot = None
+        ticket.results = deque([(VideoFailure(reason=reason), None)])
+        ticket.waits, ticket.is_over = False, True
 
     def _bury(self, worker: _Worker, *, stuck: bool = False) -> None:
         """Settle the job of a process that died or is stuck. The video is at fault only if its job had begun."""
@@ -173,11 +222,9 @@ class DecoderPool:
         if ticket is None:
             return
         if begun and stuck:
-            ticket.result = VideoFailure(
-                reason=f"decoding took longer than {self._timeout_seconds:g} s and was stopped"
-            )
+            self._fail(ticket, f"decoding took longer than {self._timeout_seconds:g} s and was stopped")
         elif begun:
-            ticket.result = VideoFailure(reason=f"the decoder process died ({end})")
+            self._fail(ticket, f"the decoder process died ({end})")
         else:
             ticket.attempts += 1
             if ticket.attempts == _START_ATTEMPTS:
@@ -197,18 +244,26 @@ class DecoderPool:
 
 @dataclass(kw_only=True, eq=False)
 class _Ticket(Generic[Key]):
-    """A job on its way: its slot, and its result once there is one."""
+    """A job on its way: the slot that is being filled, and what nobody has taken yet, with its slots."""
 
     job: DecodeJob[Key]
-    slot: int
-    result: LoadedVideo | VideoFailure | None = None
+    worker: _Worker
+    slot: int | None
+    results: deque[tuple[LoadedVideo | VideoFailure, int | None]] = field(default_factory=deque)
+    waits: bool = False  # for a slot, to go on
+    is_over: bool = False
     attempts: int = 0
+
+    @property
+    def holds_slot(self) -> bool:
+        """Whether it goes on without a free slot: it fills one, or one comes back when its results are taken."""
+        return self.slot is not None or bool(self.results)
 
 
 class _Worker:
     """The parent's side of one decoder process, started when it is first given a job."""
 
-    def __init__(self, slots: _Slots) -> None:
+    def __init__(self, slots: Slots) -> None:
         self.ticket: _Ticket[Any] | None = None
         self.begun = False
         self.deadline = 0.0
@@ -217,24 +272,25 @@ class _Worker:
         self._process: SpawnProcess | None = None
 
     def give(self, ticket: _Ticket[Any]) -> None:
-        """Send a job to the process."""
+        """Send a job to the process, with its first slot."""
         if self._process is None:
             self._start()
         self.ticket, self.begun = ticket, False
         self.deadline = time.monotonic() + _START_SECONDS
-        with contextlib.suppress(
-            BrokenPipeError, ConnectionResetError
-        ):  # died while idle: seen when waited for
-            self.pipe.send((ticket.job.load, ticket.job.path, dict(ticket.job.arguments), ticket.slot))
+        job = ticket.job
+        self._send((job.load, job.path, dict(job.arguments), ticket.slot))
 
-    def take(self, message: LoadedVideo | VideoFailure | None, timeout_seconds: float) -> None:
-        """Note that the job has begun (None), or its result."""
-        if message is None:
-            self.begun = True
-            self.deadline = time.monotonic() + timeout_seconds
-        elif self.ticket is not None:
-            self.ticket.result = message
-            self.ticket = None
+    def go_on(self, slot: int, timeout_seconds: float) -> None:
+        """Send the slot for the next part of the process's video."""
+        assert self.ticket is not None
+        self.ticket.slot, self.ticket.waits = slot, False
+        self.deadline = time.monotonic() + timeout_seconds
+        self._send(slot)
+
+    def _send(self, message: object) -> None:
+        # A process that died while it waited is seen when it is waited for.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.pipe.send(message)
 
     def stop(self, *, kill: bool = True) -> str:
         """End the process, or let one that is ending end; say how it ended."""
@@ -268,45 +324,7 @@ class _Worker:
         self._process = process
 
 
-class _Slots:
-    """Memory without a name, shared by all processes that are given its descriptor."""
-
-    def __init__(self, descriptor: int, shape: tuple[int, ...], count: int) -> None:
-        self._descriptor = descriptor
-        self._shape = shape
-        self._stride = -(-prod(shape) // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._memory: mmap.mmap | None = mmap.mmap(descriptor, self._stride * count)
-        self.count = count
-
-    @classmethod
-    def create(cls, shape: tuple[int, ...], count: int) -> _Slots:
-        descriptor = os.memfd_create("faster-clips", os.MFD_CLOEXEC)
-        os.ftruncate(descriptor, -(-prod(shape) // mmap.PAGESIZE) * mmap.PAGESIZE * count)
-        return cls(descriptor, shape, count)
-
-    def view(self, slot: int) -> NDArray[np.uint8]:
-        if self._memory is None:
-            raise UsageError("this pool of decoders is closed")
-        flat = np.frombuffer(
-            self._memory, dtype=np.uint8, count=prod(self._shape), offset=slot * self._stride
-        )
-        return flat.reshape(self._shape)
-
-    def close(self) -> None:
-        """Give up the memory; it goes with the last view of it."""
-        if self._memory is not None:
-            self._memory = None
-            os.close(self._descriptor)
-
-    def __reduce__(self) -> tuple[Callable[..., _Slots], tuple[object, ...]]:
-        return _attach, (DupFd(self._descriptor), self._shape, self.count)
-
-
-def _attach(duplicate: Any, shape: tuple[int, ...], count: int) -> _Slots:
-    return _Slots(duplicate.detach(), shape, count)
-
-
-def _serve(pipe: Connection, slots: _Slots) -> None:
+def _serve(pipe: Connection, slots: Slots) -> None:
     """A decoder process: load what comes, until the parent's end of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -314,21 +332,37 @@ def _serve(pipe: Connection, slots: _Slots) -> None:
         while True:
             load, path, arguments, slot = pipe.recv()
             pipe.send(None)
-            pipe.send(_outcome(load, path, arguments, slots.view(slot)))
+            outcomes = _outcomes(load, path, arguments, slots.view(slot))
+            outcome = next(outcomes)
+            pipe.send(outcome)
+            while isinstance(outcome, LoadedVideo) and outcome.more:
+                outcome = outcomes.send(slots.view(pipe.recv()))
+                pipe.send(outcome)
+            outcomes.close()
 
 
-def _outcome(
-    load: Callable[..., LoadedVideo], path: Path, arguments: dict[str, Any], out: NDArray[np.uint8]
-) -> LoadedVideo | VideoFailure:
-    try:
-        video = load(path, out=out, **arguments)
-        if video.clips is not out:
-            raise TypeError(f"{load.__qualname__} did not load into its slot")
-    except VideoError as error:
-        return VideoFailure(reason=_one_line(str(error)))
-    except BaseException as error:  # the video's door: whatever a decoder raises is this video's failure
-        return VideoFailure(reason=_one_line(f"{type(error).__name__}: {error}"))
-    return replace(video, clips=_NO_PIXELS)
+def _outcomes(
+    load: Load, path: Path, arguments: dict[str, Any], out: NDArray[np.uint8]
+) -> Generator[LoadedVideo | VideoFailure, NDArray[np.uint8], None]:
+    """What becomes of a video, part by part, without the pixels, which lie in the slots that are sent."""
+    parts: Generator[LoadedVideo, NDArray[np.uint8], None] | None = None
+    more = True
+    while more:
+        outcome: LoadedVideo | VideoFailure
+        more = False
+        try:
+            loaded = load(path, out=out, **arguments) if parts is None else parts.send(out)
+            if not isinstance(loaded, LoadedVideo):
+                parts, loaded = loaded, next(loaded)
+            if loaded.clips.ctypes.data != out.ctypes.data:
+                raise TypeError(f"{load.__qualname__} did not load into its slot")
+            more = loaded.more
+            outcome = replace(loaded, clips=_NO_PIXELS)
+        except VideoError as error:
+            outcome = VideoFailure(reason=_one_line(str(error)))
+        except BaseException as error:  # the video's door: whatever a decoder raises is this video's failure
+            outcome = VideoFailure(reason=_one_line(f"{type(error).__name__}: {error}"))
+        out = yield outcome
 
 
 def _one_line(text: str) -> str:

@@ -14,7 +14,9 @@ import torch
 from .. import store as stores
 from ..errors import FasterError, Interrupted
 from ..stopping import interruptible
-from .shards import Job, Report, ShardTask, load_networks, run_shards
+from .events import Report, ShardEvent, VideoEvent
+from .shard_run import ShardTask
+from .shards import Job, load_networks, run_shards
 
 
 def run_processes(
@@ -73,8 +75,8 @@ def _follow(pipes: Sequence[Connection], devices: Sequence[str], report: Report)
                 raise message
             elif isinstance(message, str):
                 raise RuntimeError(f"the process on {running[pipe]} failed:\n{message}")
-            else:
-                report(*message)
+            elif isinstance(message, VideoEvent | ShardEvent):
+                report(message)
 
 
 def _device_main(
@@ -94,7 +96,7 @@ def _device_main(
     try:
         with interruptible("whole shards are kept"):
             networks = [network for network, _ in load_networks(job, device)]
-            run_shards(job, specs, manifest, tasks, networks, lambda *figures: pipe.send(figures))
+            run_shards(job, specs, manifest, tasks, networks, pipe.send)
     except FasterError as error:
         message = error
     except Exception:

@@ -2,7 +2,8 @@
 
 Old AVI files "pack" two pictures (VOPs) into one packet and put a placeholder, a VOP that is not coded or a
 single byte, where the second belongs. A decoder keeps the second until the next packet comes, so that one at
-the very end is never given. A VOP that is not coded never gives a frame (ISO/IEC 14496-2, 6.2.3 and 6.2.5).
+the very end is never given. A VOP that is not coded never gives a frame (ISO/IEC 14496-2, 6.2.3 and 6.2.5). It is
+short: a long packet that seems to hold no picture is a damaged one, and counts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 _START = b"\x00\x00\x01"
 _VOP = 0xB6
 _VOL = range(0x20, 0x30)
+_PLACEHOLDER_BYTES = 64
 
 
 class Mpeg4Pictures:
@@ -24,7 +26,7 @@ class Mpeg4Pictures:
 
     def count(self, data: bytes) -> int:
         """The number of frames that the next packet, `data`, gives."""
-        coded = self._coded(data)
+        coded = self._coded(data) or int(len(data) > _PLACEHOLDER_BYTES)
         frames = self._kept + min(coded, 1)
         self._kept = max(coded - 1, 0)
         return frames

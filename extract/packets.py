@@ -10,8 +10,10 @@ FFmpeg as a stream of bytes, with no protocol allowed, and only real containers 
 
 from __future__ import annotations
 
+import io
 import os
 import stat
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,11 +70,30 @@ class KeyPacket:
 
 @dataclass(frozen=True, kw_only=True)
 class PacketScan:
-    """A probe and what decoding needs: `index_of` pts where every frame has its own (else None), key packets."""
+    """A probe and what decoding needs.
+
+    `pts` are the frames' timestamps, int64 (frames,), ascending, where every frame has its own; else None, and
+    there is no seeking. `keys` are the key packets, int64 (keys, 3): frame, pts, seek_to, by frame; see `KeyPacket`.
+    """
 
     probe: Probe
-    index_of: dict[int, int] | None
-    keys: tuple[KeyPacket, ...]
+    pts: NDArray[np.int64] | None
+    keys: NDArray[np.int64]
+
+    def index_of(self, pts: int | None) -> int:
+        """The index of the frame with this timestamp, -1 where there is none."""
+        if self.pts is None or pts is None:
+            return -1
+        index = int(np.searchsorted(self.pts, pts))
+        return index if index < len(self.pts) and self.pts[index] == pts else -1
+
+    def key_before(self, frame: int) -> KeyPacket | None:
+        """The last key packet that shows `frame` or one before it."""
+        row = int(np.searchsorted(self.keys[:, 0], frame, side="right")) - 1
+        if row < 0:
+            return None
+        index, pts, seek_to = self.keys[row].tolist()
+        return KeyPacket(frame=index, pts=pts, seek_to=seek_to)
 
 
 @contextmanager
@@ -99,6 +120,9 @@ def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.vid
             context = stream.codec_context
             context.thread_count = 1  # frame threads hang for ever on some broken files
             context.options = {"max_pixels": str(MAX_PIXELS)}
+            if context.codec.canonical_name == "mjpeg":
+                # Else the part of a picture behind an error is whatever the memory held before.
+                context.options |= {"err_detect": "explode"}
             yield container, stream
 
 
@@ -183,8 +207,9 @@ class _Packets:
         self.stream = stream
         self.read = 0
         self.pictures = 0
-        self._shown: list[int | None] = []
-        self._keys: list[tuple[int, int]] = []
+        # Eight bytes a number: a long video has many packets.
+        self._pts = array("q")
+        self._keys = array("q")  # pts, seek_to, pts, seek_to, …
         self._one_each = True
         self._codec = stream.codec_context.codec.canonical_name
         self._mpeg4 = Mpeg4Pictures(stream.codec_context.extradata or b"")
@@ -195,38 +220,44 @@ class _Packets:
         self.pictures += pictures
         self._one_each &= pictures <= 1
         if pictures:
-            self._shown.append(packet.pts)
-            if packet.is_keyframe and packet.pts is not None:
-                self._keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+            if packet.pts is None:
+                return
+            self._pts.append(packet.pts)
+            if packet.is_keyframe:
+                self._keys.extend((packet.pts, packet.pts if packet.dts is None else packet.dts))
 
     def scan(self, first: av.VideoFrame, *, reorders_untimed: bool, path: Path) -> PacketScan:
         context = self.stream.codec_context
-        pts = sorted(value for value in self._shown if value is not None)
+        pts = np.unique(np.array(self._pts, dtype=np.int64))
         # AVI has no presentation times; those that FFmpeg makes up are wrong where frames are reordered.
         timed = (
-            self._one_each
-            and len(set(pts)) == self.pictures
-            and not (reorders_untimed and context.has_b_frames)
+            self._one_each and len(pts) == self.pictures and not (reorders_untimed and context.has_b_frames)
         )
         rate = self.stream.average_rate or self.stream.guessed_rate
         fps = float(rate) if rate else 0.0
         if timed:
             base = self.stream.time_base or Fraction(1)
-            seconds = np.array([value * base.numerator / base.denominator for value in pts])
+            seconds = pts.astype(np.float64) * base.numerator / base.denominator
             if len(pts) > 1:
-                fps = float((len(pts) - 1) / (seconds[-1] - seconds[0]))
+                fps = (len(pts) - 1) * base.denominator / ((int(pts[-1]) - int(pts[0])) * base.numerator)
         elif fps:
             seconds = np.arange(self.pictures) / fps
         else:
             raise VideoError(f"{path.name}: its frames have no timestamps and it names no frame rate")
-        index_of = {value: index for index, value in enumerate(pts)} if timed else None
-        keys = [KeyPacket(frame=index_of[p], pts=p, seek_to=d) for p, d in self._keys] if index_of else []
-        transposed = orientation(first)[0]
+        keys = np.empty((0, 3), dtype=np.int64)
+        if timed and self._keys:
+            rows = np.array(self._keys, dtype=np.int64).reshape(-1, 2)
+            keys = np.column_stack([np.searchsorted(pts, rows[:, 0]), rows])
+            keys = keys[np.argsort(keys[:, 0], kind="stable")]
+        try:
+            transposed = orientation(first)[0]
+        except VideoError as error:
+            raise VideoError(f"{path.name}: {error}") from error
         width, height = (first.height, first.width) if transposed else (first.width, first.height)
         return PacketScan(
             probe=Probe(frames=self.pictures, fps=fps, width=width, height=height, pts_seconds=seconds),
-            index_of=index_of,
-            keys=tuple(sorted(keys, key=lambda key: key.frame)),
+            pts=pts if timed else None,
+            keys=keys,
         )
 
     def _pictures(self, packet: av.Packet[av.video.VideoStream]) -> int:
@@ -264,5 +295,16 @@ def _regular_file(path: Path) -> Iterator[BinaryIO]:
         os.close(descriptor)
         kind = "an empty file" if stat.S_ISREG(status.st_mode) else "not a regular file"
         raise VideoError(f"{path.name}: {kind}")
-    with os.fdopen(descriptor, "rb") as file:
+    with _File(io.FileIO(descriptor, "rb")) as file:
         yield file
+
+
+class _File(io.BufferedReader):
+    """A file that answers a seek to an impossible place, as broken files ask for, as FFmpeg expects it."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """As of any file, but -1 instead of an OSError."""
+        try:
+            return super().seek(offset, whence)
+        except OSError:
+            return -1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from .annotations import Source
 from .backbones import build, require_known
 from .decode import LoadedVideo, load_random_video
 from .decoders import DecodeJob, DecoderPool, VideoFailure
+from .slots import MEMORY_BYTES
 from .source_options import SourceOptions
 from .transforms import normalise
 from .weights import WeightsInfo, file_stem, save_weights
@@ -140,12 +142,14 @@ def train_backbone(
         )
     torch.manual_seed(config.seed)
     model = build(config.model, len(source.class_names))
+    model.require_takes(config.clip_frames, config.size)
     if model.num_classes != len(source.class_names):
         raise UsageError(
             f"{config.model} has a classifier of {model.num_classes} classes, the source {len(source.class_names)}; "
             "stage one needs a network that sets num_classes to what it is given"
         )
-    with DecoderPool(config.decoders, shape=shape, slots=2 * config.batch_size) as pool:
+    slots = max(1, min(2 * config.batch_size, MEMORY_BYTES // prod(shape)))
+    with DecoderPool(config.decoders, shape=shape, slots=slots) as pool:
         task = _BackboneTask(config, model, source, train, validation, pool, options.device)
         best = fit(task, options, run_dir, config=settled, progress=progress)
         model.load_state_dict(load_file(run_dir / "best.safetensors"))

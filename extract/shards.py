@@ -1,27 +1,37 @@
-"""Shards one after another: decode ‖ forward ‖ write. Runs in the command's process, or in one a device."""
+"""Shards one after another: decode ‖ forward ‖ write. Runs in the command's process, or in one a device.
+
+Decoding has processes of its own, writing a thread. The forward pass runs in the thread that was called on a CPU, whose
+cores it shares with the decoders; for a GPU it has a thread too, so that the next video's pixels are copied there while
+it computes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
-from tqdm import tqdm
+import torch
+from torch import Tensor
 
 from .. import store as stores
-from ..errors import VideoError
 from ..stopping import raise_if_stopped
-from .decode import LoadedVideo
-from .decoders import DecodeJob, DecoderPool, VideoFailure
+from .behind import Behind, Work
+from .decode import LoadedVideo, stream_clips
+from .decoders import DecodeJob, DecoderPool
+from .events import Report
 from .frozen import FrozenBackbone
+from .shard_run import ForwardStage, ShardTask, ShardWriters
+from .slots import fit_slots
+from .views import ViewDraw, draw_view
 from .weights import WeightsInfo, load_weights
 
-# Called once a video: clips computed by each model of the job, and whether the video failed.
-Report = Callable[[list[int], bool], None]
+# What writing may be behind: single videos' maps of one model.
+WRITE_AHEAD = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,61 +43,25 @@ class Job:
     models: tuple[str, ...]
     weights: tuple[str | None, ...]
     allow_random: bool
-    clip_frames: int
-    clips: int
-    size: int
     decoders: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardTask:
-    """One shard to do: its rows, and the models (by place in the job) that have no receipt for it."""
-
-    shard: int
-    rows: tuple[int, ...]
-    models: tuple[int, ...]
-    shard_videos: int
-
-
-class Progress:
-    """The run's progress bar and counts, fed once a video."""
-
-    def __init__(self, *, total: int, models: int, shown: bool) -> None:
-        self.clips_by_model = [0] * models
-        self.failed = 0
-        self._bar = tqdm(total=total, unit="video", desc="extract", disable=not shown, dynamic_ncols=True)
-
-    @property
-    def clips(self) -> int:
-        """Clips computed so far, of all models."""
-        return sum(self.clips_by_model)
-
-    def report(self, clips: list[int], failed: bool) -> None:
-        """Count one video."""
-        self.clips_by_model = [a + b for a, b in zip(self.clips_by_model, clips, strict=True)]
-        self.failed += failed
-        elapsed = self._bar.format_dict["elapsed"]
-        self._bar.set_postfix(
-            {"clips/s": f"{self.clips / elapsed:.1f}" if elapsed else "", "failed": self.failed},
-            refresh=False,
-        )
-        self._bar.update()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.close()
+    batch_clips: int
+    precisions: tuple[str, ...]
+    compiled: bool
 
 
 def load_networks(job: Job, device: str) -> list[tuple[FrozenBackbone, WeightsInfo]]:
     """Load each model of the job and make it ready on a device."""
     networks = []
-    for model, weights in zip(job.models, job.weights, strict=True):
+    for model, weights, precision in zip(job.models, job.weights, job.precisions, strict=True):
         backbone, info = load_weights(model, path=weights, allow_random=job.allow_random)
-        networks.append((FrozenBackbone(backbone, device=device), info))
+        network = FrozenBackbone(
+            backbone,
+            device=device,
+            batch_clips=job.batch_clips,
+            precision=precision,
+            compiled=job.compiled,
+        )
+        networks.append((network, info))
     return networks
 
 
@@ -101,88 +75,132 @@ def run_shards(
 ) -> None:
     """Decode each task's videos once, run the models that lack the shard, and commit it.
 
-    A video that cannot be decoded, or whose maps do not fit float16, is recorded as failed with its reason.
+    A video that cannot be decoded, or whose maps do not fit float16, is recorded as failed with its reason. `report` is
+    called by the writing thread.
     """
     # One decode serves all models whose clips are the same frames; others get a pass of their own.
-    for stride in sorted({spec.frame_stride for spec in specs}):
-        here = [i for i, spec in enumerate(specs) if spec.frame_stride == stride]
-        passes = [(task, [i for i in task.models if i in here]) for task in tasks]
-        passes = [(task, models) for task, models in passes if models]
-        shape = (job.clips, job.clip_frames, job.size, job.size, 3)
-        with DecoderPool(job.decoders, shape=shape, slots=job.decoders + 2) as pool:
-            videos = pool.run(_decode_jobs(job, manifest, [task for task, _ in passes], stride))
-            for task, models in passes:
-                _run_shard(job, specs, manifest, task, models, networks, videos, report)
+    for frames in sorted({_frames_of(spec) for spec in specs}):
+        here = {i for i, spec in enumerate(specs) if _frames_of(spec) == frames}
+        passes = [_part_of(task, here) for task in tasks]
+        passes = [task for task in passes if task.outputs]
+        if passes:
+            _run_pass(job, specs, manifest, passes, networks, report, specs[min(here)])
+
+
+def count_decodes(specs: Sequence[stores.FeatureSpec], tasks: Sequence[ShardTask]) -> int:
+    """How many times a video is decoded in `run_shards`: once for all models that see the same pixels."""
+    return sum(
+        len(task.rows) * len({_frames_of(specs[model]) for model, _ in task.outputs}) for task in tasks
+    )
+
+
+def _part_of(task: ShardTask, models: set[int]) -> ShardTask:
+    outputs = tuple(output for output in task.outputs if output[0] in models)
+    return ShardTask(shard=task.shard, rows=task.rows, outputs=outputs, shard_videos=task.shard_videos)
+
+
+def _run_pass(
+    job: Job,
+    specs: Sequence[stores.FeatureSpec],
+    manifest: stores.Manifest,
+    tasks: Sequence[ShardTask],
+    networks: Sequence[FrozenBackbone],
+    report: Report,
+    spec: stores.FeatureSpec,
+) -> None:
+    """The shards of models that see the same pixels, those that `spec` says."""
+    size = _frames_of(spec)[1]
+    shape, slots = fit_slots(
+        (spec.clip_frames, size, size, 3),
+        clips=spec.clips * spec.views,
+        workers=job.decoders,
+        batch_clips=job.batch_clips,
+    )
+    device = networks[0].device
+    waited = 0.0
+    with ExitStack() as stack:
+        pool = stack.enter_context(DecoderPool(job.decoders, shape=shape, slots=slots))
+        writers = stack.enter_context(ShardWriters(Path(job.store), specs, manifest, report))
+        writing = stack.enter_context(Behind("write", ahead=WRITE_AHEAD))
+        computing = stack.enter_context(Behind("forward", ahead=1)) if _has_own_cores(device) else None
+        stage = ForwardStage(
+            networks,
+            manifest,
+            writers=writers,
+            writing=writing,
+            report=report,
+            decode_wait=lambda: computing.idle_seconds if computing else waited,
+        )
+
+        def do(work: Work) -> None:
+            if computing is None:
+                work()
+            else:
+                computing.do(work)
+
+        if computing is not None:  # compiling takes long, and so does the decoders' start
+            for i in {model for task in tasks for model, _ in task.outputs}:
+                do(partial(networks[i].warm_up, spec.clip_frames, size))
+        videos = pool.run(_decode_jobs(job, manifest, tasks, spec))
+        for task in tasks:
+            do(partial(stage.begin, task))
+            for row in task.rows:
+                more = True
+                while more:
+                    raise_if_stopped()
+                    began = time.perf_counter()
+                    key, part = next(videos)
+                    waited += time.perf_counter() - began
+                    assert key == row
+                    more = isinstance(part, LoadedVideo) and part.more
+                    pixels = _on_device(part, device) if isinstance(part, LoadedVideo) else None
+                    do(partial(stage.add, row, part, pixels))
+            do(stage.commit)
+
+
+def _has_own_cores(device: torch.device) -> bool:
+    """Whether the forward pass leaves this machine's cores free, to decode and copy meanwhile."""
+    return device.type == "cuda"
+
+
+def _on_device(part: LoadedVideo, device: torch.device) -> Tensor:
+    """A part's pixels where the networks are; for a GPU a copy, which is there on return."""
+    pixels = torch.from_numpy(part.clips)
+    if device.type != "cuda":
+        return pixels
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # beside that of the forward pass
+    with torch.cuda.stream(stream):
+        copied = pixels.pin_memory().to(device, non_blocking=True)
+    stream.synchronize()
+    copied.record_stream(torch.cuda.default_stream(device))
+    return copied
+
+
+def _frames_of(spec: stores.FeatureSpec) -> tuple[int, int]:
+    """(frame stride, size): what decides which pixels a model sees; clips are as many and as long for all."""
+    return spec.frame_stride, int(spec.transform["size"])
 
 
 def _decode_jobs(
-    job: Job, manifest: stores.Manifest, tasks: Sequence[ShardTask], stride: int
+    job: Job, manifest: stores.Manifest, tasks: Sequence[ShardTask], spec: stores.FeatureSpec
 ) -> Iterator[DecodeJob[int]]:
     for task in tasks:
         for row in task.rows:
             start, end = float(manifest.start_seconds[row]), float(manifest.end_seconds[row])
             arguments = {
-                "clips": job.clips,
-                "clip_frames": job.clip_frames,
-                "frame_stride": stride,
-                "size": job.size,
+                "clips": spec.clips,
+                "clip_frames": spec.clip_frames,
+                "frame_stride": spec.frame_stride,
+                "size": _frames_of(spec)[1],
                 "start_seconds": None if np.isnan(start) else start,
                 "end_seconds": None if np.isnan(end) else end,
+                "views": _draws(manifest.ids[row], spec),
             }
-            yield DecodeJob(key=row, path=Path(job.root) / manifest.paths[row], arguments=arguments)
+            path = Path(job.root) / manifest.paths[row]
+            yield DecodeJob(key=row, path=path, arguments=arguments, load=stream_clips)
 
 
-def _run_shard(
-    job: Job,
-    specs: Sequence[stores.FeatureSpec],
-    manifest: stores.Manifest,
-    task: ShardTask,
-    models: Sequence[int],
-    networks: Sequence[FrozenBackbone],
-    videos: Iterator[tuple[int, LoadedVideo | VideoFailure]],
-    report: Report,
-) -> None:
-    with ExitStack() as stack:
-        writers = {
-            i: stack.enter_context(
-                stores.ShardWriter(
-                    Path(job.store),
-                    specs[i],
-                    manifest=manifest,
-                    shard=task.shard,
-                    view=0,
-                    shard_videos=task.shard_videos,
-                )
-            )
-            for i in models
-        }
-        for row in task.rows:
-            raise_if_stopped()
-            key, video = next(videos)
-            assert key == row
-            clips, failed = [0] * len(specs), False
-            for i in models:
-                try:
-                    if isinstance(video, VideoFailure):
-                        raise VideoError(video.reason)
-                    maps, logits = networks[i](video.clips)
-                except VideoError as error:
-                    # Without the file's name, so that equal reasons can be counted; the row tells which file.
-                    writers[i].fail(row, str(error).removeprefix(f"{Path(manifest.paths[row]).name}: "))
-                    failed = True
-                else:
-                    writers[i].add(row, maps, logits if specs[i].num_classes else None, _facts(video))
-                    clips[i] = len(maps)
-            report(clips, failed)
-        for i in models:
-            writers[i].commit()
-
-
-def _facts(video: LoadedVideo) -> stores.ClipFacts:
-    return stores.ClipFacts(
-        frames=video.frames,
-        fps=video.fps,
-        starts=tuple(int(n) for n in video.starts),
-        times_seconds=tuple(float(t) for t in video.times_seconds),
-        padded=tuple(int(n) for n in video.padded),
-    )
+def _draws(video: str, spec: stores.FeatureSpec) -> tuple[ViewDraw, ...]:
+    """All views, whichever are lacking: what becomes of a video must not depend on where a run was stopped."""
+    size, seed = _frames_of(spec)[1], int(spec.transform.get("view_seed", 0))
+    return tuple(draw_view(video, view, seed=seed, size=size) for view in range(spec.views))

@@ -1,7 +1,7 @@
 """Weights of backbones: finding a model's file, loading it strictly, saving it with its facts beside it.
 
 A weights file is `<name>.safetensors`, with its facts (`WeightsInfo`) beside it in `<name>.safetensors.json`. Files
-of other people (`.safetensors`, `.pth`, `.pt`) have no JSON; they load too, the latter with `weights_only=True`.
+of other people (`.safetensors`, `.pth`, `.pt`) have no JSON; they load too, see `weight_files`, and from URLs as well.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from torch import Tensor
 
 from ..errors import WeightsError
 from ..run_folder import write_json, write_tensors
-from .backbones import Backbone, build, require_known
+from .backbones import LIBRARIES, Backbone, build, on_meta, require_known
+from .backbones.libraries import pretrained
+from .download import SUFFIXES, fetch, is_url
+from .weight_files import State, fit_names, read_state, require_fits
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
 RANDOM_SEED = 0
 """Seed of the weights that `allow_random` gives."""
-
-State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +83,31 @@ def load_weights(
 ) -> tuple[Backbone, WeightsInfo]:
     """The backbone called `model` with its weights, in evaluation mode on the CPU.
 
-    `path` is a weights file or a run folder that holds `best.safetensors`; without it, `search` is searched for
-    `<model>.*`. The classifier has as many classes as the file's `fc` (`num_classes` for networks without one, whose
+    `path` is a weights file, a URL of one, or a run folder that holds `best.safetensors`; without it, `search` is
+    searched for `<model>.*`, and then the checkpoint that an `hf:` model is named after. The classifier has as many classes as the file's (`num_classes` for networks of the user's, whose
     file does not tell). With `allow_random`, and only where no file is found, the weights are random, always the
     same, and there is no classifier, so that no meaningless logits come out.
 
     Raises UsageError for an unknown model; WeightsError where nothing is found, or where the file is damaged or not of exactly this network.
     """
     require_known(model)
-    found = _given(Path(path)) if path is not None else find_weights(model, search)
+    source: dict[str, Any] = {}
+    found: Path | None
+    if path is not None and is_url(path):
+        download = fetch(str(path))
+        found, source = download.path, {"url": download.url, "sha256": download.sha256}
+    else:
+        found = _given(Path(path)) if path is not None else find_weights(model, search)
+    if found is None:
+        theirs = _librarys_own(model, allow_random)
+        found = theirs if isinstance(theirs, Path) else None
     if found is None:
         if not allow_random:
+            if theirs is not None:
+                raise WeightsError(
+                    f"no weights for {model} in {search}/; its library's own are at `--weights {theirs}`, or go on with "
+                    "random ones with `--allow-random`"
+                )
             raise WeightsError(
                 f"no weights for {model} in {search}/: train them with `faster train-backbone --model {model}`, put a file "
                 f"at {Path(search) / file_stem(model)}.safetensors, name one with `--weights FILE`, or go on with random "
@@ -107,13 +119,14 @@ def load_weights(
     info = _read_info(found)
     if info is not None and info.model != model:
         raise WeightsError(f"{found} holds weights of {info.model}, not of {model}")
-    classes = _classes(found, state, info, num_classes)
+    classes = _classes(model, found, state, info, num_classes)
     backbone = _build(model, classes)
-    _check_fits(backbone, state, model, found)
-    backbone.load_state_dict(dict(state))
+    fitted = fit_names(state, backbone)
+    require_fits(fitted, backbone, model, found)
+    backbone.load_state_dict(fitted)
     digest = weights_digest(backbone.state_dict())
     if info is None:
-        info = WeightsInfo(model=model, digest=digest)
+        info = WeightsInfo(model=model, digest=digest, class_names=backbone.class_names, extra=source)
     elif info.digest != digest:
         raise WeightsError(
             f"{_info_path(found)} is about other weights than {found}; restore the pair, or remove the .json"
@@ -178,31 +191,6 @@ def weights_digest(state: State) -> str:
     return sha.hexdigest()
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file: bare, or under "state_dict" or "model". Nothing in it is ever executed.
-
-    Raises WeightsError for anything else.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader has no exception type of its own for a file that is not one
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{path} cannot be read as weights: {reason}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-            break
-    if not isinstance(loaded, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
-    ):
-        raise WeightsError(
-            f'{path} holds no state dict: names with tensors, bare or under "state_dict" or "model"'
-        )
-    return dict(loaded)
-
-
 def _given(path: Path) -> Path:
     """The file that the user's path means. Raises WeightsError where it means none."""
     file = path / "best.safetensors" if path.is_dir() else path
@@ -215,6 +203,16 @@ def _given(path: Path) -> Path:
     return file
 
 
+def _librarys_own(model: str, allow_random: bool) -> str | Path | None:
+    """Where the library of a model keeps its weights: a file to load, or a URL to say; None where there is none."""
+    try:
+        return pretrained(model)
+    except WeightsError:
+        if allow_random:
+            return None
+        raise
+
+
 def _build(model: str, num_classes: int | None) -> Backbone:
     """Build with the fixed seed, leaving the caller's random numbers as they were."""
     with torch.random.fork_rng(devices=[]):
@@ -224,11 +222,12 @@ def _build(model: str, num_classes: int | None) -> Backbone:
         return build(model, num_classes)
 
 
-def _classes(path: Path, state: State, info: WeightsInfo | None, asked: int | None) -> int | None:
+def _classes(model: str, path: Path, state: State, info: WeightsInfo | None, asked: int | None) -> int | None:
     """The classifier's classes by file, facts and caller, all of which must agree. Raises WeightsError."""
-    weight = state.get("fc.weight")
+    key = on_meta(model).classifier_key if model.partition(":")[0] in LIBRARIES else Backbone.classifier_key
+    weight = state.get(key)
     says = {
-        "its fc.weight": weight.shape[0] if weight is not None and weight.ndim else None,
+        f"its {key}": weight.shape[0] if weight is not None and weight.ndim else None,
         "its class names": len(info.class_names)
         if info is not None and info.class_names is not None
         else None,
@@ -240,29 +239,6 @@ def _classes(path: Path, state: State, info: WeightsInfo | None, asked: int | No
             f"{path}: " + ", ".join(f"{count} classes by {who}" for who, count in counts.items())
         )
     return next(iter(counts.values()), None)
-
-
-def _check_fits(backbone: Backbone, state: State, model: str, path: Path) -> None:
-    """Raises WeightsError where names or shapes differ, with counts and the first three of each."""
-    own: State = backbone.state_dict()
-    problems = {
-        "missing": [name for name in own if name not in state],
-        "unexpected": [name for name in state if name not in own],
-        "mis-shaped": [
-            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-            for name in own
-            if name in state and state[name].shape != own[name].shape
-        ],
-    }
-    if any(problems.values()):
-        what = "; ".join(
-            f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-            for kind, names in problems.items()
-            if names
-        )
-        raise WeightsError(
-            f"{path} does not fit {model}: {what}; it must hold exactly this network's state dict"
-        )
 
 
 def _info_path(path: Path) -> Path:

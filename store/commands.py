@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import one_line
+from ..phrases import counted, sized
+
 if TYPE_CHECKING:
     from .inspect import ModelSummary, StoreSummary
+    from .verify import Verification
 
 
 @click.command("inspect", short_help="What a store holds, its coverage and failures.")
@@ -37,10 +42,11 @@ def inspect_command(store: Path, videos: int | None, as_json: bool) -> None:
         click.echo(json.dumps(summary.to_dict(), indent=2))
         return
     click.echo(
-        f"{summary.path}: {summary.videos} videos, {summary.labelled} labelled, {summary.classes} classes"
+        f"{summary.path}: {counted(summary.videos, 'video')}, {summary.labelled:,} labelled, "
+        f"{summary.classes:,} {'class' if summary.classes == 1 else 'classes'}"
     )
     if summary.missing:
-        click.echo(f"  {summary.missing} more were listed and not on disk")
+        click.echo(f"  listed and not on disk: {summary.missing:,} more")
     for name, parts in summary.splits.items():
         click.echo(
             f"  split {name}: " + ", ".join(f"{count} {part}" for part, count in parts.items() if count)
@@ -48,19 +54,42 @@ def inspect_command(store: Path, videos: int | None, as_json: bool) -> None:
     for model in summary.models:
         _print_model(model)
     if summary.projected_videos is not None:
-        _print_projection(summary)
+        _print_projection(summary, summary.projected_videos)
+    if summary.models and not summary.labelled:
+        first = summary.models[0].model
+        click.echo(
+            "no labels, so nothing to train on; lists add them, without running a backbone again: "
+            f"faster export {shlex.quote(summary.path)} --out maps.h5, then faster import maps.h5 --store labelled.zarr "
+            f"--model {shlex.quote(first)} --annotations LISTS{', once for each model' if len(summary.models) > 1 else ''}"
+        )
+
+
+def _print_mend(store: Path, found: Verification) -> None:
+    if found.repaired:
+        click.echo("the bad shards are removed" if found.bad else "mended")
+    else:
+        click.echo(f"to mend exactly these: faster verify {shlex.quote(str(store))} --repair")
+    if found.remake:
+        click.echo(
+            f"{'next' if found.repaired else 'then'}, to make them again (with any option that the store does not know, "
+            "as --limit, --format or --annotations, or an annotation file as the source):"
+        )
+    for command in found.remake:
+        click.echo(f"  {one_line(command)}")
 
 
 def _print_model(model: ModelSummary) -> None:
     weights = "RANDOM WEIGHTS" if model.weights_random else f"weights {model.weights_digest[:12]}"
     shape = "×".join(map(str, model.map_shape))
     codec = "" if model.codec == "none" else f" in {model.codec}"
-    logits = f"logits of {model.num_classes} classes" if model.num_classes else "no logits"
+    logits = f"logits of {model.num_classes:,} classes" if model.num_classes else "no logits"
     click.echo(
-        f"  {model.model}, {model.clips} clips of {model.clip_frames} frames, maps {shape} {model.dtype}{codec}, {logits}, "
+        f"  {model.model}, {counted(model.clips, 'clip')} of {counted(model.clip_frames, 'frame')}, maps {shape} {model.dtype}{codec}, {logits}, "
         f"{model.gflops_per_clip:.4g} GFLOPs a clip, {weights}"
     )
-    click.echo(f"    {model.whole} whole, {model.failed} failed, {model.pending} to do; " + _sizes(model))
+    click.echo(
+        f"    {model.whole:,} whole, {model.failed:,} failed, {model.pending:,} to do; " + _sizes(model)
+    )
     if model.quantisation_rms_median is not None:
         click.echo(
             f"    uint8 against float16: relative RMS error {model.quantisation_rms_median:.2%} in the median video, "
@@ -71,7 +100,7 @@ def _print_model(model: ModelSummary) -> None:
             f"    the classifier on the stored maps: top-1 as the backbone's own in {model.agreement.same_top1} of "
             f"{model.agreement.clips} sampled clips"
         )
-    elif model.whole:
+    elif model.whole and model.dtype == "uint8":
         click.echo("    no linear classifier in the store: what encoding cost in top-1 cannot be told")
     for reason, count in list(model.reasons.items())[:5]:
         click.echo(f"    failed {count}: {reason}")
@@ -80,27 +109,31 @@ def _print_model(model: ModelSummary) -> None:
 
 
 def _sizes(model: ModelSummary) -> str:
-    if model.compression is None or model.stored_bytes_per_clip is None:
-        return f"{model.bytes_per_clip:,} bytes a clip before any compression, nothing stored"
-    video_bytes = model.stored_bytes_per_clip * model.clips
-    smaller = f", 1/{model.compression:.2f} of plain float16" if model.compression > 1.01 else ""
+    if (
+        model.compression is None
+        or model.stored_bytes_per_clip is None
+        or model.stored_bytes_per_video is None
+    ):
+        return f"maps of {model.bytes_per_clip:,} bytes a clip before any compression, nothing stored"
+    smaller = f" (1/{model.compression:.2f} of plain float16)" if model.compression > 1.01 else ""
     return (
-        f"{model.stored_bytes_per_clip:,.0f} bytes a clip, {video_bytes / 1e6:.3g} MB a video, "
-        f"{model.stored_bytes / 1e6:,.1f} MB stored{smaller}"
+        f"maps of {model.stored_bytes_per_clip:,.0f} bytes a clip{smaller}; {'with logits ' if model.num_classes else ''}"
+        f"{sized(model.stored_bytes_per_video)} a video{' and view' if model.views > 1 else ''}, "
+        f"{sized(model.stored_bytes + model.logits_bytes)} in all"
     )
 
 
-def _print_projection(summary: StoreSummary) -> None:
+def _print_projection(summary: StoreSummary, videos: int) -> None:
     for model in summary.models:
         size = "not known before one is stored"
         if model.projected_bytes is not None:
-            size = f"{model.projected_bytes / 1e9:,.1f} GB"
+            size = sized(model.projected_bytes)
         click.echo(
-            f"  {summary.projected_videos:,} videos of {model.model}, {model.clip_frames} frames: {size}"
+            f"  {counted(videos, 'video')} of {model.model}, {counted(model.clip_frames, 'frame')}: {size}"
         )
     if summary.projected_bytes is not None:
-        free = "" if summary.free_bytes is None else f"; {summary.free_bytes / 1e9:,.1f} GB are free there"
-        click.echo(f"  together {summary.projected_bytes / 1e9:,.1f} GB{free}")
+        free = "" if summary.free_bytes is None else f"; {sized(summary.free_bytes)} are free there"
+        click.echo(f"  together {sized(summary.projected_bytes)} of maps, scales, indexes and logits{free}")
 
 
 @click.command("convert", short_help="A store's maps in a smaller encoding, as a new store.")
@@ -141,15 +174,13 @@ def convert_command(store: Path, new: Path, as_json: bool, **options: Any) -> No
     if as_json:
         click.echo(json.dumps(done.to_dict(), indent=2))
         return
-    sizes = (
-        f" ({done.read_bytes / 1e6:,.1f} MB before, {done.written_bytes / 1e6:,.1f} MB now)"
-        if done.shards
-        else ""
+    sizes = f" ({sized(done.read_bytes)} before, {sized(done.written_bytes)} now)" if done.shards else ""
+    click.echo(
+        f"{new}: {counted(done.shards, 'shard')} converted{sizes}, {done.already_whole:,} already whole"
     )
-    click.echo(f"{new}: {done.shards} shards converted{sizes}, {done.already_whole} were whole already")
     if done.removed:
-        click.echo(f"  {done.removed} of them had been made again in {store} since")
-    click.echo(f"next: faster inspect {new}")
+        click.echo(f"  of them again, as {store} has them anew: {done.removed:,}")
+    click.echo(f"next: faster inspect {shlex.quote(str(new))}")
 
 
 @click.command("verify", short_help="Read every byte of a store against its receipts.")
@@ -162,8 +193,7 @@ def convert_command(store: Path, new: Path, as_json: bool, **options: Any) -> No
 def verify_command(store: Path, repair: bool, processes: int | None, as_json: bool) -> None:
     """Read every receipt of STORE and every byte that it speaks of, and name the shards that do not hold.
 
-    Exit code 65 where some do not and were not removed. After --repair, the same faster extract command makes
-    the removed shards again.
+    Exit code 65 where some do not and were not removed. It says which command makes the removed shards again.
 
     \b
     Example:
@@ -176,21 +206,19 @@ def verify_command(store: Path, repair: bool, processes: int | None, as_json: bo
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
         click.echo(
-            f"{store}: {found.shards} shards, {found.size_bytes / 1e6:,.1f} MB read, {len(found.bad)} bad"
+            f"{store}: {counted(found.shards, 'shard')}, {sized(found.size_bytes)} read, {len(found.bad):,} bad"
         )
         for shard in found.bad:
-            click.echo(f"  {shard.model}, {shard.clip_frames} frames, shard {shard.shard}: {shard.reason}")
+            view = f", view {shard.view}" if shard.view else ""
+            click.echo(
+                f"  {shard.model}, {counted(shard.clip_frames, 'frame')}, shard {shard.shard}{view}: {shard.reason}"
+            )
         for name in found.descriptions:
             click.echo(f"  {name} is not what was written")
         if found.leftovers:
-            click.echo(f"  {len(found.leftovers)} leftover files of stopped runs, as {found.leftovers[0]}")
-        if repair and found.bad:
-            click.echo(
-                "the bad shards are removed; the command that made them (extract, convert, import) makes them again"
-            )
-        elif repair and (found.leftovers or found.descriptions):
-            click.echo("mended; what was removed, and is still needed, the next faster extract puts again")
-        elif found.bad or found.leftovers or found.descriptions:
-            click.echo(f"to mend exactly these: faster verify {store} --repair")
+            files = counted(len(found.leftovers), "leftover file")
+            click.echo(f"  {files} of stopped runs, as {found.leftovers[0]}")
+        if found.bad or found.leftovers or found.descriptions:
+            _print_mend(store, found)
     if (found.bad or found.descriptions) and not repair:
         raise click.exceptions.Exit(65)

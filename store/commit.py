@@ -28,14 +28,19 @@ _MENDS = {
 }
 
 
+def mend_of(error: OSError, otherwise: str = "what is whole is kept; run the same command again") -> str:
+    """What the user can do about an error of the disk."""
+    return _MENDS.get(error.errno or 0, otherwise)
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn an OSError into a StorageError of one line that names the path and the mend."""
     try:
         yield
     except OSError as error:
-        mend = _MENDS.get(error.errno or 0, "what is whole is kept; run the same command again")
-        raise StorageError(f"{error.filename or path}: {error.strerror or error}; {mend}") from error
+        where = error.filename or path
+        raise StorageError(f"{where}: {error.strerror or error}; {mend_of(error)}") from error
 
 
 @contextmanager

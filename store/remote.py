@@ -60,6 +60,20 @@ def require_local(path: Path) -> None:
         raise _read_only(RemotePath(*path.parts))
 
 
+def require_verifiable(path: Path) -> None:
+    """Refuse to verify on object storage: every byte would be fetched, and nothing could be repaired.
+
+    Raises:
+        UsageError: the path is on object storage.
+    """
+    if path.parts[:1] == (SCHEME,):
+        there = RemotePath(*path.parts)
+        raise UsageError(
+            f"{there} is on object storage, where stores are only read; verify a copy: "
+            f"aws s3 sync {there} {there.name}, then faster verify {there.name}"
+        )
+
+
 class RemotePath(PosixPath):
     """An object of a bucket, or a folder of objects, `s3://bucket/folder/name`, with the reading half of `Path`.
 
@@ -236,6 +250,6 @@ def _errors(path: RemotePath) -> Iterator[None]:
 
 def _read_only(path: RemotePath) -> UsageError:
     return UsageError(
-        f"{path} is on object storage, where stores are only read; write to a local or shared file system, and verify "
-        "there, and copy the store to or from object storage with any S3 client"
+        f"{path} is on object storage, where stores are only read; write on a local or shared file system, and copy "
+        "what is whole there with any S3 client"
     )

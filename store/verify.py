@@ -20,7 +20,8 @@ from .files import METADATA_BYTES_MAX, open_regular, read_regular, require_insid
 from .processes import map_in_processes
 from .reader import Store
 from .receipts import list_receipts, read_receipt, receipt_path
-from .remote import require_local
+from .remake import remaking_commands
+from .remote import require_verifiable
 from .removal import list_tombstones, remove_file, remove_shards
 from .schema import arrays_metadata, shard_keys
 from .writer import fit_arrays
@@ -46,10 +47,11 @@ class Verification:
 
     Attributes:
         shards, size_bytes: receipts and bytes that were read.
-        bad: shards that do not hold; `faster extract` makes them again once they are removed.
+        bad: shards that do not hold.
         descriptions: array metadata, a model's `trained_on.json`, or its classifier, that are not what was written.
-            Repair derives the metadata again and removes the others, which the next `faster extract` puts again.
+            Repair derives the metadata again and removes the others, which the commands in `remake` put again.
         leftovers: temporary files, and data without a receipt, relative to the store; they mislead no reader.
+        remake: the commands that make again what is bad, once it is removed, as far as the store tells them.
         repaired: whether all of these were mended or removed.
     """
 
@@ -58,6 +60,7 @@ class Verification:
     bad: tuple[BadShard, ...]
     descriptions: tuple[str, ...]
     leftovers: tuple[str, ...]
+    remake: tuple[str, ...]
     repaired: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,11 +93,12 @@ def verify(
         progress: show a progress bar.
 
     Raises:
+        UsageError: the store is on object storage.
         StoreError: the store itself cannot be read: its metadata or manifest is damaged.
         StorageError: the disk failed, or a file may not be read.
         Interrupted: SIGTERM or SIGUSR1, or a process died; nothing was removed.
     """
-    require_local(Path(path))
+    require_verifiable(Path(path))
     store = Store(Path(path))
     for receipts in store.path.glob("features/*/L*/receipts"):
         if not (receipts.parent / "zarr.json").is_file():
@@ -141,8 +145,20 @@ def verify(
         bad=tuple(bad),
         descriptions=tuple(descriptions),
         leftovers=tuple(leftovers),
+        remake=remaking_commands(store, _to_remake(models, bad, descriptions)),
         repaired=repair,
     )
+
+
+def _to_remake(
+    models: list[Features], bad: list[BadShard], descriptions: list[str]
+) -> Iterator[tuple[str, int]]:
+    """The models of which repair removes something that it cannot derive."""
+    yield from ((shard.model, shard.clip_frames) for shard in bad)
+    for features in models:
+        lost = {f"{features.spec.folder}/{name}" for name in ("head", "trained_on.json")}
+        if not lost.isdisjoint(descriptions):
+            yield features.model, features.clip_frames
 
 
 def _altered(store: Store, features: Features) -> Iterator[Path]:

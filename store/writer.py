@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import StoreError
+from ..errors import StorageError, StoreError
 from .attributes import read_spec, sealed_attributes
-from .commit import TEMPORARY_SUFFIX, put_if_absent, replace, storage_errors, temporary_beside
+from .commit import TEMPORARY_SUFFIX, mend_of, put_if_absent, replace, storage_errors, temporary_beside
 from .manifest import Manifest
 from .reader import Store
 from .remote import require_local
@@ -61,13 +61,17 @@ def require_writable(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path} is a file, not a store; choose another --store")
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-    with storage_errors(path), temporary_beside(parent / "probe") as (file, probe):
-        file.write(bytes(4096))
-        file.flush()
-        os.fsync(file.fileno())
-        linked = probe.with_name(f"{probe.stem}-linked{TEMPORARY_SUFFIX}")
-        os.link(probe, linked)  # how a store is written; some file systems cannot
-        linked.unlink()
+    try:
+        with temporary_beside(parent / "probe") as (file, probe):
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+            linked = probe.with_name(f"{probe.stem}-linked{TEMPORARY_SUFFIX}")
+            os.link(probe, linked)  # how a store is written; some file systems cannot
+            linked.unlink()
+    except OSError as error:
+        mend = mend_of(error, "choose another place for the store")
+        raise StorageError(f"{path}: {parent} takes no store ({error.strerror or error}); {mend}") from error
 
 
 def declare(

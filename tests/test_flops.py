@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,10 +88,14 @@ def test_pattern_cost():
         pattern_cost(30.0, 3.0, 0.75, 0, 0)
 
 
-def test_maps_of_two_shapes_do_not_mix():
-    setting = Setting(pattern="1:1", clip_frames=8, clips=4, cheap="r2d14-w16")
-    with pytest.raises(UsageError, match=r"cannot mix.*r2plus1d50.*2048.*r2d14-w16.*512"):
-        setting_cost(setting)
+def test_maps_of_two_shapes_cost_their_projections():
+    setting = Setting(pattern="1:3", clip_frames=8, clips=4, cheap="r2d14-w16")
+    cost, alike = setting_cost(setting), setting_cost(replace(setting, cheap="r2d26"))
+    assert cost.step_gflops == alike.step_gflops and alike.projections_gflops == 0
+    assert cost.projections_gflops == pytest.approx(3 * 49 * 512 * 2048 / 1e9)
+    assert cost.exact == pytest.approx(
+        cost.expensive_gflops + 3 * cost.cheap_gflops + 3 * cost.step_gflops + cost.projections_gflops
+    )
 
 
 # --- the paper's tables ---------------------------------------------------------------------------------------------
@@ -220,7 +225,7 @@ def test_models_command():
     assert next(row for row in data if row["model"] == "r2d26")["map_shape"] == [1, 7, 7, 2048]
     text = CliRunner().invoke(models_command, [], catch_exceptions=False).output
     assert all(any(line.startswith(name) for line in text.splitlines()) for name in known_names())
-    assert "package.module:function" in text
+    assert "package.module:function" in text and "timm:resnet18 " in text
 
 
 def test_help_has_an_example():

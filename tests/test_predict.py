@@ -32,6 +32,7 @@ def make_run(
     clips: int = 5,
     grid: int = 5,
     sizes: Mapping[str, int] = {DEAR: 32, CHEAP: 32},
+    precision: str = "float32",
 ) -> Run:
     """A run on backbones with random weights, and an aggregator that has something to say."""
     specs = {}
@@ -46,6 +47,7 @@ def make_run(
             num_classes=0,
             class_names=None,
             transform={"size": size},
+            precision=precision,
         )
     config = RunConfig(
         store="s.zarr",
@@ -74,7 +76,7 @@ def make_run(
     return Run(path=Path("run"), config=config, aggregator=built, trained_on=frozenset())
 
 
-def plain(run: Run, path: Path) -> list[NDArray[np.float64]]:
+def plain(run: Run, path: Path, precision: str = "float32") -> list[NDArray[np.float64]]:
     """The probabilities after each clip, the obvious way."""
     config = run.config
     maps = {}
@@ -82,7 +84,7 @@ def plain(run: Run, path: Path) -> list[NDArray[np.float64]]:
         backbone, _ = random_weights(model)
         size = entry["spec"]["transform"]["size"]
         video = load_clips(path, clips=entry["spec"]["clips"], clip_frames=8, size=size)
-        maps[model] = torch.from_numpy(FrozenBackbone(backbone)(video.clips)[0])
+        maps[model] = torch.from_numpy(FrozenBackbone(backbone, precision=precision)(video.clips)[0])
     grid, n = len(maps[DEAR]), config.clips
     state: Any = None
     answers = []
@@ -104,6 +106,14 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     return Predictor(make_run(), device="cpu")
+
+
+def test_backbones_compute_as_they_did_for_the_store(video: Path) -> None:
+    run = make_run(precision="bf16")
+    clips, _ = split(list(Predictor(run, device="cpu").answers([video])))
+    answers = np.array([answer.probabilities for answer in clips])
+    np.testing.assert_allclose(answers, plain(run, video, "bf16"), atol=1e-6)
+    assert np.abs(answers - plain(run, video)).max() > 1e-5
 
 
 def split(answers: list[ClipAnswer | Prediction]) -> tuple[list[ClipAnswer], Prediction]:

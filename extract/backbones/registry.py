@@ -5,6 +5,7 @@ def mynet(num_classes: int | None) -> nn.Module: ...
 
 build("r2plus1d50")                     # a network of the paper
 build("r2d14-w16", num_classes=6)       # narrower: stem width 16 instead of 64
+build("torchvision:r3d_18")             # a network of another library
 build("package.module:function")        # any importable function of the same form
 """
 
@@ -18,6 +19,7 @@ from typing import TypeVar
 import torch
 
 from ...errors import UsageError
+from . import libraries
 from .adapters import as_backbone, import_function
 from .base import Backbone
 
@@ -55,9 +57,11 @@ def register(name: str, *, scalable: bool = False) -> Callable[[_Builder], _Buil
 def build(name: str, num_classes: int | None = None) -> Backbone:
     """The backbone called `name`, freshly initialised, with a classifier for `num_classes` (None: without).
 
-    Raises UsageError for an unknown name (the message lists the known ones and the nearest), and for a function
-    of the user's that does not return an `nn.Module` with `channels` and `features`.
+    Raises UsageError for an unknown name (the message lists the known ones and the nearest), for a library that is not
+    installed, and for a function of the user's that does not return an `nn.Module` with `channels` and `features`.
     """
+    if (found := libraries.split_name(name)) is not None:
+        return libraries.build(*found, num_classes)
     if ":" in name:
         return as_backbone(import_function(name)(num_classes), name)
     if name in _builders:
@@ -70,11 +74,16 @@ def build(name: str, num_classes: int | None = None) -> Backbone:
     raise UsageError(_unknown(name))
 
 
+def on_meta(name: str, num_classes: int | None = None) -> Backbone:
+    """The backbone called `name` without memory for its weights: shapes, costs and facts only."""
+    with torch.device("meta"):
+        return build(name, num_classes)
+
+
 def require_known(name: str) -> None:
     """Raise UsageError where no backbone has this name, without making its weights; `package.module:function` passes."""
-    if ":" not in name:
-        with torch.device("meta"):
-            build(name)
+    if ":" not in name or libraries.split_name(name) is not None:
+        on_meta(name)
 
 
 def known_names() -> list[str]:
@@ -95,5 +104,5 @@ def _unknown(name: str) -> str:
     hint = f"did you mean {near[0]!r}? " if near and near[0] != stem else ""
     return (
         f"unknown model {name!r}; {hint}known: {', '.join(known_names())}; narrower ones as r2d26-w16; "
-        "your own as package.module:function"
+        f"others as {', '.join(library.example for library in libraries.LIBRARIES.values())}; your own as package.module:function"
     )

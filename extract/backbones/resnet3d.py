@@ -29,6 +29,14 @@ BOTTLENECK_BLOCKS = {14: (1, 1, 1, 1), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: 
 BASIC_BLOCKS = {34: (3, 4, 6, 3)}
 
 
+def require_frames(clip_frames: int) -> None:
+    """Raise UsageError where these networks take no clips of so many frames."""
+    if clip_frames % TEMPORAL_REDUCTION:
+        raise UsageError(
+            f"a clip of {clip_frames} frames; this network takes a multiple of {TEMPORAL_REDUCTION}"
+        )
+
+
 class ConvNorm(nn.Sequential):
     """A convolution without bias and its batch norm, padded so that only the stride changes the size."""
 
@@ -128,6 +136,8 @@ def _basic(kind: Kind, in_channels: int, planes: int, stride: int) -> nn.Sequent
 class ResNet3D(Backbone):
     """One member of the family; its stages carry the names of Table 1 (conv1, pool1, res2 … res5, fc)."""
 
+    takes_bf16 = True
+
     def __init__(
         self, kind: Kind, depth: int, *, width: int = STEM_WIDTH, num_classes: int | None = None
     ) -> None:
@@ -176,10 +186,7 @@ class ResNet3D(Backbone):
 
         Raises UsageError where L is not a multiple of 8 (every network of the family ends at L/8).
         """
-        if x.shape[2] % TEMPORAL_REDUCTION:
-            raise UsageError(
-                f"a clip of {x.shape[2]} frames; this network takes a multiple of {TEMPORAL_REDUCTION}"
-            )
+        require_frames(x.shape[2])
         x = self.pool1(self.conv1(x))
         x = self.res5(self.res4(self.res3(self.res2(x))))
         return x.permute(0, 2, 3, 4, 1)

@@ -44,12 +44,6 @@ OF_ANY_SHAPE = ("average", "tsn")
 OTHER_SHAPES = {"dear": (1, 2, 2, 8), "cheap": (1, 2, 2, 4)}
 
 
-@pytest.mark.parametrize("name", [name for name in known_names() if name not in OF_ANY_SHAPE])
-def test_maps_of_different_shapes_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=r"dear: 1×2×2×8, cheap: 1×2×2×4"):
-        build(name, map_shapes=OTHER_SHAPES, num_classes=2)
-
-
 @pytest.mark.parametrize("name", OF_ANY_SHAPE)
 def test_maps_of_different_shapes_where_each_model_has_a_head(name: str) -> None:
     aggregator = build(name, map_shapes=OTHER_SHAPES, num_classes=NUM_CLASSES).double()

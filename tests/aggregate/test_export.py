@@ -17,7 +17,12 @@ from faster.errors import RunError, UsageError
 
 DEAR, CHEAP = "dear", "net.work:cheap"
 MAP_SHAPE = (2, 3, 3, 16)
-CASES = [(name, "maps") for name in known_names()] + [("average", "logits")]
+OTHER_SHAPES = {DEAR: (2, 2, 2, 8), CHEAP: (1, 3, 3, 4)}
+CASES = [
+    *[(name, "maps", None) for name in known_names()],
+    ("average", "logits", None),
+    *[(name, "maps", OTHER_SHAPES) for name in ("concat", "fast-gru", "gru")],
+]
 
 
 def make_run(name: str, reads: str, path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Run:
@@ -61,9 +66,11 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return description, {name: torch.export.load(folder / name).module() for name in names}
 
 
-@pytest.mark.parametrize(("name", "reads"), CASES)
-def test_loaded_it_answers_as_the_eager_one_after_each_clip(name: str, reads: str, tmp_path: Path) -> None:
-    run = make_run(name, reads, tmp_path)
+@pytest.mark.parametrize(("name", "reads", "shapes"), CASES)
+def test_loaded_it_answers_as_the_eager_one_after_each_clip(
+    name: str, reads: str, shapes: dict[str, tuple[int, ...]] | None, tmp_path: Path
+) -> None:
+    run = make_run(name, reads, tmp_path, shapes)
     exported = export_model(run, tmp_path / "out")
     assert sorted(exported.files) == sorted(path.name for path in (tmp_path / "out").glob("*.pt2"))
     description, programs = load(tmp_path / "out")

@@ -144,9 +144,11 @@ def test_videos_that_a_backbone_saw_are_refused(tmp_path: Path) -> None:
     videos = make_videos(12)
     store = make_store(tmp_path / "s.zarr", [make_spec()], videos, trained_on=[videos[9].id, videos[0].id])
     mix = choose_mix(store)
-    require_unseen(store, mix, np.array([1, 2, 10]), "test")
-    with pytest.raises(DataError, match=r"1 of the 3 test videos were in the training of r2d26 \(a/"):
-        require_unseen(store, mix, np.array([9, 10, 11]), "test")
+    require_unseen(store, mix, np.array([1, 2, 10]), "split1", "test")
+    with pytest.raises(
+        DataError, match=r"1 of the 3 test videos of split1 were in the training of r2d26 \(a/"
+    ):
+        require_unseen(store, mix, np.array([9, 10, 11]), "split1", "test")
 
 
 def held(labels: list[int], groups: list[str], share: float = 0.2, seed: int = 0) -> list[int]:

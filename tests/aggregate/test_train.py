@@ -20,7 +20,7 @@ from faster.aggregate.loader import TrainLoader
 from faster.aggregate.registry import known_names
 from faster.aggregate.runs import load_run
 from faster.aggregate.train import TrainConfig, TrainResult, train_agg
-from faster.errors import DataError, Interrupted, RunError, UsageError
+from faster.errors import DataError, Interrupted, RunError
 from faster.store import Store, VideoRecord
 from stores import make_maps, make_spec, make_store, make_videos
 
@@ -149,8 +149,24 @@ def test_average_trains_heads_where_a_backbone_has_no_classifier(tmp_path: Path)
     assert any("cheap has no classifier for the store's classes, so linear heads" in line for line in lines)
     assert result.best is not None and result.report.metrics.top1 >= 0.9
     assert result.report.gflops_per_video == pytest.approx(2 * 9 + 2 * 1 + 2 * (16 + 8) * 3 / 1e9, rel=1e-12)
-    with pytest.raises(UsageError, match="differ in shape"):
-        run(store, tmp_path / "other", aggregator="gru", pattern="1:1")
+
+
+def test_models_of_two_shapes_train_and_report(tmp_path: Path) -> None:
+    specs = [make_spec("dear"), make_spec("cheap", map_shape=(1, 3, 3, 8))]
+    store = make_store(tmp_path / "s.zarr", specs, make_videos(VIDEOS), gflops=GFLOPS, signal=True)
+    lines: list[str] = []
+    result = run(store, tmp_path / "run", lines=lines, aggregator="fast-gru", pattern="1:1", epochs=8)
+    assert (
+        "the models' maps differ in shape: all are averaged to 1×2×2, and projected to 16 channels: "
+        "dear 1×2×2×16, cheap 1×3×3×8 (projected)"
+    ) in lines
+    assert result.report.metrics.top1 >= 0.9
+    steps, projections = 3 * 4 * 3.5 * 16**2, 2 * 4 * 8 * 16
+    assert result.report.gflops_per_video == pytest.approx(
+        2 * 9 + 2 * 1 + (steps + projections) / 1e9, rel=1e-12
+    )
+    again = evaluate(load_run(result.run), device="cpu")
+    assert again.metrics == result.report.metrics
 
 
 def test_the_default_folder_is_named_after_the_run(
@@ -212,14 +228,25 @@ def test_without_labelled_test_videos_the_val_part_is_reported(tmp_path: Path) -
 
 def test_test_videos_that_a_backbone_saw_are_refused(tmp_path: Path) -> None:
     store = part_store(tmp_path, ["train"] * 9 + ["test"] * 3, [0, 1, 2] * 4, trained_on=["v0", "v10"])
-    with pytest.raises(DataError, match="1 of the 3 test videos were in the training of r2d26"):
+    with pytest.raises(DataError, match="1 of the 3 test videos of s were in the training of r2d26"):
         run(store, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
+def test_a_training_that_nobody_knows_is_not_called_unseen(tmp_path: Path) -> None:
+    specs = [make_spec("dear", clips=4), make_spec("cheap", clips=4, weights_random=True)]
+    store = make_store(tmp_path / "s.zarr", specs, make_videos(24), gflops=GFLOPS, signal=True)
+    lines: list[str] = []
+    result = run(store, tmp_path / "run", lines=lines, epochs=1)
+    assert "dear: which videos were in its own training is unknown" in lines
+    assert any(line.startswith("cheap: 0% of the ") for line in lines)
+    note = "which videos dear was trained on is unknown: these may be among them"
+    assert note in result.report.notes and f"note: {note}" in lines
+
+
 def test_evaluation_refuses_what_the_run_or_a_backbone_saw(store: Store, finished: TrainResult) -> None:
     loaded = load_run(finished.run)
-    with pytest.raises(DataError, match="18 of the 36 train videos were in the training of dear"):
+    with pytest.raises(DataError, match="18 of the 36 train videos of split1 were in the training of dear"):
         evaluate(loaded, part="train")
     with pytest.raises(DataError, match="no labelled val video of split1 has maps"):
         evaluate(loaded, part="val")

@@ -19,6 +19,7 @@ from faster.aggregate.parts import choose_parts
 from faster.aggregate.registry import build, known_names
 from faster.aggregate.runs import load_run
 from faster.aggregate.selection import choose_mix
+from faster.aggregate.splits import train_splits
 from faster.aggregate.task import AggregatorTask, class_weights
 from faster.aggregate.train import TrainConfig, TrainResult, train_agg
 from faster.errors import DataError, Interrupted, UsageError
@@ -366,3 +367,21 @@ def test_every_split_is_trained_and_averaged(other_store: Store, origin: Path, t
         CliRunner().invoke(evaluate_command, [str(origin), "--split", "all"], catch_exceptions=False)
     with pytest.raises(DataError, match="no run of split 'three'; it has one, two"):
         CliRunner().invoke(evaluate_command, [str(folder), "--split", "three"], catch_exceptions=False)
+
+
+def test_a_split_that_cannot_be_reported_is_refused_before_any_training(tmp_path: Path) -> None:
+    """The second split tests on a video that a backbone saw."""
+    videos = [
+        VideoRecord(
+            id=f"v{i}",
+            path=f"v{i}",
+            label=i % 2,
+            splits={"one": "train" if i % 4 < 3 else "test", "two": "test" if i < 4 else "train"},
+        )
+        for i in range(16)
+    ]
+    store = make_store(tmp_path / "s.zarr", SPECS, videos, gflops=GFLOPS, trained_on=["v1"])
+    config = TrainConfig(store=store.path, aggregator="gru", epochs=1, out=tmp_path / "runs", split="all")
+    with pytest.raises(DataError, match="1 of the 4 test videos of two were in the training of dear"):
+        train_splits(config, say=[].append, progress=False)
+    assert not (tmp_path / "runs").exists()

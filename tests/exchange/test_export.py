@@ -156,6 +156,22 @@ def test_absent_videos_are_listed_beside_the_files(original: stores.Store, tmp_p
     assert summary.exported == 7 and sum(summary.absent.values()) == 4
 
 
+def test_views_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "a.zarr", [make_spec(views=3), make_spec("r3d14")], make_videos(2))
+    summary = run_export(store.path, tmp_path / "x.h5")
+    assert summary.notes == ("r2d26: the centre view is exported; left out: 2 other views of each video",)
+
+
+def test_object_storage_is_no_place_for_an_export(
+    original: stores.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match="s3://bucket/x"):
+        run_export(original.path, Path("s3://bucket/x"))
+    assert contents(tmp_path) == before
+
+
 def test_file_names_leave_out_the_videos_extension_unless_two_would_be_one() -> None:
     ids = ["x/a.mp4", "x/b.mp4", "x/b.avi", "", "youtube_000001_000011", "x/a.mp4#t=0,10"]
     paths = ["x/a.mp4", "x/b.mp4", "x/b.avi", "", "400/youtube_000001_000011.mp4", "x/a.mp4"]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from exchanges import ALL, contents, features, foreign, make_original, quiet, save
 from faster import store as stores
 from faster.aggregate.train import TrainConfig, train_agg
-from faster.cli import main
+from faster.cli import group, main
 from faster.errors import FasterError, SourceError, StoreError
 from faster.predict import Predictor
 from faster.store.removal import remove_shards
 from faster.store.verify import verify
 from sources import write
+from stores import make_spec, make_store, make_videos
 
 
 @pytest.fixture
@@ -117,7 +121,7 @@ def test_names_that_fit_two_videos_or_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="fits"):
         foreign(tmp_path / "f", tmp_path / "b.zarr", annotations=(str(file),))
     save(tmp_path / "g/w.npy", features(2, 4))
-    with pytest.raises(SourceError, match="none of the 1 features"):
+    with pytest.raises(SourceError, match=r"of 1 feature .* none is of a video"):
         foreign(tmp_path / "g", tmp_path / "b.zarr", annotations=(str(file),))
     assert not (tmp_path / "b.zarr").exists()
 
@@ -164,8 +168,86 @@ def test_an_aggregator_trains_on_imported_features(tmp_path: Path, aggregator: s
         progress=False,
     )
     assert result.report.metrics.top1 == 1.0 and result.report.metrics.videos == 8
-    with pytest.raises(FasterError, match="i3d"):  # nothing can make these maps live
+    with pytest.raises(FasterError, match=r"maps of i3d were imported, and no backbone here makes them"):
         Predictor(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("dtype", "codec"), [("uint8", "none"), ("uint8", "zstd"), ("float16", "zstd")])
+def test_features_are_stored_as_asked(tmp_path: Path, dtype: str, codec: str) -> None:
+    array = np.abs(features(4, 3, 3, 8))
+    save(tmp_path / "f/v.npy", array)
+    foreign(tmp_path / "f", tmp_path / "b.zarr", dtype=dtype, codec=codec)
+    maps = stores.open(tmp_path / "b.zarr").features("i3d", 16)
+    assert (maps.spec.dtype, maps.spec.codec) == (dtype, codec)
+    exact = array.astype(np.float16)
+    error = 0 if dtype == "float16" else exact.max(axis=(0, 1, 2)) / 255
+    assert (np.abs(maps.read_maps(0, 0, ALL)[:, 0] - exact.astype(np.float32)) <= error).all()
+    with pytest.raises(StoreError, match=r"dtype|codec"):
+        foreign(tmp_path / "f", tmp_path / "b.zarr")
+
+
+def test_uint8_refuses_what_goes_below_zero_before_anything_is_written(tmp_path: Path) -> None:
+    array = np.abs(features(5, 4))
+    save(tmp_path / "f/a.npy", array)
+    array[0, 0] = -0.0  # is not below zero
+    array[3, 2] = -0.5
+    save(tmp_path / "f/b.npy", array)
+    with pytest.raises(StoreError, match=r"^b: feature 3 goes below zero, .* --dtype float16$"):
+        foreign(tmp_path / "f", tmp_path / "b.zarr", dtype="uint8")
+    assert not (tmp_path / "b.zarr").exists()
+
+
+def test_what_to_do_next_works_whatever_else_the_store_holds(tmp_path: Path) -> None:
+    for i in range(12):
+        part = "test" if i >= 8 else "train"
+        save(tmp_path / f"f/{part}/{'ab'[i % 2]}/{i}.npy", features(4, 8, seed=i))
+
+    def next_of(model: str, **options: object) -> str:
+        summary = foreign(tmp_path / "f", tmp_path / "b.zarr", model=model, **options)
+        _, command, *arguments = shlex.split(summary.next_command)
+        done = CliRunner().invoke(
+            group, [command, *arguments, "--epochs", "1", "--out", str(tmp_path / model)]
+        )
+        assert command == "train-agg" and done.exit_code == 0, done.output
+        return summary.next_command
+
+    start = f"faster train-agg --store {tmp_path / 'b.zarr'}"
+    assert next_of("one") == start
+    assert next_of("two", gflops=1) == start  # both, mixed
+    assert next_of("three", clips=2) == f"{start} --expensive three --pattern all-E"
+    assert next_of("a four", clip_frames=8) == f"{start} --clip-frames 8"
+    assert (
+        next_of("five", clip_frames=8, clips=2) == f"{start} --clip-frames 8 --expensive five --pattern all-E"
+    )
+
+
+def test_lists_add_labels_to_what_was_extracted_without_them(tmp_path: Path) -> None:
+    """As `faster inspect` tells the user of an unlabelled store."""
+    videos = [replace(video, label=-1, splits={}) for video in make_videos(6)]
+    trained_on = [videos[0].id, "elsewhere.mp4"]
+    spec = make_spec(num_classes=0, class_names=None)
+    old = make_store(tmp_path / "s.zarr", [spec], videos, class_names=(), trained_on=trained_on)
+    said = CliRunner().invoke(group, ["inspect", str(old.path)]).stdout.splitlines()[-1]
+    export, _, rest = said.partition("faster export ")[2].partition(", then faster import ")
+    names = [Path(video.id).stem for video in videos]
+    parts = ["train", "train", "train", "train", "test", "test"]
+    for part in ("train", "test"):
+        lines = [f"other/{n}.mp4 {i % 2}" for i, n in enumerate(names) if parts[i] == part]
+        write(tmp_path / f"lists/{part}.txt", *lines)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        for arguments in (["export", *export.split()], ["import", *rest.replace("LISTS", "lists").split()]):
+            done = CliRunner().invoke(group, arguments)
+            assert done.exit_code == 0, done.output
+    new = stores.open(tmp_path / "labelled.zarr")
+    assert (new.videos.split(new.videos.split_names[0]) == 3).sum() == 2
+    was, now = old.features("r2d26", 8), new.features("r2d26", 8)
+    for row, video in enumerate(videos):
+        copy = new.videos.row_of[f"other/{Path(video.id).name}"]
+        assert new.videos.labels[copy] == row % 2
+        np.testing.assert_array_equal(now.read_maps(copy, 0, ALL), was.read_maps(row, 0, ALL))
+    # What the weights saw in training is still known, under the lists' ids.
+    assert now.trained_on == {f"other/{names[0]}.mp4", "elsewhere.mp4"}
 
 
 # --- Hostile input -------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from decoder_jobs import (
     load_and_exit,
     load_and_raise,
     load_elsewhere,
+    load_in_parts,
     load_pid,
     load_when_written,
 )
 from faster.errors import UsageError, VideoError
-from faster.extract.decode import LoadedVideo, load_clips, load_random_video
+from faster.extract.decode import LoadedVideo, load_clips, load_random_video, stream_clips
 from faster.extract.decoders import DecodeJob, DecoderPool, VideoFailure
 from videos import frame_number, make_video
 
@@ -110,6 +112,81 @@ def test_jobs_are_drawn_only_as_slots_become_free() -> None:
             assert len(drawn) <= number + 3
             assert (loaded(result).clips == number).all()
     assert drawn == list(range(8))
+
+
+@pytest.mark.parametrize(("workers", "slots"), [(1, 1), (1, 3), (2, 1), (2, 2), (2, 4), (3, 2)])
+def test_videos_in_parts_come_whole_and_in_order_through_any_number_of_slots(
+    workers: int, slots: int
+) -> None:
+    """With fewer slots than parts, and with workers whose parts nobody takes yet, nothing gets stuck."""
+    lengths = [3, 1, 7, 2, 5, 1, 4, 6]
+    failing = {2: "raises", 4: "dies"}
+    jobs = [
+        DecodeJob(
+            key=key,
+            path=NOWHERE,
+            arguments={"parts": length, "value": 10 * key, "failing": failing.get(key)},
+            load=load_in_parts,
+        )
+        for key, length in enumerate(lengths)
+    ]
+    seen: list[tuple[int, int | str]] = []
+    with DecoderPool(workers, shape=TINY, slots=slots) as pool:
+        for key, result in pool.run(jobs):
+            seen.append(
+                (
+                    key,
+                    reason(result) if isinstance(result, VideoFailure) else int(result.clips[0, 0, 0, 0, 0]),
+                )
+            )
+            if isinstance(result, LoadedVideo):
+                assert (result.clips == 10 * key + sum(k == key for k, _ in seen) - 1).all()
+                assert result.more == (sum(k == key for k, _ in seen) < lengths[key])
+    assert [key for key, _ in seen] == sorted(key for key, _ in seen)
+    for key, length in enumerate(lengths):
+        found = [value for k, value in seen if k == key]
+        if key not in failing:
+            assert found == [10 * key + part for part in range(length)]
+        else:  # parts that nobody had taken when it failed are left out
+            assert found[:-1] == [10 * key + part for part in range(len(found) - 1)]
+            assert len(found) <= length
+            assert found[-1] == (
+                "the last part is broken" if key == 2 else "the decoder process died (signal 9, SIGKILL)"
+            )
+
+
+def test_a_video_that_stalls_in_a_later_part_is_stopped(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    arguments = {"parts": 2, "failing": "stalls"}
+    jobs = [DecodeJob(key=0, path=fifo, arguments=arguments, load=load_in_parts), pid_job(1)]
+    with DecoderPool(1, shape=TINY, slots=1, timeout_seconds=0.3) as pool:
+        (_, first), (_, stalled), (_, after) = pool.run(jobs)
+    assert loaded(first).more
+    assert reason(stalled) == "decoding took longer than 0.3 s and was stopped"
+    assert loaded(after).frames != loaded(first).frames
+
+
+def test_a_long_video_comes_through_small_slots_as_load_clips_gives_it(tmp_path: Path) -> None:
+    paths = [make_video(tmp_path / f"{n}.mp4", frames=n) for n in (90, 7, 40)]
+    arguments = {"clips": 13, "clip_frames": 8, "size": 32}
+    jobs = [DecodeJob(key=path, path=path, arguments=arguments, load=stream_clips) for path in paths]
+    jobs.insert(1, DecodeJob(key=NOWHERE, path=NOWHERE, arguments=arguments, load=stream_clips))
+    found: dict[Path, list[LoadedVideo]] = {path: [] for path in paths}
+    with DecoderPool(2, shape=(5, 8, 32, 32, 3), slots=3) as pool:
+        for path, result in pool.run(jobs):
+            if path == NOWHERE:
+                assert "No such file" in reason(result)
+            else:
+                part = loaded(result)
+                found[path].append(replace(part, clips=part.clips.copy()))
+    for path, parts in found.items():
+        assert [len(part.clips) for part in parts] == [5, 5, 3]
+        wanted = load_clips(path, **arguments)
+        for name in ("clips", "starts", "times_seconds", "padded"):
+            np.testing.assert_array_equal(
+                np.concatenate([getattr(part, name) for part in parts]), getattr(wanted, name)
+            )
 
 
 def test_a_slow_video_holds_back_the_order_but_not_the_others(tmp_path: Path) -> None:
@@ -342,3 +419,5 @@ def test_every_real_file_ends_through_the_pool(capsys: pytest.CaptureFixture[str
     with capsys.disabled():
         print(f" {len(files)} real files: {ok} loaded, {len(files) - ok} failed with a reason", end=" ")
     assert ok >= 70
+    # No crash, no time-out, no exception of another kind: each reason is a VideoError's, which names its file.
+    assert all(result is True or result.startswith(f"{key.name}: ") for key, result in results)

@@ -50,6 +50,17 @@ def test_headers_may_come_with_the_first_packet() -> None:
     assert pictures.count(picture(False, time_bits=5)) == 0
 
 
+def test_a_long_packet_without_a_picture_counts_as_one_that_is_damaged() -> None:
+    pictures = Mpeg4Pictures(layer(25))
+    empty = picture(False, time_bits=5)
+    assert [pictures.count(data) for data in (empty, empty + bytes(100), bytes(8), bytes(100))] == [
+        0,
+        1,
+        0,
+        1,
+    ]
+
+
 @pytest.mark.parametrize("rubbish", [b"", b"\0\0\1", b"\0\0\1\xb6", b"\0\0\1\x20", bytes(1000)])
 def test_rubbish_does_not_raise(rubbish: bytes) -> None:
     Mpeg4Pictures(rubbish).count(rubbish)

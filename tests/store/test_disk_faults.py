@@ -18,10 +18,11 @@ from faster import store as stores
 from faster.errors import StorageError
 from faster.store import manifest as manifests
 from faster.store import writer
+from faster.store.convert import convert
 from faster.store.receipts import list_receipts
 from faster.store.verify import verify
 from sets import make_bright_set
-from stores import make_facts, make_maps, make_spec, make_videos
+from stores import make_facts, make_maps, make_spec, make_store, make_videos
 
 SPEC = make_spec(dtype="uint8")
 VIDEOS = 4
@@ -207,6 +208,15 @@ def test_a_read_only_store_is_found_out_before_a_network_is_loaded(videos: Path,
     weights.write_bytes(b"no weights")  # would end in 65, were they read first
     ended = extract(videos, tmp_path / "new" / "s.zarr", *prefix, weights=str(weights))
     assert "read-only" in require_one_line_of_the_disk(ended).lower()
+
+
+@pytest.mark.parametrize("place", ["/proc/x.zarr", "/proc/self/a/x.zarr"])
+def test_a_file_system_that_holds_no_files_is_one_line(tmp_path: Path, place: str) -> None:
+    with pytest.raises(StorageError, match=f"^{place}: /proc.* takes no store .*; choose another place"):
+        writer.require_writable(Path(place))
+    source = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(2))
+    with pytest.raises(StorageError, match=f"^{place}: /proc.* takes no store"):
+        convert(source.path, place, progress=False)
 
 
 def test_what_was_hurt_reads_as_it_should_after_the_rerun(

@@ -33,7 +33,7 @@ def test_sizes_are_those_of_the_files(tmp_path: Path, dtype: str, codec: str) ->
     model, folder = summary.models[0], store.path / spec.folder
     stored = size_of(folder / "maps") + size_of(folder / "scales")
     assert (model.stored_bytes, model.logits_bytes) == (stored, size_of(folder / "logits"))
-    assert model.stored_bytes_per_video == stored / 9
+    assert model.stored_bytes_per_video == (stored + model.logits_bytes) / 9
     assert model.stored_bytes_per_clip == stored / 9 / 4
     assert model.compression == pytest.approx(9 * 4 * 7 * 7 * 64 * 2 / stored)
     # Of 3 shards with 9 videos only the clips are for so many videos: index, scales and logits are whole shards'.
@@ -137,16 +137,27 @@ def test_the_classifier_is_asked_again_on_the_stored_maps(tmp_path: Path) -> Non
 
 
 def test_a_store_without_classifier_says_so(tmp_path: Path) -> None:
-    path = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(4)).path
-    assert stores.inspect(path).models[0].agreement is None
+    specs = [make_spec(), make_spec("r2d14", dtype="uint8")]
+    path = make_store(tmp_path / "s.zarr", specs, make_videos(4)).path
+    assert all(model.agreement is None for model in stores.inspect(path).models)
     said = CliRunner().invoke(inspect_command, [str(path)], catch_exceptions=False)
-    assert "no linear classifier in the store" in said.stdout
+    assert said.stdout.count("no linear classifier in the store") == 1  # float16 took nothing away
     as_json = CliRunner().invoke(
         inspect_command, [str(path), "--json", "--videos", "7"], catch_exceptions=False
     )
     figures = json.loads(as_json.stdout)
     assert figures["projected_videos"] == 7 and figures["projected_bytes"] > 0
     assert figures["models"][0]["agreement"] is None
+
+
+def test_a_video_and_the_store_are_counted_with_their_logits(tmp_path: Path) -> None:
+    """4 clips of 4096 bytes and of 100 scores of 4 bytes, and 16 bytes of index a clip."""
+    spec = make_spec(num_classes=100, class_names=None)
+    path = make_store(tmp_path / "s.zarr", [spec], make_videos(1), shard_videos=1).path
+    said = CliRunner().invoke(inspect_command, [str(path)], catch_exceptions=False).stdout
+    total = 4 * (4096 + 16 + 400) + 4
+    assert f"; with logits {total / 1e3:.1f} kB a video, {total / 1e3:.1f} kB in all" in said
+    assert "1 video, 1 labelled, 3 classes" in said
 
 
 def test_the_sample_is_bounded_and_the_same_each_time(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from exchanges import contents, run_export
 from faster import store as stores
 from faster.aggregate.evaluate import evaluate
 from faster.aggregate.runs import load_run
@@ -310,6 +311,14 @@ def test_an_object_that_ends_too_soon_is_told(server: Server, remote: str) -> No
         ranges.read_into(memoryview(bytearray(100)), TAIL_BYTES - 50)
 
 
+@pytest.mark.parametrize("out", ["maps.h5", "maps"])
+def test_an_export_from_there_is_the_same(remote: str, local: stores.Store, tmp_path: Path, out: str) -> None:
+    model = next(iter(KINDS))
+    for name, path in (("here", local.path), ("there", Path(remote))):
+        run_export(path, tmp_path / name / out, model=model)
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
+
+
 def test_what_cannot_be_done_there_is_refused(
     remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,13 +328,16 @@ def test_what_cannot_be_done_there_is_refused(
     for write in (
         lambda: writer.require_writable(Path(remote)),
         lambda: writer.create(Path(remote), shard_videos=4),
-        lambda: verify(remote, repair=True, progress=False),
         lambda: stores.finalise(stores.open(remote)),
         lambda: (RemotePath(remote) / "x").write_bytes(b""),
         lambda: (RemotePath(remote) / "x").mkdir(),
     ):
         with pytest.raises(UsageError, match="only read"):
             write()
+    with pytest.raises(
+        UsageError, match=r"only read; verify a copy: aws s3 sync s3://.*, then faster verify .*"
+    ):
+        verify(remote, repair=True, progress=False)
     assert not list(tmp_path.iterdir())  # least of all is a folder "s3:" made
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from faster.errors import VideoError
 from faster.extract.decode import LoadedVideo
 from numpy.typing import NDArray
 
@@ -47,3 +50,18 @@ def load_when_written(path: Path, *, out: NDArray[np.uint8], value: int = 0) -> 
 
 def load_elsewhere(path: Path, *, out: NDArray[np.uint8], **arguments: Any) -> LoadedVideo:
     return load_pid(path, out=out.copy())
+
+
+def load_in_parts(
+    path: Path, *, out: NDArray[np.uint8], parts: int, value: int = 0, failing: str | None = None
+) -> Generator[LoadedVideo, NDArray[np.uint8], None]:
+    """Parts filled with value, value + 1, …; before the last it may die, stall as `load_when_written`, or raise."""
+    for part in range(parts):
+        if failing and part == parts - 1:
+            if failing == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if failing == "stalls":
+                path.read_bytes()
+            raise VideoError("the last part is broken")
+        video = load_pid(path, out=out, value=value + part)
+        out = yield replace(video, more=part < parts - 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 from faster.cli import COMMANDS, group
 
@@ -14,15 +16,25 @@ Exit codes: 0 complete · 2 the command cannot mean that · 3 finished, but no v
 """
 
 
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """Every command by its words after "faster", those of a group after the group's."""
+    for name in COMMANDS:
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        yield name, command
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {verb}", inner) for verb, inner in command.commands.items())
+
+
 def help_of(name: str) -> str:
-    command = group.get_command(click.Context(group), name)
-    assert command is not None
-    context = click.Context(command, info_name=f"faster {name}", max_content_width=100, terminal_width=100)
-    return command.get_help(context)
+    context = click.Context(
+        dict(commands())[name], info_name=f"faster {name}", max_content_width=100, terminal_width=100
+    )
+    return context.get_help()
 
 
 def reference() -> str:
-    return HEAD + "".join(f"\n## faster {name}\n\n```\n{help_of(name)}\n```\n" for name in COMMANDS)
+    return HEAD + "".join(f"\n## faster {name}\n\n```\n{help_of(name)}\n```\n" for name, _ in commands())
 
 
 if __name__ == "__main__":

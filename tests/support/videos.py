@@ -26,6 +26,7 @@ def make_video(
     fps: int = 25,
     codec: str = "libx264",
     numbered: bool = True,
+    number: int | None = None,
     rotation: int = 0,
     timestamps_ms: Sequence[int] | None = None,
     keyframe_interval: int = 12,
@@ -36,8 +37,8 @@ def make_video(
     `width` and `height` are the picture's as shown. With `rotation` (clockwise degrees that a player turns
     the picture by, .mp4 and .mov only) the pictures are stored turned back, so that a reader that applies it
     sees them upright. `timestamps_ms` gives each frame its own time, for a variable frame rate. With
-    `numbered` a frame's picture says its index (see `frame_number`), else it is a drifting texture. `options` go
-    to the encoder.
+    `numbered` a frame's picture says its index (see `frame_number`), or `number`, the same in all; else it is a
+    drifting texture. `options` go to the encoder.
     """
     if rotation and path.suffix not in {".mp4", ".mov"}:
         raise ValueError("only .mp4 and .mov can carry a rotation here")
@@ -56,7 +57,8 @@ def make_video(
         )
         stream.options = {**quality, **(options or {})}
         for index in range(frames):
-            picture = (number_picture if numbered else texture_picture)(index, width, height)
+            shown = index if number is None else number
+            picture = (number_picture if numbered else texture_picture)(shown, width, height)
             stored = np.ascontiguousarray(np.rot90(picture, rotation // 90))
             frame = av.VideoFrame.from_ndarray(stored, format="rgb24")
             frame.pts = index if timestamps_ms is None else timestamps_ms[index]

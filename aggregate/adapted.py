@@ -1,0 +1,145 @@
+"""Models whose maps differ in shape, mixed: each model's maps are pooled, and projected by a layer of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import Aggregator, MapShape
+from .batch import ClipBatch
+
+
+def adapted_shape(map_shapes: Mapping[str, MapShape], *, pooled: bool = False) -> MapShape:
+    """The one shape that maps of these shapes are brought to: the least l, h and w of all, and the most channels.
+
+    `pooled`: l = h = w = 1, for aggregators that take nothing of a map but its global average.
+    """
+    frames, height, width, channels = zip(*map_shapes.values(), strict=True)
+    most = max(channels)
+    return (1, 1, 1, most) if pooled else (min(frames), min(height), min(width), most)
+
+
+def projection_gflops(map_shape: MapShape, target: MapShape) -> float:
+    """GFLOPs of projecting a clip's pooled map to the target's channels; a model that has them is not projected."""
+    frames, height, width, channels = target
+    return 0.0 if map_shape[3] == channels else frames * height * width * map_shape[3] * channels / 1e9
+
+
+class Adapted(Aggregator[Any]):
+    """An aggregator (`inner`) of maps of one shape, for models whose maps differ in shape.
+
+    Each model's maps are averaged to the common l, h and w, and, where their channels are not as many as the
+    common ones, go through a learned 1×1×1 convolution, whose outputs begin with the inputs' mean square.
+    Averaging comes first: the two commute, and it leaves fewer positions. Costs are of the common shape; the projections'
+    are in `video_gflops`.
+    """
+
+    def __init__(
+        self, *, map_shapes: Mapping[str, MapShape], target: MapShape, inner: Aggregator[Any]
+    ) -> None:
+        nn.Module.__init__(self)  # no last layer of its own
+        self.inner = inner
+        self.map_shapes, self.target = dict(map_shapes), target
+        self._keys = {
+            model: f"projection{index}"
+            for index, model in enumerate(sorted(map_shapes))
+            if map_shapes[model][3] != target[3]
+        }
+        self.projections = nn.ModuleDict(
+            {key: nn.Linear(map_shapes[model][3], target[3], bias=False) for model, key in self._keys.items()}
+        )
+        for model, key in self._keys.items():
+            bound = (3 / map_shapes[model][3]) ** 0.5
+            nn.init.uniform_(self.projections[key].weight, -bound, bound)  # type: ignore[arg-type]
+
+    def adapt(self, model: str, maps: Tensor) -> Tensor:
+        """A model's maps (rows, l, h, w, c) in the common shape, in the parameters' type or autocast's."""
+        pooled = average_to(maps.to(self.dtype), self.target[:3])
+        if (key := self._keys.get(model)) is not None:
+            pooled = self.projections[key](pooled)
+        return pooled
+
+    def describe(self) -> str:
+        """One line: what is done to whose maps."""
+        size = "×".join(map(str, self.target[:3]))
+        done = ", ".join(
+            f"{model} {'×'.join(map(str, shape))}" + (" (projected)" if model in self._keys else "")
+            for model, shape in self.map_shapes.items()
+        )
+        return f"the models' maps differ in shape: all are averaged to {size}, and projected to {self.target[3]} channels: {done}"
+
+    def init(self, x0: Tensor, model0: str) -> Any:
+        """The inner one's, of the adapted map."""
+        return self.inner.init(self.adapt(model0, x0), model0)
+
+    def step(self, state: Any, x: Tensor, model: str) -> Any:
+        """The inner one's, of the adapted map."""
+        return self.inner.step(state, self.adapt(model, x), model)
+
+    def readout(self, state: Any) -> Tensor:
+        """The inner one's."""
+        return self.inner.readout(state)
+
+    def forward(self, batch: ClipBatch) -> Tensor:
+        """The inner one's, of the adapted maps."""
+        logits: Tensor = self.inner(batch.map(self.adapt))
+        return logits
+
+    def step_gflops(self, map_shape: MapShape) -> float:
+        """GFLOPs of one step of the inner one, of a map in the common shape."""
+        return self.inner.step_gflops(map_shape)
+
+    def gflops(self, clips: int, map_shape: MapShape) -> float:
+        """GFLOPs of the inner one, of maps in the common shape."""
+        return self.inner.gflops(clips, map_shape)
+
+    def video_gflops(self, map_shapes: Mapping[str, MapShape], models: Sequence[str]) -> float:
+        """GFLOPs of the inner one and of the clips' projections."""
+        projections = sum(projection_gflops(map_shapes[model], self.target) for model in models)
+        return self.inner.gflops(len(models), self.target) + projections
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type that it computes in."""
+        return self.inner.dtype
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """The inner one's."""
+        return self.inner.classify(pooled)
+
+
+def adapted(
+    map_shapes: Mapping[str, MapShape],
+    build: Callable[[Mapping[str, MapShape]], Aggregator[Any]],
+    *,
+    pooled: bool,
+) -> Adapted:
+    """What `build` makes of maps of the common shape, for maps of these shapes."""
+    target = adapted_shape(map_shapes, pooled=pooled)
+    return Adapted(map_shapes=map_shapes, target=target, inner=build(dict.fromkeys(map_shapes, target)))
+
+
+def average_to(maps: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """Maps (rows, l, h, w, c) averaged to (rows, *size, c), each place over its share of the positions."""
+    if maps.shape[1:4] == size:
+        return maps
+    if size == (1, 1, 1):
+        return maps.mean((1, 2, 3), keepdim=True)
+    return F.adaptive_avg_pool3d(maps.movedim(-1, 1), size).movedim(1, -1)
+
+
+def plain(module: Adapted, clips: Sequence[Tensor], models: Sequence[str]) -> Tensor:
+    """The definition, clip by clip, projected first: clips (B, l, h, w, c), each of its model; the inner one's x."""
+    adapted_clips = []
+    for x, model in zip(clips, models, strict=True):
+        x = x.movedim(-1, 1)
+        if model in module._keys:
+            layer = module.projections[module._keys[model]]
+            assert isinstance(layer, nn.Linear)
+            x = F.conv3d(x, layer.weight[:, :, None, None, None])
+        adapted_clips.append(F.adaptive_avg_pool3d(x, module.target[:3]).movedim(1, -1))
+    return torch.stack(adapted_clips, dim=1)

@@ -1,0 +1,133 @@
+"""`faster status` and `faster submit slurm`: parse, one call, print."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from .status import ModelStatus, Status
+
+_NOT_COMPLETE = 75
+
+
+@click.command("status", short_help="How far an extraction is, and what to run again.")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option(
+    "--script",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The job script of faster submit slurm.  [<store>.sbatch beside the store, where there is one]",
+)
+@click.option(
+    "--watch", type=click.FloatRange(min=1), metavar="S", help="Again every S seconds, until whole."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, each time.")
+def status_command(store: Path, script: Path | None, watch: float | None, as_json: bool) -> None:
+    """Show how far the extraction into STORE is: shards and videos whole, failed, being written and lacking.
+
+    Works while jobs write, and after they died: it asks the store alone. Ends with 0 where every shard is whole,
+    and with 75 where some are not yet.
+
+    \b
+    Examples:
+        faster status kinetics.zarr
+        faster status kinetics.zarr --watch 30
+    """
+    from .status import status
+
+    while True:
+        found = status(store)
+        if as_json:
+            click.echo(json.dumps(found.to_dict()))
+        else:
+            _print(found, script)
+        if found.complete:
+            return
+        if watch is None:
+            raise click.exceptions.Exit(_NOT_COMPLETE)
+        time.sleep(watch)
+
+
+def _print(status: Status, script: Path | None) -> None:
+    for model in status.models:
+        click.echo(
+            f"{status.store}: {model.model}, {model.clip_frames} frames: {model.whole} of {model.shards} shards whole, "
+            f"{model.running} being written; {model.videos_whole} of {model.videos} videos whole, "
+            f"{model.videos_failed} failed"
+        )
+        if model.lacking:
+            click.echo(f"  {_pace(model)}")
+    if status.complete:
+        return
+    from .slurm import tasks_of_script
+    from .tasks import array_indices
+
+    store = Path(status.store)
+    script = script or (beside if (beside := store.with_name(f"{store.name}.sbatch")).is_file() else None)
+    if script is None:
+        click.echo("next: the faster extract command that began it; it skips what is whole")
+    else:
+        tasks = tasks_of_script(script)
+        click.echo(
+            f"next: sbatch --array={array_indices(shard % tasks for shard in status.lacking)} {script}"
+        )
+
+
+def _pace(model: ModelStatus) -> str:
+    if model.shards_per_hour is None:
+        return "no rate yet" if model.running else "nothing is being written"
+    pace = f"{model.shards_per_hour:.3g} shards an hour in the last hour of work"
+    if model.seconds_left is None:
+        return f"{pace}; nothing is being written"
+    hours, minutes = divmod(round(model.seconds_left / 60), 60)
+    return f"{pace}; {hours} h {minutes:02} min left"
+
+
+@click.group("submit")
+def submit_group() -> None:
+    """Hand an extraction to a cluster's batch system.
+
+    \b
+    Example:
+        faster submit slurm --tasks 64 -- videos --model r2plus1d50 --store kinetics.zarr
+    """
+
+
+@submit_group.command("slurm")
+@click.option("--tasks", type=click.IntRange(min=1), required=True, metavar="N", help="Tasks of the array.")
+@click.option("--at-once", type=click.IntRange(min=1), metavar="N", help="Tasks that may run at once.  [all]")
+@click.option("--time", default="12:00:00", show_default=True, metavar="T", help="Time limit of a task.")
+@click.option("--gpus", type=click.IntRange(min=0), default=1, show_default=True, help="For each task.")
+@click.option("--cpus", type=click.IntRange(min=1), default=4, show_default=True, help="For each task.")
+@click.option("--memory", default="16G", show_default=True, metavar="M", help="For each task.")
+@click.option("--partition", metavar="P", help="Slurm's partition.  [the cluster's default]")
+@click.option("--account", metavar="A", help="Slurm's account.  [yours]")
+@click.option("--setup", multiple=True, metavar="LINE", help="A shell line before the work; may be repeated.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="The script.  [<store>.sbatch]")
+@click.option("--go", is_flag=True, help="Hand it to sbatch; without, it is only written.")
+@click.argument("extract_arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- EXTRACT…")
+def slurm_command(extract_arguments: tuple[str, ...], out: Path | None, go: bool, **values: Any) -> None:
+    """Write a job script that runs `faster extract EXTRACT…` as an array of tasks; with --go, submit it.
+
+    Shards are dealt out by number, so tasks need no word from each other, and any may be run again. A task near its
+    time limit drops the shard in hand and is put in the queue again.
+
+    \b
+    Examples:
+        faster submit slurm --tasks 64 -- videos --model r2plus1d50 --store kinetics.zarr
+        faster submit slurm --tasks 64 --at-once 16 --partition gpu --setup "source env/bin/activate" --go -- videos \\
+            --model r2plus1d50 --model r2d26 --store kinetics.zarr
+    """
+    from .slurm import submit, write_script
+
+    script = write_script(extract_arguments, out=out, **values)
+    click.echo(f"{script.path}: {script.tasks} tasks, logs in {script.logs}")
+    if go:
+        click.echo(submit(script.path))
+        click.echo(f"next: faster status {script.store}")
+    else:
+        click.echo(f"next: sbatch {script.path}")

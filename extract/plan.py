@@ -1,0 +1,85 @@
+"""Which shards a run has to do, and which failed ones are to be made again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .. import store as stores
+from ..errors import StoreError
+from ..store.receipts import list_receipts
+from ..store.removal import remove_shards
+from ..store.schema import maps_key
+from .shard_run import ShardTask
+
+Say = Callable[[str], None]
+
+
+def plan(
+    path: Path,
+    manifest: stores.Manifest,
+    specs: Sequence[stores.FeatureSpec],
+    shard_videos: int,
+    rows: set[int],
+) -> list[ShardTask]:
+    """The shards that hold one of `rows` and have no receipt of some model and view, and which those are."""
+    whole = [set(list_receipts(path / spec.folder)) for spec in specs]
+    for spec, receipts in zip(specs, whole, strict=True):
+        for shard, view in receipts:
+            if not (path / spec.folder / maps_key(shard, view)).is_file():
+                raise StoreError(
+                    f"{path}: the maps of {spec.model}, shard {shard}, are gone though its receipt is there; run: "
+                    f"faster verify {path} --repair"
+                )
+    tasks = []
+    for shard in sorted({row // shard_videos for row in rows}):
+        lacking = tuple(
+            (i, view)
+            for i, (spec, receipts) in enumerate(zip(specs, whole, strict=True))
+            for view in range(spec.views)
+            if (shard, view) not in receipts
+        )
+        first = shard * shard_videos
+        members = tuple(
+            row for row in range(first, min(first + shard_videos, manifest.rows)) if manifest.ids[row]
+        )
+        if lacking:
+            tasks.append(ShardTask(shard=shard, rows=members, outputs=lacking, shard_videos=shard_videos))
+    return tasks
+
+
+def forget_failures(
+    path: Path, specs: Sequence[stores.FeatureSpec], rows: set[int], root: Path, say: Say
+) -> None:
+    """Undo the shards in which a video of `rows` failed; they are made again as a whole.
+
+    A shard is kept where the file of one of its whole videos cannot be read any more: its maps would be lost.
+    """
+    store = stores.open(path)
+    size, videos = store.shard_videos, store.videos
+    shards: set[tuple[str, int, int, int]] = set()
+    kept: set[int] = set()
+    gone: set[Path] = set()
+    for spec in specs:
+        coverage = store.features(spec.model, spec.clip_frames).coverage
+        for shard, view in {(row // size, view) for row, view in coverage.reasons if row in rows}:
+            first = shard * size
+            needed = first + np.flatnonzero(coverage.ok[first : first + size, view])
+            files = [root / videos.paths[row] for row in needed.tolist()]
+            lost = [file for file in files if not (os.access(file, os.R_OK) and file.is_file())]
+            if lost:
+                kept.add(shard)
+                gone.update(lost)
+            else:
+                shards.add((spec.model, spec.clip_frames, shard, view))
+    if kept:
+        more = f" (nor are {len(gone) - 1} more)" if len(gone) > 1 else ""
+        say(
+            f"--retry-failed: {min(gone)} is not there to be read{more}, and its maps are whole: nothing was removed of the "
+            f"shards that hold such videos ({len(kept)}); restore the files to retry these"
+        )
+    if shards:
+        remove_shards(store, sorted(shards))

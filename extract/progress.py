@@ -1,0 +1,89 @@
+"""The progress bar, and the counts that the run's summary is made of."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+from .events import Event, ShardEvent, StageTimes, VideoEvent
+
+SLOWEST = 3
+
+
+class Progress:
+    """Counts events, shows them as a bar, and hands them on. Use it in a `with` statement.
+
+    Attributes:
+        clips_by_model: clips computed; failed: videos that failed.
+        written_bytes: of the shards that became whole.
+        times: of all devices' forward stages together.
+    """
+
+    def __init__(
+        self,
+        *,
+        total: int,
+        gflops_per_clip: Sequence[float],
+        shown: bool,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        self.clips_by_model = [0] * len(gflops_per_clip)
+        self.failed = 0
+        self.written_bytes = 0
+        self.times = StageTimes()
+        self._gflops_per_clip = gflops_per_clip
+        self._on_event = on_event
+        self._slowest: list[tuple[float, str]] = []
+        self._bar = tqdm(total=total, unit="video", desc="extract", disable=not shown, dynamic_ncols=True)
+
+    @property
+    def clips(self) -> int:
+        """Clips computed so far, of all models."""
+        return sum(self.clips_by_model)
+
+    @property
+    def gflops(self) -> float:
+        """GFLOPs spent on them."""
+        return sum(n * cost for n, cost in zip(self.clips_by_model, self._gflops_per_clip, strict=True))
+
+    @property
+    def slowest(self) -> tuple[tuple[str, float], ...]:
+        """The videos that took longest to decode, with the seconds, the slowest first."""
+        return tuple((video, seconds) for seconds, video in sorted(self._slowest, reverse=True))
+
+    def report(self, event: VideoEvent | ShardEvent) -> None:
+        """Count one event."""
+        if isinstance(event, VideoEvent):
+            self._count(event)
+        else:
+            self.written_bytes += event.size_bytes
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _count(self, event: VideoEvent) -> None:
+        self.clips_by_model = [a + b for a, b in zip(self.clips_by_model, event.clips, strict=True)]
+        self.failed += bool(event.reason)
+        self.times += event.times
+        if event.decode_seconds is not None:
+            heapq.heappush(self._slowest, (event.decode_seconds, event.video))
+            if len(self._slowest) > SLOWEST:
+                heapq.heappop(self._slowest)
+        if elapsed := self._bar.format_dict["elapsed"]:
+            self._bar.set_postfix_str(
+                f"{self.clips} clips, {self.clips / elapsed:.1f} clips/s, {self.gflops / elapsed:.4g} GFLOP/s, "
+                f"bound by {self.times.bound_by}, {self.failed} failed",
+                refresh=False,
+            )
+        self._bar.update()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()

@@ -1,0 +1,201 @@
+"""A Slurm job script for an extraction: an array of tasks that need no word from each other."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import StoreError, UsageError
+from ..store.commit import replace, storage_errors
+from .tasks import array_indices
+
+GRACE_SECONDS = 120  # between Slurm's warning and its SIGKILL; a task needs less than 20
+_TASKS = re.compile(r"^# faster: tasks (\d+)$", re.MULTILINE)
+_TIME = re.compile(r"(\d+-)?\d{1,3}(:\d{2}){0,2}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmJob:
+    """What `faster submit slurm` takes.
+
+    Attributes:
+        command: the `faster extract` command, without --task.
+        tasks: in the array; a task does every `tasks`-th shard.
+        at_once: tasks that may run at once, None for all.
+        time: Slurm's time limit, "12:00:00".
+        gpus, cpus: for each task. memory: for each task, "16G".
+        partition, account: of the cluster; None for its defaults.
+        name: of the job.
+        setup: lines of shell before the command, as `module load` or `source env/bin/activate`.
+    """
+
+    command: Sequence[str]
+    tasks: int
+    at_once: int | None = None
+    time: str = "12:00:00"
+    gpus: int = 1
+    cpus: int = 4
+    memory: str = "16G"
+    partition: str | None = None
+    account: str | None = None
+    name: str = "faster-extract"
+    setup: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "cpus"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name} is {getattr(self, name)}; 1 is the least")
+        if not _TIME.fullmatch(self.time):
+            raise UsageError(
+                f"--time is {self.time!r}; Slurm takes minutes, hours:minutes:seconds or days-hours"
+            )
+        for name in ("memory", "partition", "account", "name"):
+            value = getattr(self, name)
+            if value is not None and not re.fullmatch(r"[\w.,@+-]+", value):
+                raise UsageError(f"--{name} is {value!r}; letters, digits and . , @ + - _ are allowed")
+
+    def script(self, logs: Path) -> str:
+        """The job script; each task's log is `logs`/<job>_<task>.log.
+
+        A task near its time limit gets SIGUSR1, drops the shard in hand, ends with 75 and is put in the queue again, as
+        Slurm does with what it preempts; one that ends otherwise, or is cancelled, is not.
+        """
+        throttle = f"%{self.at_once}" if self.at_once else ""
+        options = {
+            "job-name": self.name,
+            "array": f"{array_indices(range(self.tasks))}{throttle}",
+            "partition": self.partition,
+            "account": self.account,
+            "time": self.time,
+            "ntasks": "1",
+            "cpus-per-task": str(self.cpus),
+            "gpus-per-task": str(self.gpus) if self.gpus else None,
+            "mem": self.memory,
+            "requeue": "",
+            "signal": f"B:USR1@{GRACE_SECONDS}",
+            "open-mode": "append",
+            "chdir": shlex.quote(str(Path.cwd())),
+            "output": shlex.quote(str(logs / "%A_%a.log")),
+        }
+        lines = [
+            f"#SBATCH --{name}" + (f"={value}" if value else "")
+            for name, value in options.items()
+            if value is not None
+        ]
+        command = shlex.join(self.command)
+        return "\n".join(
+            [
+                "#!/bin/bash",
+                *lines,
+                f"# faster: tasks {self.tasks}",
+                "# Written by faster submit slurm. Any task may be run again, alone or beside others: sbatch --array=3,17 FILE",
+                "set -u",
+                *self.setup,
+                "again=",
+                f'srun {command} --task "$SLURM_ARRAY_TASK_ID/{self.tasks}" &',
+                "step=$!",
+                "# Slurm's warning before the time limit comes to this shell, which hands it on and notes it.",
+                "trap 'again=yes; kill -USR1 $step' USR1",
+                "wait $step; code=$?",
+                "while kill -0 $step 2>/dev/null; do wait $step; code=$?; done",
+                "# 75: the shard in hand was dropped, all others are whole. Slurm itself requeues what it preempts.",
+                'if [ "$again" ] && [ $code -eq 75 ]; then',
+                '    scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"',
+                "fi",
+                "exit $code",
+                "",
+            ]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """A job script that was written."""
+
+    path: Path
+    logs: Path
+    store: Path
+    tasks: int
+
+
+def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, **job: Any) -> Script:
+    """Write the job script of an extraction, beside where its store will be, and make the folder of its logs.
+
+    Args:
+        extract_arguments: of `faster extract`, without --task.
+        out: the script; None is <store>.sbatch.
+        job: the other attributes of `SlurmJob`.
+
+    Raises:
+        UsageError: an option of either command cannot be meant; or the cluster's arrays are not that large.
+        StorageError: the script cannot be written.
+    """
+    from .commands import extract_command
+
+    arguments = list(extract_arguments)
+    options = extract_command.make_context("extract", list(arguments)).params
+    if options["task"] is not None:
+        raise UsageError("leave --task out: the script gives each task its own")
+    if options["store"] is None:
+        raise UsageError("name the store (--store), for all tasks must write the same one")
+    store = Path(options["store"]).absolute()
+    command = [sys.executable, "-m", "faster.cli", "extract", *arguments]
+    made = SlurmJob(command=command, **job)
+    largest = max_array_size()
+    if largest is not None and made.tasks > largest:
+        raise UsageError(
+            f"--tasks {made.tasks}: this cluster's arrays have at most {largest} (MaxArraySize); a task does every N-th "
+            "shard, so fewer tasks do the same work"
+        )
+    script = Script(
+        path=out or store.with_name(f"{store.name}.sbatch"),
+        logs=store.with_name(f"{store.name}.logs"),
+        store=store,
+        tasks=made.tasks,
+    )
+    with storage_errors(script.path):
+        script.logs.mkdir(parents=True, exist_ok=True)
+    replace(script.path, made.script(script.logs).encode())
+    return script
+
+
+def max_array_size() -> int | None:
+    """The most tasks that the cluster allows an array; None where there is no Slurm to ask."""
+    if shutil.which("scontrol") is None:
+        return None
+    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)$", shown, re.MULTILINE)
+    return int(match[1]) - 1 if match else None  # the highest index is one less
+
+
+def submit(script: Path) -> str:
+    """Hand a script to sbatch; what it answers.
+
+    Raises:
+        UsageError: there is no sbatch on this machine, or it refuses.
+    """
+    if shutil.which("sbatch") is None:
+        raise UsageError(f"sbatch is not on this machine; hand {script} to it where it is")
+    answer = subprocess.run(["sbatch", str(script)], capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise UsageError(f"sbatch refused {script}: {' '.join(answer.stderr.split())}")
+    return answer.stdout.strip()
+
+
+def tasks_of_script(path: Path) -> int:
+    """How many tasks a script of `SlurmJob` has in its array.
+
+    Raises:
+        StoreError: it is none.
+    """
+    match = _TASKS.search(path.read_text(encoding="utf-8"))
+    if not match:
+        raise StoreError(f"{path}: no job script of faster submit slurm")
+    return int(match[1])

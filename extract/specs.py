@@ -1,0 +1,90 @@
+"""What each model's maps will be: everything that decides their bytes, from the configuration, network and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .. import store as stores
+from ..errors import UsageError
+from .config import ExtractConfig
+from .frozen import FrozenBackbone
+from .transforms import REFERENCE_SIZE, centre_transform
+from .views import short_sides
+from .weights import WeightsInfo
+
+Say = Callable[[str], None]
+DEFAULT_CLIP_FRAMES = 8
+
+
+def specs_of(
+    config: ExtractConfig, networks: Sequence[tuple[FrozenBackbone, WeightsInfo]], say: Say
+) -> list[stores.FeatureSpec]:
+    """What each model's maps will be. Raises UsageError where a network does not take such clips."""
+    clip_frames = config.clip_frames or _own_clip_frames(networks)
+    specs = []
+    for network, info in networks:
+        size = config.size or info.size or network.backbone.size or REFERENCE_SIZE
+        for flag, asked, trained in (
+            ("size", size, info.size),
+            ("clip-frames", clip_frames, info.clip_frames),
+        ):
+            if trained not in (None, asked):
+                say(
+                    f"note: {info.model} was trained with --{flag} {trained}, and this run has --{flag} {asked}"
+                )
+        network.backbone.require_takes(clip_frames, size)
+        specs.append(_spec(config, clip_frames, size, network, info))
+    return specs
+
+
+def _own_clip_frames(networks: Sequence[tuple[FrozenBackbone, WeightsInfo]]) -> int:
+    """The clip length that the weights were trained with or the networks were made for. Raises UsageError for two."""
+    own = {info.model: info.clip_frames or network.backbone.clip_frames for network, info in networks}
+    lengths = sorted({frames for frames in own.values() if frames})
+    if len(lengths) > 1:
+        listed = ", ".join(f"{model} {frames}" for model, frames in own.items() if frames)
+        raise UsageError(
+            f"the models' own clips differ in length ({listed} frames); name one with --clip-frames, or extract them one by one"
+        )
+    return lengths[0] if lengths else DEFAULT_CLIP_FRAMES
+
+
+def gflops_a_clip(network: FrozenBackbone, spec: stores.FeatureSpec) -> float:
+    """GFLOPs a clip."""
+    return network.gflops(spec.clip_frames, int(spec.transform["size"]))
+
+
+def _spec(
+    config: ExtractConfig, clip_frames: int, size: int, network: FrozenBackbone, info: WeightsInfo
+) -> stores.FeatureSpec:
+    backbone = network.backbone
+    return stores.FeatureSpec(
+        model=info.model,
+        weights_digest=info.digest,
+        weights_random=info.random,
+        clip_frames=clip_frames,
+        frame_stride=backbone.frame_stride,
+        clips=config.clips_a_view(clip_frames),
+        views=1 + config.views,
+        map_shape=network.map_shape(clip_frames, size),
+        num_classes=0 if info.random else backbone.num_classes or 0,  # random scores would mean nothing
+        class_names=info.class_names,
+        transform={
+            **centre_transform(size).to_dict(),
+            **_view_transform(config, size),
+            "mean": list(backbone.mean),
+            "std": list(backbone.std),
+        },
+        precision=network.precision,
+        batch_clips=network.batch_clips,
+        dtype=config.dtype,
+        codec=config.codec,
+    )
+
+
+def _view_transform(config: ExtractConfig, size: int) -> dict[str, Any]:
+    """What augmented views are drawn from; of a store without them nothing."""
+    return (
+        {"view_seed": config.view_seed, "view_short_sides": list(short_sides(size))} if config.views else {}
+    )

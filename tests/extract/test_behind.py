@@ -1,0 +1,95 @@
+"""A stage in a thread: order, what is dropped, and whose exception comes out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+from faster.errors import Interrupted, StorageError
+from faster.extract.behind import Behind
+from faster.stopping import interruptible
+
+
+def test_work_is_done_in_order_and_before_the_end() -> None:
+    done: list[int] = []
+    with Behind("test", ahead=2) as behind:
+        for i in range(200):
+            behind.do(lambda i=i: done.append(i))  # type: ignore[misc]
+    assert done == list(range(200))
+
+
+def test_no_more_waits_than_was_agreed() -> None:
+    go, begun = threading.Event(), threading.Event()
+    given: list[int] = []
+
+    def first() -> None:
+        begun.set()
+        go.wait()
+
+    with Behind("test", ahead=2) as behind:
+
+        def give() -> None:
+            behind.do(first)
+            begun.wait()
+            for i in range(4):
+                behind.do(lambda: None)
+                given.append(i)
+
+        giver = threading.Thread(target=give)
+        giver.start()
+        begun.wait()
+        giver.join(timeout=0.3)
+        assert giver.is_alive() and len(given) == 2
+        go.set()
+        giver.join()
+    assert behind.idle_seconds > 0
+
+
+def test_what_fails_ends_the_work_and_comes_out() -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        raise StorageError("the disk is full")
+
+    with pytest.raises(StorageError, match="full"), Behind("test", ahead=1) as behind:
+        behind.do(fail)
+        while True:  # some `do` raises, however full the queue is
+            behind.do(lambda: done.append("after"))
+    assert not done
+    with pytest.raises(StorageError), Behind("test", ahead=1) as behind:
+        behind.do(fail)  # nothing comes after it
+
+
+def test_an_exception_in_the_block_drops_what_waits() -> None:
+    begun, done = threading.Event(), []
+
+    def first() -> None:
+        begun.set()
+        while not behind._dropping:
+            pass
+        done.append("first")
+
+    with pytest.raises(KeyError), Behind("test", ahead=3) as behind:
+        behind.do(first)
+        begun.wait()
+        for _ in range(2):
+            behind.do(lambda: done.append("dropped"))
+        raise KeyError
+    assert done == ["first"]
+
+
+def test_a_signal_while_the_end_is_waited_for_drops_what_waits_and_still_waits() -> None:
+    done: list[str] = []
+
+    def work() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not behind._dropping:  # until the signal has reached the other thread
+            pass
+        done.append("in hand")
+
+    with pytest.raises(Interrupted), interruptible("nothing"), Behind("test", ahead=3) as behind:
+        behind.do(work)
+        behind.do(lambda: done.append("dropped"))
+    assert done == ["in hand"] and not any(thread.name == "test" for thread in threading.enumerate())

@@ -1,0 +1,87 @@
+"""`faster status` counts what a store holds and what is being written, from the outside."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from commands import run_commands
+from faster import store as stores
+from faster.errors import StoreError
+from faster.extract.status import status
+from faster.store import writer
+from faster.store.receipts import receipt_path
+from stores import make_spec, make_store, make_videos
+
+SPECS = [make_spec("r2plus1d50"), make_spec("r2d26")]
+FAILED = {3: "audio only", 9: 'a reason that says "facts":null and "ok"'}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> stores.Store:
+    return make_store(tmp_path / "s.zarr", SPECS, make_videos(10), failed=FAILED)
+
+
+def test_a_whole_store(store: stores.Store) -> None:
+    found = status(store.path)
+    assert found.complete
+    for model in found.models:
+        assert (model.shards, model.whole, model.running, model.lacking) == (3, 3, 0, ())
+        coverage = store.features(model.model, 8).coverage
+        assert model.videos_failed == coverage.failed.sum() == 2
+        assert model.videos_whole == coverage.ok.sum() == 8
+        assert model.videos == 10
+        assert model.seconds_left is None
+
+
+def test_what_is_being_written_and_what_is_left(store: stores.Store) -> None:
+    folder = store.features("r2d26", 8).folder
+    for shard in (0, 2):
+        receipt_path(folder, shard, 0).unlink()
+    begun = folder / "maps/c/2/0/0/0/0/0/.0.1-ab.tmp"
+    begun.write_bytes(b"x")
+    old = folder / "maps/c/0/0/0/0/0/0/.0.2-ab.tmp"
+    old.write_bytes(b"x")
+    os.utime(old, (1, 1))  # of a job that died long ago
+    found = status(store.path)
+    assert not found.complete
+    assert found.lacking == (0, 2)
+    dear, cheap = sorted(found.models, key=lambda model: model.whole, reverse=True)
+    assert (dear.whole, dear.lacking) == (3, ())
+    assert (cheap.whole, cheap.running, cheap.lacking) == (1, 1, (0, 2))
+    assert (cheap.videos_whole, cheap.videos_failed) == (4, 0)
+
+
+def test_the_rate_is_that_of_the_last_hour_of_work(store: stores.Store) -> None:
+    folder = store.features("r2d26", 8).folder
+    receipt_path(folder, 1, 0).unlink()
+    for shard, seconds in ((0, 10_000), (2, 11_800)):
+        os.utime(receipt_path(folder, shard, 0), (seconds, seconds))
+    (cheap,) = [model for model in status(store.path).models if model.model == "r2d26"]
+    assert cheap.shards_per_hour == pytest.approx(2.0)
+    assert cheap.seconds_left is None  # nothing is running
+    (folder / "maps/c/1/0/0/0/0/0/.0.1-ab.tmp").write_bytes(b"x")
+    (cheap,) = [model for model in status(store.path).models if model.model == "r2d26"]
+    assert cheap.seconds_left == pytest.approx(1800)
+
+
+def test_a_store_without_models_is_refused(tmp_path: Path) -> None:
+    writer.create(tmp_path / "s.zarr", shard_videos=4)
+    with pytest.raises(StoreError, match="no model was begun"):
+        status(tmp_path / "s.zarr")
+
+
+def test_the_command_ends_with_0_or_75_and_says_what_to_run(store: stores.Store, tmp_path: Path) -> None:
+    (whole,) = run_commands([["status", "s.zarr"]], cwd=tmp_path)
+    assert whole.code == 0
+    for shard in (0, 2):
+        receipt_path(store.features("r2d26", 8).folder, shard, 0).unlink()
+    (ended,) = run_commands([["status", "s.zarr"]], cwd=tmp_path)
+    assert ended.code == 75
+    said = "r2d26, 8 frames: 1 of 3 shards whole, 0 being written; 4 of 10 videos whole, 0 failed"
+    assert said in ended.output
+    assert "next: the faster extract command that began it" in ended.output
+    (tmp_path / "s.zarr.sbatch").write_text("#!/bin/bash\n# faster: tasks 2\n")
+    (ended,) = run_commands([["status", "s.zarr"]], cwd=tmp_path)
+    assert "next: sbatch --array=0 s.zarr.sbatch" in ended.output  # shards 0 and 2, of two tasks

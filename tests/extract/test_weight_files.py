@@ -1,0 +1,101 @@
+"""Other people's weights files: IG-65M's and torchvision's names on our network, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from faster.errors import WeightsError
+from faster.extract.backbones import on_meta
+from faster.extract.weight_files import fit_names
+from faster.extract.weights import load_weights
+from libraries import use_library
+from torch import nn
+
+MODEL = "r2plus1d34-w8"
+
+
+def ig65m(
+    monkeypatch: pytest.MonkeyPatch, *, width: int, num_classes: int, corrected: bool = True
+) -> nn.Module:
+    """The network of github.com/moabitcoin/ig65m-pytorch: torchvision's with 34 layers, and three convolutions corrected."""
+    video: Any = use_library("torchvision", monkeypatch, stand_in=True).models.video
+    monkeypatch.setattr(video, "WIDTH", width)
+    network = video.VideoResNet([video.conv_2plus1d] * 4, [3, 4, 6, 3], video.r2plus1d_stem(), num_classes)
+    for layer, channels in (
+        (network.layer2, 2 * width),
+        (network.layer3, 4 * width),
+        (network.layer4, 8 * width),
+    ):
+        if corrected:  # 288, 576 and 1152 of the whole network
+            layer[0].conv2[0] = video.conv_2plus1d(channels, channels, channels * 9 // 4)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.eps = 1e-3
+    return network.eval()
+
+
+def test_ig65m_weights_give_what_its_own_network_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = ig65m(monkeypatch, width=8, num_classes=5)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):  # variances so small that the epsilon decides
+            nn.init.uniform_(module.weight, 0.5, 1)
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(1e-3, 1e-2)
+    torch.save(network.state_dict(), tmp_path / "ig65m.pth")
+    backbone, info = load_weights(MODEL, path=tmp_path / "ig65m.pth")
+    assert backbone.num_classes == 5 and not info.random
+    x = torch.randn(2, 3, 8, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(x), network(x), rtol=1e-4, atol=1e-4)
+        wrong = network.requires_grad_(False)
+        for module in wrong.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.eps = 1e-5
+        assert not torch.allclose(backbone(x), wrong(x), rtol=1e-2)
+
+
+def test_at_full_width_every_name_and_shape_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.device("meta"):
+        network = ig65m(monkeypatch, width=64, num_classes=400)
+    assert network.layer2[0].conv2[0][0].out_channels == 288
+    assert network.layer4[0].conv2[0][0].out_channels == 1152
+    backbone = on_meta("r2plus1d34", 400)
+    fitted = fit_names(network.state_dict(), backbone)
+    own = backbone.state_dict()
+    assert fitted.keys() == own.keys() and all(fitted[name].shape == own[name].shape for name in own)
+
+
+def test_torchvisions_own_mid_channels_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = ig65m(monkeypatch, width=8, num_classes=5, corrected=False)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"18 mis-shaped \(res3\.0\.residual\.conv2\.0\.conv\.weight"):
+        load_weights(MODEL, path=tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("missing", ["layer3.2.conv1.0.3.weight", "stem.1.running_mean", "fc.bias"])
+def test_a_layer_that_the_file_lacks_is_never_left_random(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = ig65m(monkeypatch, width=8, num_classes=5).state_dict()
+    del state[missing]
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"does not fit r2plus1d34-w8: 1 missing \("):
+        load_weights(MODEL, path=tmp_path / "w.pth", allow_random=True, num_classes=5)
+
+
+def test_wrappers_prefixes_and_lacking_counts_do_not_matter(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = on_meta("r2d14-w4", 3).state_dict()
+    plain = {name: torch.rand(value.shape) for name, value in state.items() if not name.endswith("tracked")}
+    digests = []
+    for number, prefix in enumerate(("", "module.", "_orig_mod.", "module._orig_mod.")):
+        path = tmp_path / f"{number}.pth"
+        torch.save({"state_dict": {prefix + name: value for name, value in plain.items()}}, path)
+        digests.append(load_weights("r2d14-w4", path=path)[1].digest)
+    assert len(set(digests)) == 1

@@ -1,0 +1,5 @@
+"""A stand-in for torchvision.models."""
+
+from . import video
+
+__all__ = ["video"]

@@ -1,0 +1,19 @@
+"""Numbers as people write them."""
+
+from __future__ import annotations
+
+import pytest
+from faster.phrases import counted, sized
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 shards"), (1, "1 shard"), (240_000, "240,000 shards")])
+def test_counted(count: int, said: str) -> None:
+    assert counted(count, "shard") == said
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "said"),
+    [(0, "0.0 kB"), (524_288, "524.3 kB"), (6_422_528, "6.4 MB"), (3.0821e12, "3,082.1 GB")],
+)
+def test_sized(size_bytes: float, said: str) -> None:
+    assert sized(size_bytes) == said
