@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..phrases import counted, sized
+from ..store.options import encoding_options
 
 
 @click.command("export", short_help="Write a store's maps as HDF5 or .npy files.")
@@ -86,20 +87,7 @@ def export_command(as_json: bool, **options: Any) -> None:
 @click.option("--format", "annotation_format", help="Of the annotations; told from the files by default.")
 @click.option("--allow-missing", is_flag=True, help="Go on without listed videos that have no features.")
 @click.option("--channels-first", is_flag=True, help="The arrays are (T, c, h, w) or (T, c, l, h, w).")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float16", "uint8"]),
-    default="float16",
-    show_default=True,
-    help="Of the stored maps; uint8 is half the size, loses precision, and holds nothing below zero.",
-)
-@click.option(
-    "--codec",
-    type=click.Choice(["none", "zstd"]),
-    default="none",
-    show_default=True,
-    help="Of the stored maps; zstd is smaller, loses nothing, and is slower to read.",
-)
+@encoding_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def import_command(as_json: bool, **options: Any) -> None:
     """Put features into a store as a model's maps, to train aggregators on.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..stopping import interruptible
+from ..store.options import encoding_options
 
 if TYPE_CHECKING:
     from .events import Event
@@ -100,20 +101,7 @@ class FailureLimit(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
     show_default=True,
     help="Of scale, crop, mirroring and time offset of the augmented views.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["float16", "uint8"]),
-    default="float16",
-    show_default=True,
-    help="Of the stored maps; uint8 is half the size, at an error of some 0.3 %.",
-)
-@click.option(
-    "--codec",
-    type=click.Choice(["none", "zstd"]),
-    default="none",
-    show_default=True,
-    help="Of the stored maps; zstd is 1.7 to 2 times smaller, and slower to read.",
-)
+@encoding_options
 @click.option(
     "--every",
     "every_seconds",

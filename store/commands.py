@@ -11,6 +11,7 @@ import click
 
 from ..errors import one_line
 from ..phrases import counted, sized
+from .options import encoding_options
 
 if TYPE_CHECKING:
     from .inspect import ModelSummary, StoreSummary
@@ -139,20 +140,7 @@ def _print_projection(summary: StoreSummary, videos: int) -> None:
 @click.command("convert", short_help="A store's maps in a smaller encoding, as a new store.")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
-@click.option(
-    "--dtype",
-    type=click.Choice(["float16", "uint8"]),
-    default="float16",
-    show_default=True,
-    help="Of the new maps; uint8 is half the size and loses precision.",
-)
-@click.option(
-    "--codec",
-    type=click.Choice(["none", "zstd"]),
-    default="none",
-    show_default=True,
-    help="Of the new maps; zstd is smaller, loses nothing, and is slower to read.",
-)
+@encoding_options
 @click.option(
     "--model", "models", multiple=True, metavar="M", help="Convert this model's maps only; may be repeated."
 )

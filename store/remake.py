@@ -67,6 +67,8 @@ def _extraction(spec: FeatureSpec) -> list[str]:
                 "--clip-frames": (spec.clip_frames, None),  # the default is the model's own
                 "--clips": (spec.clips, max(1, PAPER_FRAMES // spec.clip_frames)),
                 "--size": (transform.get("size"), None),
+                "--precision": ("bf16" if spec.precision == "bf16" else "float32", None),
+                "--batch-clips": (spec.batch_clips, 8),
                 "--views": (spec.views - 1, 0),
                 "--view-seed": (transform.get("view_seed", 0), 0),
             }

@@ -48,7 +48,20 @@ def remake(store: Path, **names: str) -> list[list[str]]:
 def test_an_extraction_of_two_models_is_one_command(tmp_path: Path) -> None:
     root, store = tmp_path / "my videos", tmp_path / "s.zarr"
     make_bright_set(root, per_class=1, tests=1)
-    options = ["--clip-frames", "16", "--clips", "2", "--size", "32", "--dtype", "uint8", "--codec", "zstd"]
+    options = [
+        "--clip-frames",
+        "16",
+        "--clips",
+        "2",
+        "--size",
+        "32",
+        "--precision",
+        "float32",
+        "--dtype",
+        "uint8",
+        "--codec",
+        "zstd",
+    ]
     models = ["--model", "r2d14-w4", "--model", "r2plus1d14-w4"]
     run("extract", str(root), "--store", str(store), *models, "--allow-random", *options)
     (command,) = remake(store)
@@ -94,10 +107,15 @@ def test_what_differs_between_models_is_said_for_each(tmp_path: Path) -> None:
     specs = [make_spec(), make_spec("r3d14"), make_spec(clip_frames=16)]
     store = make_store(tmp_path / "s.zarr", specs, make_videos(2), missing=make_videos(3)[2:])
     eight, sixteen = remaking_commands(store, store.models)
-    assert "--model r2d26 --model r3d14 --clip-frames 8 --clips 4 --size 64 --allow-missing" in eight
-    assert "--model r2d26 --clip-frames 16 --clips 4 --size 64 --allow-missing" in sixteen
+    assert (
+        "--model r2d26 --model r3d14 --clip-frames 8 --clips 4 --size 64 --precision float32 --allow-missing"
+        in eight
+    )
+    assert "--model r2d26 --clip-frames 16 --clips 4 --size 64 --precision float32 --allow-missing" in sixteen
     assert remaking_commands(store, []) == ()
     viewed = make_spec(views=3, clips=32, transform={"size": 64, "view_seed": 7})
     store = make_store(tmp_path / "v.zarr", [viewed], make_videos(2))
     (command,) = remaking_commands(store, store.models)
-    assert command.endswith("--model r2d26 --clip-frames 8 --size 64 --views 2 --view-seed 7")
+    assert command.endswith(
+        "--model r2d26 --clip-frames 8 --size 64 --precision float32 --views 2 --view-seed 7"
+    )
