@@ -241,6 +241,11 @@ class Predictor:
         spent: NDArray[np.float64] = np.cumsum([of_clip[model] for model in self.models]) + aggregator
         return spent
 
+    @property
+    def random_models(self) -> list[str]:
+        """Those whose weights are random, so that what is answered means nothing."""
+        return [model for model, spec in self._specs.items() if spec.weights_random]
+
     def _frames_of(self, model: str) -> tuple[int, int]:
         """(size, frame stride): what decides the frames that a model sees."""
         return int(self._specs[model].transform["size"]), self._specs[model].frame_stride

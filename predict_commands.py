@@ -70,6 +70,8 @@ def predict_command(
     from .predict import Prediction, Predictor, write_predictions
 
     predictor = Predictor(run, weights={model: file for model, _, file in pairs}, device=device)
+    for model in predictor.random_models:
+        click.echo(f"note: {model} has random weights: these answers mean nothing", err=True)
     done: list[Prediction] = []
     for answer in predictor.answers(paths, exit_probability=exit_probability, budget_gflops=budget_gflops):
         if isinstance(answer, Prediction):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator
@@ -64,14 +65,16 @@ def raise_if_stopped() -> None:
 
 @dataclass
 class StopRequest:
-    """`asked` is the number of the signal that asked to stop, 0 as long as none did."""
+    """`asked` is the number of the signal that asked to stop, 0 as long as none did; `once`: others change nothing."""
 
     asked: int = 0
+    once: bool = False
     _previous: dict[int, Any] = field(default_factory=dict)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = number
-        self._restore()  # the next signal acts at once
+        self.asked = self.asked or number
+        if not self.once:
+            self._restore()  # the next signal acts at once
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
@@ -82,9 +85,10 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Note SIGTERM, SIGUSR1 and SIGINT instead of acting on them, for work that ends its step first.
 
-    A second signal acts as it would have; the old handlers return at the end.
+    A second signal acts as it would have, but in a child of multiprocessing only the first counts: who signals a group
+    of processes reaches it twice, once through its parent. The old handlers return at the end.
     """
-    request = StopRequest()
+    request = StopRequest(once=multiprocessing.parent_process() is not None)
     if threading.current_thread() is threading.main_thread():  # only there can signals be handled
         for number in (*STOP_SIGNALS, signal.SIGINT):
             request._previous[number] = signal.signal(number, request._ask)

@@ -89,11 +89,13 @@ def train_agg_command(as_json: bool, **values: Any) -> None:
       faster train-agg --store ucf101.zarr --init runs/kinetics-fast-gru-1-7-n32-s0 --split all
       torchrun --nproc-per-node 4 -m faster.cli train-agg --store kinetics.zarr
     """
+    from ..allocator import keep_freed_memory
     from ..ranks import started
     from .splits import ALL, train_splits
     from .train import train_agg
     from .train_config import TrainConfig
 
+    keep_freed_memory()
     config = TrainConfig(**values)
     speaks = started().first
     settings: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..errors import UsageError
 from .base import Aggregator, MapShape, uniform_
 from .batch import ClipBatch
-from .packed import pack, pack_once
+from .packed import forget, pack, pack_once
 from .products import product, product_dtype
 from .registry import register
 
@@ -53,6 +53,12 @@ class FastGRU(Aggregator[Tensor]):
             uniform_(weight, c)
         uniform_(self.read_weight, n)
         uniform_(self.update_weight, n)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; weights are packed anew for what comes next."""
+        for weight in self._weights:
+            forget(weight)
+        return super().train(mode)
 
     def init(self, x0: Tensor, model0: str) -> Tensor:
         """o_0 = x_0."""
@@ -96,7 +102,7 @@ class FastGRU(Aggregator[Tensor]):
 
     def _products(self, dtype: torch.dtype) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
         """A function that multiplies, and the weights as it wants them: plain for autograd and export, else packed."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return F.linear, self._weights
         return product, tuple(pack_once(weight, dtype) for weight in self._weights)
 

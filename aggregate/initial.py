@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from ..errors import DataError
+from ..store import Store
 from .base import Aggregator
+from .parts import Parts
 from .runs import Run, RunConfig
 
 
@@ -56,6 +58,21 @@ def start_from(run: Run, aggregator: Aggregator[Any], config: RunConfig) -> str:
     ]
     note = f"; it never saw maps of {', '.join(others)} with these weights" if others else ""
     return f"starts from {run.path}, {len(taken)} tensors, {classifier}{note}"
+
+
+def require_unseen_by(run: Run, store: Store, parts: Parts, split: str) -> None:
+    """Refuse to start from a run that has seen videos which are reported on, told by their ids.
+
+    Raises:
+        DataError: it has.
+    """
+    ids = [store.videos.ids[row] for row in parts.report]
+    seen = [name for name in ids if name in run.trained_on]
+    if seen:
+        raise DataError(
+            f"{len(seen)} of the {len(ids)} {parts.report_part} videos of {split} were in the training of {run.path} "
+            f"({seen[0]}, …), so it must not be started from; start from a run on the same split, or on other videos"
+        )
 
 
 def identity(run: Run) -> dict[str, str]:

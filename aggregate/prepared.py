@@ -35,7 +35,7 @@ class PreparedRun:
         run: its folder.
         settled: what config.json says of the store, the mix and the aggregator.
         aggregator: with the weights that the seed gives.
-        init: what config.json says of the run that it starts from.
+        init: what config.json says of the run that it starts from. seen_before: ids of the videos that that one saw.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class PreparedRun:
             torch.manual_seed(config.seed)
             self.aggregator = self.settled.build()
         self.init: dict[str, Any] | None = None
+        self.seen_before: frozenset[str] = frozenset()
 
     @property
     def trains(self) -> bool:
@@ -116,16 +117,16 @@ class PreparedRun:
         if logits is None:
             self.load_best()
         rows = np.sort(np.concatenate([self.parts.train, self.parts.validation]))
-        trained_on = [self.store.videos.ids[row] for row in rows]
+        trained_on = self.seen_before.union(self.store.videos.ids[row] for row in rows)
         if self.ranks.first:
-            write_json(self.run / "trained_on.json", trained_on)
+            write_json(self.run / "trained_on.json", sorted(trained_on))
         reported = report(
             self.aggregator,
             self.store,
             self.mix,
             split=self.settled.split,
             part=self.parts.report_part,
-            trained_on=frozenset(trained_on),
+            trained_on=trained_on,
             predictions=self.run / "predictions.csv",
             batch_size=self.config.batch_size,
             device=self.device,

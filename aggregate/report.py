@@ -37,8 +37,8 @@ def write_report(
 ) -> ReportFiles:
     """Write a page and its figures into `folder`, replacing those of an earlier report.
 
-    The figures are `accuracy.png` and `accuracy.svg`, and `clips.svg` and `gain.svg` where there is anything to
-    draw; beside a page of another name than index.html they carry its stem, as in `report-accuracy.svg`. The page
+    The figures are `accuracy.png` and `accuracy.svg`, and `clips.svg` and `gain.svg` (of further groups
+    `gain-2.svg` …) where there is anything to draw; beside a page of another name than index.html they carry its stem, as in `report-accuracy.svg`. The page
     holds its figures and style in itself. The same rows give the same bytes.
 
     Raises:
@@ -48,15 +48,15 @@ def write_report(
     if not rows:
         raise ValueError("a report needs at least one row")
     from .report_charts import draw_by_clips, draw_gain
-    from .report_page import page  # here, so that the types above cost no import of matplotlib
+    from .report_page import named_gains, page  # here, so that the types above cost no import of matplotlib
     from .report_plot import draw
 
     png, accuracy = draw(rows, meta)
     figures = {"accuracy": accuracy}
     if (by_clips := draw_by_clips(rows)) is not None:
         figures["clips"] = by_clips
-    if meta.gain is not None and meta.gain.class_names:
-        figures["gain"] = draw_gain(meta.gain)
+    for name, gain in named_gains(meta):
+        figures[name] = draw_gain(gain)
     prefix = "" if page_name == "index.html" else f"{Path(page_name).stem}-"
     texts = {folder / f"{prefix}{name}.svg": svg for name, svg in figures.items()}
     files = ReportFiles(

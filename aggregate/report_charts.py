@@ -24,7 +24,7 @@ def draw_by_clips(rows: Sequence[ReportRow]) -> str | None:
     lines: dict[str, list[ReportRow]] = {}
     for row in rows:
         pattern = "1:(N−1)" if row.first_only else row.pattern
-        name = f"{row.aggregator} {pattern}" + (f" ({row.group})" if row.group else "")
+        name = f"{row.aggregator} {pattern}" + (f" ({row.heading})" if row.heading else "")
         lines.setdefault(name, []).append(row)
     lines = {
         name: sorted(members, key=lambda row: row.clips)

@@ -11,12 +11,13 @@ from .report_plot import inline_svg
 from .report_rows import (
     HEADINGS,
     LEFT_ALIGNED,
+    ClassGain,
     Confusion,
     ReportMeta,
     ReportRow,
     Table,
     cells,
-    groups,
+    headed,
     pareto_front,
     significant,
 )
@@ -59,7 +60,7 @@ figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Ari
 def page(rows: Sequence[ReportRow], meta: ReportMeta, figures: Mapping[str, str]) -> str:
     """Return the whole page: results, figures, tables, confusion, coverage, how it was made; all text escaped.
 
-    `figures` are SVGs: "accuracy", and "clips" and "gain" where there is anything to draw.
+    `figures` are SVGs: "accuracy", and "clips" where there is anything to draw, and those of `named_gains`.
     """
     title = escape(meta.title)
     parts = [
@@ -86,14 +87,13 @@ def page(rows: Sequence[ReportRow], meta: ReportMeta, figures: Mapping[str, str]
             _figure(figures, "clips", "Top-1 accuracy against clips"),
         ]
     parts += [_table(table) for table in meta.tables]
-    if meta.gain is not None and "gain" in figures:
+    for name, gain in named_gains(meta):
         parts += [
-            f"<h2>What {escape(meta.gain.gained_name)} gains over {escape(meta.gain.base_name)}, class by class</h2>",
-            _figure(figures, "gain", "Gain of each class, in points"),
+            f"<h2>What {escape(gain.gained_name)} gains over {escape(gain.base_name)}, class by class</h2>",
+            _figure(figures, name, "Gain of each class, in points"),
             '<p class="note">Filled: gained; outlined: lost. Of more than 40 classes, both ends.</p>',
         ]
-    if meta.confusion is not None:
-        parts.append(_confusion(meta.confusion))
+    parts += [_confusion(confusion) for confusion in meta.confusions]
     if meta.coverage:
         parts += ["<h2>Coverage</h2>", _list(meta.coverage)]
     if meta.failures:
@@ -101,6 +101,12 @@ def page(rows: Sequence[ReportRow], meta: ReportMeta, figures: Mapping[str, str]
     if meta.lines:
         parts.append(f'<section class="made"><h2>How this was made</h2>{_list(meta.lines)}</section>')
     return "\n".join([*parts, "</body></html>", ""])
+
+
+def named_gains(meta: ReportMeta) -> list[tuple[str, ClassGain]]:
+    """The gains that have anything to draw, and what their figures are called: gain, gain-2, …"""
+    shown = [gain for gain in meta.gains if gain.class_names]
+    return [("gain" if number == 1 else f"gain-{number}", gain) for number, gain in enumerate(shown, 1)]
 
 
 def _figure(figures: Mapping[str, str], name: str, description: str) -> str:
@@ -140,9 +146,9 @@ def _results(rows: Sequence[ReportRow], meta: ReportMeta) -> str:
         )
 
     body = []
-    for group, members in groups(rows):
-        if group:
-            body.append(f'<tr class="group"><th colspan="{len(HEADINGS)}">{escape(group)}</th></tr>')
+    for heading, members in headed(rows):
+        if heading:
+            body.append(f'<tr class="group"><th colspan="{len(HEADINGS)}">{escape(heading)}</th></tr>')
         for number in members:
             mark = ' class="front"' if front[number] else ""
             body.append(f"<tr{mark}>{line('td', cells(rows[number]))}</tr>")
@@ -150,7 +156,7 @@ def _results(rows: Sequence[ReportRow], meta: ReportMeta) -> str:
     return (
         f'<div class="scroll"><table class="results"><thead><tr>{line("th", HEADINGS)}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
-        '<p class="note">Shaded: on the Pareto front, no row is both cheaper and as accurate. '
+        '<p class="note">Shaded: on the Pareto front, no row of the same videos is both cheaper and as accurate. '
         f"s.e.: standard error of the mean over the seeds{ceilings}</p>"
     )
 

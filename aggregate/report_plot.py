@@ -57,7 +57,11 @@ def draw(rows: Sequence[ReportRow], meta: ReportMeta) -> tuple[bytes, str]:
 
     with matplotlib.rc_context(STYLE), any_script():
         figure = Figure(figsize=(8.4, 5.0), facecolor=PAPER)
-        if len(series(rows)) > LINES_MAX:
+        unknown = [row for row in rows if row.gflops_per_video == 0]
+        rows = [row for row in rows if row.gflops_per_video > 0]
+        if not rows:
+            figure.text(0.5, 0.45, "no row has a known cost", ha="center")
+        elif len(series(rows)) > LINES_MAX:
             _draw_panels(figure, rows, meta)
         else:
             axes = figure.add_axes((0.08, 0.11, 0.74 if meta.ceilings else 0.89, 0.73), facecolor="none")
@@ -65,7 +69,7 @@ def draw(rows: Sequence[ReportRow], meta: ReportMeta) -> tuple[bytes, str]:
             _draw_ceilings(axes, meta)
         height = figure.get_figheight()
         figure.text(0.08, 1 - 0.25 / height, meta.title, fontsize=12, fontweight="bold")
-        figure.text(0.08, 1 - 0.575 / height, _legend(meta), linespacing=1.3, fontsize=8, alpha=0.75)
+        figure.text(0.08, 1 - 0.575 / height, _legend(meta, unknown), linespacing=1.3, fontsize=8, alpha=0.75)
         png, svg = io.BytesIO(), io.StringIO()
         figure.savefig(png, format="png", dpi=200)
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
@@ -86,11 +90,12 @@ def draw_others(axes: Any, points: Sequence[tuple[float, float]]) -> None:
     axes.plot(x, y, linestyle="none", marker=".", markersize=3.5, color=INK, alpha=0.22, zorder=1)
 
 
-def _legend(meta: ReportMeta) -> str:
+def _legend(meta: ReportMeta, unknown: Sequence[ReportRow]) -> str:
     return (
-        "mean over seeds ± standard error; small dots: single seeds; grey band: Pareto front; markers that would\n"
-        "cover each other stand side by side"
+        "mean over seeds ± standard error; small dots: single seeds; grey band: Pareto front of one set of videos; markers\n"
+        "that would cover each other stand side by side"
         + ("; open circles: the paper, on Kinetics-400" if meta.paper else "")
+        + (f"; left out: {len(unknown)} of 0 GFLOPs, cost unknown" if unknown else "")
     )
 
 
@@ -167,18 +172,15 @@ def _set_axes(axes: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> None:
 
 
 def _draw_front(axes: Any, rows: Sequence[ReportRow]) -> None:
-    front = sorted(
-        {
-            (row.gflops_per_video, 100 * row.mean)
-            for row, on in zip(rows, pareto_front(rows), strict=True)
-            if on
-        }
-    )
-    x = [cost for cost, _ in front] + [max(row.gflops_per_video for row in rows)]
-    y = [accuracy for _, accuracy in front] + [front[-1][1]]
-    axes.plot(
-        x, y, drawstyle="steps-post", color=INK, alpha=0.15, linewidth=5, solid_capstyle="butt", zorder=1
-    )
+    """Draw each group's front, as far right as the dearest row."""
+    on_front = [row for row, on in zip(rows, pareto_front(rows), strict=True) if on]
+    for group in dict.fromkeys(row.group for row in rows):
+        front = sorted({(row.gflops_per_video, 100 * row.mean) for row in on_front if row.group == group})
+        x = [cost for cost, _ in front] + [max(row.gflops_per_video for row in rows)]
+        y = [accuracy for _, accuracy in front] + [front[-1][1]]
+        axes.plot(
+            x, y, drawstyle="steps-post", color=INK, alpha=0.15, linewidth=5, solid_capstyle="butt", zorder=1
+        )
 
 
 def _side_by_side(axes: Any, rows: Sequence[ReportRow]) -> dict[ReportRow, float]:

@@ -19,8 +19,9 @@ class ReportRow:
         aggregator, pattern: by name, such as "fast-gru" and "1:7".
         clips: N, clips a video.
         seeds, top1: the runs, and each run's top-1 accuracy in [0, 1]; of one length, at least 1.
-        gflops_per_video: cost of classifying one video, positive.
-        group: rows of one group stand together, under this heading; "" is none.
+        gflops_per_video: cost of classifying one video; 0 where it is not known.
+        group: which videos it is of; only rows of one group are compared. "" is none.
+        mixture, setting: clip length and models, and how it was trained, where rows differ in them.
         clip_frames: L, frames a clip; 0 where it is not known.
         expensive, cheap: the models in use; "" where the mixture has none of that kind.
     """
@@ -32,6 +33,8 @@ class ReportRow:
     top1: tuple[float, ...]
     gflops_per_video: float
     group: str = ""
+    mixture: str = ""
+    setting: str = ""
     clip_frames: int = 0
     expensive: str = ""
     cheap: str = ""
@@ -43,8 +46,18 @@ class ReportRow:
             )
         if not all(0 <= value <= 1 for value in self.top1):
             raise ValueError(f"top1={self.top1}: accuracies lie in [0, 1]")
-        if not (math.isfinite(self.gflops_per_video) and self.gflops_per_video > 0):
-            raise ValueError(f"gflops_per_video={self.gflops_per_video}: must be positive and finite")
+        if not (math.isfinite(self.gflops_per_video) and self.gflops_per_video >= 0):
+            raise ValueError(f"gflops_per_video={self.gflops_per_video}: must be finite and at least 0")
+
+    @property
+    def heading(self) -> str:
+        """What rows that stand together share; "" is none."""
+        return ", ".join(text for text in (self.group, self.mixture, self.setting) if text)
+
+    @property
+    def label(self) -> str:
+        """The aggregator, and how it was trained where that differs."""
+        return f"{self.aggregator}, {self.setting}" if self.setting else self.aggregator
 
     @property
     def mean(self) -> float:
@@ -122,9 +135,9 @@ class ReportMeta:
         lines: how it was made, a line each.
         ceilings: (label, accuracy in [0, 1]), drawn as horizontal lines.
         coverage: which videos the figures cover, a line each.
-        confusion: of one of the rows.
+        confusions: of the best row of each group.
         tables: the rows again, in the paper's layouts.
-        gain: of aggregation over averaging, class by class.
+        gains: of aggregation over averaging, class by class, of the best row of each group.
         failures: what could not be trained, and which cells cannot be, a line each.
         paper: the paper's own points on Kinetics, drawn behind the rows; they are of other data.
     """
@@ -133,21 +146,25 @@ class ReportMeta:
     lines: tuple[str, ...] = ()
     ceilings: tuple[tuple[str, float], ...] = ()
     coverage: tuple[str, ...] = ()
-    confusion: Confusion | None = None
+    confusions: tuple[Confusion, ...] = ()
     tables: tuple[Table, ...] = ()
-    gain: ClassGain | None = None
+    gains: tuple[ClassGain, ...] = ()
     failures: tuple[str, ...] = ()
     paper: tuple[PaperPoint, ...] = ()
 
 
 def pareto_front(rows: Sequence[ReportRow]) -> list[bool]:
-    """Say for each row whether none is cheaper and as accurate, or as cheap and more accurate (by means)."""
+    """Say for each row whether none of its group is cheaper and as accurate, or as cheap and more accurate (by means).
+
+    A row of unknown cost, 0, takes no part.
+    """
 
     def dominates(a: ReportRow, b: ReportRow) -> bool:
-        at_least = a.gflops_per_video <= b.gflops_per_video and a.mean >= b.mean
+        at_least = a.group == b.group and a.gflops_per_video <= b.gflops_per_video and a.mean >= b.mean
         return at_least and (a.gflops_per_video < b.gflops_per_video or a.mean > b.mean)
 
-    return [not any(dominates(other, row) for other in rows) for row in rows]
+    known = [row for row in rows if row.gflops_per_video > 0]
+    return [row.gflops_per_video > 0 and not any(dominates(other, row) for other in known) for row in rows]
 
 
 HEADINGS = ("aggregator", "pattern", "clips", "GFLOPs/video", "top-1 %", "± s.e.", "seeds", "each seed %")
@@ -170,7 +187,9 @@ def cells(row: ReportRow) -> tuple[str, ...]:
 
 
 def significant(value: float) -> str:
-    """Write a positive figure with three significant digits, without an exponent: 0.0123, 4.56, 1234."""
+    """Write a figure of at least 0 with three significant digits, without an exponent: 0, 0.0123, 4.56, 1234."""
+    if value == 0:
+        return "0"
     digits = max(0, 2 - math.floor(math.log10(value)))
     return f"{value:.{digits}f}"
 
@@ -191,11 +210,13 @@ def table_text(rows: Sequence[ReportRow], meta: ReportMeta) -> str:
         return f"{mark} {'  '.join(aligned)}".rstrip()
 
     lines = [line(HEADINGS), line(["─" * width for width in widths])]
-    for group, members in groups(rows):
-        if group:
-            lines.append(f"  {group}")
+    for heading, members in headed(rows):
+        if heading:
+            lines.append(f"  {heading}")
         lines += [line(texts[number], "*" if front[number] else " ") for number in members]
-    lines.append("* no row is both cheaper and as accurate; s.e.: standard error of the mean over the seeds")
+    lines.append(
+        "* no row of the same videos is both cheaper and as accurate; s.e.: standard error of the mean over the seeds"
+    )
     lines += [f"{label}: {100 * value:.1f} %" for label, value in meta.ceilings]
     lines += meta.coverage
     lines += meta.failures
@@ -210,9 +231,9 @@ def series(rows: Sequence[ReportRow]) -> dict[str, list[ReportRow]]:
     """
     owners: dict[tuple[str, str], list[ReportRow]] = {}
     for row in rows:
-        owners.setdefault((row.aggregator, row.group), []).append(row)
+        owners.setdefault((row.aggregator, row.heading), []).append(row)
     found: dict[str, list[ReportRow]] = {}
-    for (aggregator, group), members in owners.items():
+    for (aggregator, heading), members in owners.items():
         along_clips = len({row.clips for row in members}) > 1
         first_only = [row for row in members if row.first_only]
         varied = len({row.clips for row in first_only}) > 1
@@ -220,14 +241,14 @@ def series(rows: Sequence[ReportRow]) -> dict[str, list[ReportRow]]:
             family = ""
             if along_clips:
                 family = " 1:(N−1)" if varied and row.first_only else f" {row.pattern}"
-            name = f"{aggregator}{family}" + (f" ({group})" if group else "")
+            name = f"{aggregator}{family}" + (f" ({heading})" if heading else "")
             found.setdefault(name, []).append(row)
     return {name: sorted(members, key=lambda row: row.gflops_per_video) for name, members in found.items()}
 
 
-def groups(rows: Sequence[ReportRow]) -> list[tuple[str, list[int]]]:
-    """Return (group, positions of its rows), groups and rows in the order they came."""
+def headed(rows: Sequence[ReportRow]) -> list[tuple[str, list[int]]]:
+    """Return (heading, positions of its rows), headings and rows in the order they came."""
     found: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
-        found.setdefault(row.group, []).append(number)
+        found.setdefault(row.heading, []).append(number)
     return list(found.items())

@@ -1,8 +1,9 @@
-"""A sweep's rows in the layouts of the paper's Tables 2, 3, 4 and 6; a cell that is not there stays empty."""
+"""Rows in the layouts of the paper's Tables 2, 3, 4 and 6; a cell that is not there stays empty."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from .pattern import Pattern
 from .report_rows import ReportRow, Table, significant
@@ -11,8 +12,13 @@ PERCENT = "top-1, %, mean ± standard error over the seeds"
 
 
 def paper_tables(rows: Sequence[ReportRow]) -> list[Table]:
-    """Every layout that the rows fill with at least two figures."""
-    return [*_table_2(rows), *_table_3(rows), *_table_4(rows), *_table_6(rows)]
+    """Every layout that the rows of a group fill with at least two figures, a table a group."""
+    tables = []
+    for layout in (_table_2, _table_3, _table_4, _table_6):
+        for group in dict.fromkeys(row.group for row in rows):
+            found = layout([row for row in rows if row.group == group])
+            tables += [replace(t, title=f"{t.title}; {group}") if group else t for t in found]
+    return tables
 
 
 def accuracy(row: ReportRow | None) -> str:
@@ -26,12 +32,17 @@ def accuracy(row: ReportRow | None) -> str:
 def _table_2(rows: Sequence[ReportRow]) -> list[Table]:
     """One backbone on every clip, scores averaged: model, clip length, accuracy, GFLOPs × clips."""
     alone = [row for row in rows if row.aggregator == "average" and row.pattern in ("all-E", "all-C")]
-    found = {(row.expensive or row.cheap, row.clip_frames, row.clips): row for row in alone}
+    found = {(row.expensive or row.cheap, row.setting, row.clip_frames, row.clips): row for row in alone}
     if len(found) < 2:
         return []
     texts = [
-        (model, f"{frames}-frames", accuracy(row), f"{significant(row.gflops_per_video / clips)} × {clips}")
-        for (model, frames, clips), row in found.items()
+        (
+            f"{model}, {setting}" if setting else model,
+            f"{frames}-frames",
+            accuracy(row),
+            f"{significant(row.gflops_per_video / clips)} × {clips}",
+        )
+        for (model, setting, frames, clips), row in found.items()
     ]
     return [
         Table(
@@ -51,8 +62,8 @@ def _table_3(rows: Sequence[ReportRow]) -> list[Table]:
         clips = sorted({row.clips for row in members})
         if len(clips) < 2:
             continue
-        names = list(dict.fromkeys(row.aggregator for row in members))
-        at = {(row.aggregator, row.clips): row for row in members}
+        names = list(dict.fromkeys(row.label for row in members))
+        at = {(row.label, row.clips): row for row in members}
         tables.append(
             Table(
                 title=f"As Table 3: only the first clip expensive, {key}",
@@ -68,14 +79,12 @@ def _table_4(rows: Sequence[ReportRow]) -> list[Table]:
     """Patterns by clip length, N fixed: accuracy and GFLOPs."""
     tables = []
     pairs = {(row.expensive, row.cheap) for row in rows if row.expensive and row.cheap}
-    for aggregator in dict.fromkeys(row.aggregator for row in rows):
+    for label in dict.fromkeys(row.label for row in rows):
         for expensive, cheap in sorted(pairs):
             members = [
                 row
                 for row in rows
-                if row.aggregator == aggregator
-                and row.expensive in ("", expensive)
-                and row.cheap in ("", cheap)
+                if row.label == label and row.expensive in ("", expensive) and row.cheap in ("", cheap)
             ]
             columns = sorted({(row.clip_frames, row.clips) for row in members})
             columns = [c for c in columns if sum((row.clip_frames, row.clips) == c for row in members) > 1]
@@ -93,7 +102,7 @@ def _table_4(rows: Sequence[ReportRow]) -> list[Table]:
                 lines.append((pattern, *texts))
             tables.append(
                 Table(
-                    title=f"As Table 4: {aggregator}, E = {expensive}, C = {cheap}",
+                    title=f"As Table 4: {label}, E = {expensive}, C = {cheap}",
                     headings=tuple(headings),
                     rows=tuple(lines),
                     note=f"{PERCENT}; GFLOPs of a video, backbones and aggregator; empty cells cannot be or were not asked",
@@ -114,17 +123,22 @@ def _table_6(rows: Sequence[ReportRow]) -> list[Table]:
         )
     ]
     tables = []
-    for frames, clips in sorted({(row.clip_frames, row.clips) for row in wanted}):
-        members = [row for row in wanted if (row.clip_frames, row.clips) == (frames, clips)]
+    settled = sorted({(row.clip_frames, row.clips, row.cheap) for row in wanted if row.cheap})
+    for frames, clips, cheap in settled:
+        members = [
+            row
+            for row in wanted
+            if (row.clip_frames, row.clips) == (frames, clips) and row.cheap in ("", cheap)
+        ]
         models = sorted({row.expensive for row in members if row.cheap})
         if len(models) < 2:
             continue
-        at = {(f"{row.pattern} ({row.aggregator})", row.expensive): row for row in members}
+        at = {(f"{row.pattern} ({row.label})", row.expensive): row for row in members}
         names = sorted({name for name, _ in at}, key=lambda name: -_share(name.split(" ")[0]))
         headings = [t for model in models for t in (model, "GFLOPs")]
         tables.append(
             Table(
-                title=f"As Table 6: {frames}-frames×{clips}-clips",
+                title=f"As Table 6: {frames}-frames×{clips}-clips, C = {cheap}",
                 headings=("#E:#C", *headings),
                 rows=tuple(
                     (

@@ -124,7 +124,9 @@ def load_run(path: str | Path) -> Run:
         raise RunError(f"{path} is not finished; run its train-agg command again, it goes on where it was")
     trained_on = read_json(path / "trained_on.json")
     expected = config.videos["train"] + config.videos["validation"]
-    if not isinstance(trained_on, list) or len(trained_on) != expected:
+    if (
+        not isinstance(trained_on, list) or len(trained_on) < expected
+    ):  # more, where it began from another run
         raise RunError(f"{path}/trained_on.json is damaged: it should list {expected} videos")
     return Run(path=path, config=config, aggregator=aggregator, trained_on=frozenset(trained_on))
 

@@ -15,6 +15,7 @@ from ..errors import RunError
 from ..ranks import joined
 from ..run_folder import read_json, write_json
 from .evaluate import Evaluation, evaluate
+from .initial import require_unseen_by
 from .parts import choose_parts
 from .runs import load_run
 from .selection import choose_mix, choose_split
@@ -87,10 +88,10 @@ def train_splits(
         folder = folder.with_name(f"{folder.name}-{ALL}")
     if (folder / "config.json").exists():
         raise RunError(f"{folder} holds a run of one split; name another folder with --out")
-    for (
-        split
-    ) in store.videos.split_names:  # what is wrong with the last must not wait for the first's training
-        choose_parts(
+    origin = None if config.init is None else load_run(config.init)
+    # What is wrong with the last split must not wait for the first one's training.
+    for split in store.videos.split_names:
+        parts = choose_parts(
             store,
             mix,
             split,
@@ -98,6 +99,8 @@ def train_splits(
             seed=config.seed,
             say=lambda line: None,
         )
+        if origin is not None:
+            require_unseen_by(origin, store, parts, split)
     reports = {}
     with joined(config.device) as (ranks, _):
         for split in store.videos.split_names:

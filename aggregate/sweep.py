@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from .. import store as stores
+from ..allocator import keep_freed_memory
 from ..errors import FasterError, Interrupted, UsageError
 from ..run_folder import open_run
 from ..stopping import interruptible
@@ -225,6 +226,7 @@ def _job_main(
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this by SIGTERM
     torch.set_num_threads(threads)
+    keep_freed_memory()
     message: object = None
     try:
         with interruptible(KEPT):

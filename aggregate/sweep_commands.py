@@ -90,10 +90,12 @@ def sweep_command(
       faster sweep --store kinetics.zarr --figure 3 --seeds 5
       faster sweep --store ucf101.zarr --aggregators gru,fast-gru --patterns 1:3,1:7 --clips 8,16
     """
+    from ..allocator import keep_freed_memory
     from .sweep import SweepConfig, sweep
     from .sweep_grid import Grid
     from .train_config import TrainConfig
 
+    keep_freed_memory()
     grid = Grid(
         aggregators=aggregators,
         patterns=patterns,

@@ -17,7 +17,7 @@ from ..run_log import has_tensorboard
 from ..store import Store
 from ..training import fit
 from .evaluate import Evaluation
-from .initial import identity, start_from
+from .initial import identity, require_unseen_by, start_from
 from .loader import ClipReader
 from .parts import choose_parts
 from .prepared import PreparedRun
@@ -81,7 +81,8 @@ def _train(
     if config.init is not None:
         origin = load_run(config.init)
         say(start_from(origin, prepared.aggregator, prepared.settled))
-        prepared.init = identity(origin)
+        require_unseen_by(origin, store, parts, split)
+        prepared.init, prepared.seen_before = identity(origin), origin.trained_on
     say(f"run folder: {run}")
     best = None
     if prepared.trains:

@@ -32,6 +32,7 @@ from faster.aggregate.parts import Parts
 from faster.aggregate.products import product
 from faster.aggregate.selection import choose_mix
 from faster.aggregate.task import AggregatorTask
+from faster.allocator import keep_freed_memory
 from faster.ranks import ALONE
 from pairs import Ratio, ratio, time_turns
 from store_maps import MAP_SHAPE, MODELS, make_store
@@ -249,6 +250,7 @@ def measure_memory(clips: int) -> dict[str, float]:
 @click.option("--quick", is_flag=True, help="A third of the turns.")
 def main(quick: bool) -> None:
     """Measure, print, and end with one JSON line."""
+    keep_freed_memory()  # as the commands do; all contenders have it
     torch.manual_seed(0)
     turns = 5 if quick else 15
     result: dict[str, Any] = {"benchmark": "aggregate", "torch": torch.__version__, "cpu": platform.machine()}

@@ -236,9 +236,11 @@ def _meta(config: DemoConfig, backbones: list[TrainBackboneResult], shown: Train
             ("chance", chance(events.events)),
         ),
         coverage=(f"test part: {report.coverage}",),
-        confusion=Confusion(
-            counts=report.confusion,
-            class_names=report.class_names,
-            caption=f"Confusion of {' '.join(PREDICTING)}, seed {config.seeds[0]}",
+        confusions=(
+            Confusion(
+                counts=report.confusion,
+                class_names=report.class_names,
+                caption=f"Confusion of {' '.join(PREDICTING)}, seed {config.seeds[0]}",
+            ),
         ),
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..errors import UsageError, VideoError
+from ..errors import UsageError, VideoError, WeightsError
 from ..flops import MapShape, gflops, meta_copy
 from .backbones import Backbone
 from .fast_forward import FastForward, fast_forward, has_onednn
@@ -45,6 +45,7 @@ class FrozenBackbone:
 
     Raises:
         UsageError: batch_clips is below 1, or no such precision.
+        WeightsError: a weight is not finite.
     """
 
     def __init__(
@@ -63,6 +64,13 @@ class FrozenBackbone:
         self.precision = choose_precision(precision, self.device, takes_bf16=backbone.takes_bf16)
         frozen = copy.deepcopy(backbone).eval().requires_grad_(False)
         fold_norms(frozen)
+        for name, value in frozen.state_dict().items():
+            if not bool(
+                torch.isfinite(value).all()
+            ):  # its maps may be finite all the same: a fused ReLU drops NaN
+                raise WeightsError(
+                    f"the network's {name} is not finite, or its norm's variance is below zero"
+                )
         self.backbone = frozen.to(self.device)
         for parameter in frozen.parameters():
             if parameter.ndim == 5:  # an image network's have four dimensions
@@ -139,6 +147,11 @@ class FrozenBackbone:
         half = maps[:n].to(torch.float16)
         if not bool(half.abs().amax() < torch.inf):  # nor where one is not a number
             raise VideoError(_not_finite(maps[:n], first))
+        if logits is not None and logits.shape != (len(frames), self.backbone.num_classes):
+            raise UsageError(
+                f"the network gives logits {tuple(logits.shape)} of {len(frames)} clips, and says that it has "
+                f"{self.backbone.num_classes} classes"
+            )
         if logits is not None and not bool(torch.isfinite(logits[:n]).all()):
             raise VideoError(
                 f"the logits of clips {first} to {first + n - 1} hold values that are not finite"

@@ -91,16 +91,30 @@ def fit_names(state: State, backbone: Backbone) -> dict[str, Tensor]:
     return fitted
 
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 def require_fits(state: State, backbone: Backbone, model: str, path: Path) -> None:
-    """Raises WeightsError where names or shapes differ, with counts and the first three of each."""
+    """Raises WeightsError where names, shapes or types differ or values mean nothing: counts, and the first three of each."""
     own: State = backbone.state_dict()
+    both = [name for name in own if name in state]
     problems = {
         "missing": [name for name in own if name not in state],
         "unexpected": [name for name in state if name not in own],
         "mis-shaped": [
             f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-            for name in own
-            if name in state and state[name].shape != own[name].shape
+            for name in both
+            if state[name].shape != own[name].shape
+        ],
+        "of another type": [
+            f"{name} {str(state[name].dtype).removeprefix('torch.')}"
+            for name in both
+            if own[name].is_floating_point() and state[name].dtype not in FLOATS
+        ],
+        # Fused layers make a zero of NaN, so that maps would look sound.
+        "not finite": [name for name in both if not bool(torch.isfinite(state[name].float()).all())],
+        "below zero": [
+            name for name in both if name.endswith("running_var") and bool((state[name].float() < 0).any())
         ],
     }
     if any(problems.values()):

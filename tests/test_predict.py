@@ -76,6 +76,10 @@ def make_run(
     return Run(path=Path("run"), config=config, aggregator=built, trained_on=frozenset())
 
 
+def test_random_weights_are_told() -> None:
+    assert sorted(Predictor(make_run(), device="cpu").random_models) == sorted([DEAR, CHEAP])
+
+
 def plain(run: Run, path: Path, precision: str = "float32") -> list[NDArray[np.float64]]:
     """The probabilities after each clip, the obvious way."""
     config = run.config

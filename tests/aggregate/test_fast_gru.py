@@ -86,7 +86,19 @@ def by_other_memory(aggregator: FastGRU) -> None:
             parameter.data = parameter.data * 1.5
 
 
-@pytest.mark.parametrize("change", [in_place, by_the_optimiser, by_loading, by_other_memory])
+def by_a_fused_optimiser(aggregator: FastGRU) -> None:
+    """It leaves no trace in what it changes; switching to training and back does."""
+    aggregator.train()
+    optimizer = torch.optim.SGD(aggregator.parameters(), lr=0.5, fused=True)
+    for parameter in aggregator.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    aggregator.eval()
+
+
+@pytest.mark.parametrize(
+    "change", [in_place, by_the_optimiser, by_a_fused_optimiser, by_loading, by_other_memory]
+)
 @pytest.mark.parametrize("run", [at_once, by_steps])
 def test_changed_weights_are_packed_anew(
     change: Callable[[FastGRU], None], run: Callable[[FastGRU, ClipBatch], Tensor]

@@ -316,6 +316,28 @@ def test_maps_of_another_shape_and_bare_classifiers_cannot_be_started_from(
 # --- every split -----------------------------------------------------------------------------------------
 
 
+def test_init_never_saw_what_is_reported(other_store: Store, origin: Path, tmp_path: Path) -> None:
+    first = run(other_store, tmp_path / "first", aggregator="gru", epochs=1, split="one", init=origin)
+    second = run(other_store, tmp_path / "second", aggregator="gru", epochs=1, split="one", init=first.run)
+    seen = load_run(origin).trained_on | load_run(first.run).trained_on
+    assert seen and load_run(second.run).trained_on == seen  # of all runs before it
+    for split in ("two", "all"):  # videos of split one's train part are tested on in split two
+        train = train_splits if split == "all" else train_agg
+        config = TrainConfig(
+            store=other_store.path,
+            aggregator="gru",
+            pattern="1:3",
+            clips=4,
+            split=split,
+            init=second.run,
+            out=tmp_path / split,
+            device="cpu",
+        )
+        with pytest.raises(DataError, match=r"test videos of two were in the training of .*second"):
+            train(config, say=[].append, progress=False)
+        assert not list(tmp_path.glob(f"{split}/**/metrics.jsonl"))
+
+
 def test_every_split_is_trained_and_averaged(other_store: Store, origin: Path, tmp_path: Path) -> None:
     from click.testing import CliRunner
     from faster.aggregate.commands import evaluate_command, train_agg_command

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from faster.errors import WeightsError
-from faster.extract.backbones import on_meta
+from faster.extract.backbones import build, on_meta
 from faster.extract.weight_files import fit_names
 from faster.extract.weights import load_weights
 from libraries import use_library
+from safetensors.torch import save_file
 from torch import nn
 
 MODEL = "r2plus1d34-w8"
@@ -99,3 +100,29 @@ def test_wrappers_prefixes_and_lacking_counts_do_not_matter(tmp_path: Path) -> N
         torch.save({"state_dict": {prefix + name: value for name, value in plain.items()}}, path)
         digests.append(load_weights("r2d14-w4", path=path)[1].digest)
     assert len(set(digests)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.flatten()[0].fill_(float("nan")), "1 not finite"),
+        (lambda w: w.flatten()[0].fill_(float("-inf")), "1 not finite"),
+        (lambda w: (w * 1000).to(torch.int8), "1 of another type .*int8"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(tmp_path: Path, change: Any, message: str) -> None:
+    state = build("r2d14-w4", num_classes=3).state_dict()
+    name = next(name for name, value in state.items() if value.ndim == 5)
+    changed = change(state[name])
+    state[name] = changed if changed.dtype == torch.int8 else state[name]
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=message):
+        load_weights("r2d14-w4", path=tmp_path / "w.safetensors")
+
+
+def test_a_variance_below_zero_is_refused(tmp_path: Path) -> None:
+    state = build("r2d14-w4", num_classes=3).state_dict()
+    next(value for name, value in state.items() if name.endswith("running_var"))[0] = -1
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match="1 below zero"):
+        load_weights("r2d14-w4", path=tmp_path / "w.safetensors")

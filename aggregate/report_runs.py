@@ -1,0 +1,249 @@
+"""The finished runs that a report is about: found, read, checked, and the command that makes one of them again."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RunError, UsageError
+from ..run_folder import read_json
+from ..store.sealed import digest
+from .pattern import Pattern
+from .runs import RunConfig, load_config
+from .selection import PartCoverage
+from .splits import SPLITS_FILE
+from .sweep_cells import Line
+from .sweep_grid import AGGREGATORS
+from .sweep_lines import CELLS_FILE, read_lines
+from .train_config import TrainConfig
+
+_BESIDE_TRAINING = ("dropout", "validation_share", "label_smoothing", "balance_classes")  # of config.json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One finished run: its folder, config.json (as `config` and as `values`) and result.json."""
+
+    run: Path
+    config: RunConfig
+    values: Mapping[str, Any]
+    result: Mapping[str, Any]
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The training options."""
+        return dict(self.values["training"])
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.values["training"]["seed"])
+
+    @property
+    def top1(self) -> float:
+        """Top-1 accuracy in [0, 1]."""
+        return float(self.result["metrics"]["top1"])
+
+    @property
+    def gflops_per_video(self) -> float:
+        """Cost of a video; 0 where a model was imported with 0 GFLOPs and nothing else counts."""
+        return float(self.result["gflops_per_video"])
+
+    @property
+    def mix(self) -> tuple[Any, ...]:
+        """The mixture of clips."""
+        c = self.config
+        return c.pattern, c.clips, c.clip_frames, c.expensive, c.cheap
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """How it was trained, as texts by name, without seed and device; none of these matters where nothing is trained."""
+        if self.config.reads == "logits":
+            return {}
+        own = {name: value for name, value in self.training.items() if name not in ("seed", "device")}
+        own |= {name: self.values[name] for name in _BESIDE_TRAINING if name in self.values}
+        init = self.values.get("init")
+        own["init"] = None if init is None else f"{Path(init['run']).name} {init['sha256'][:8]}"
+        return {name: str(value) for name, value in own.items()}
+
+    @cached_property
+    def reported_on(self) -> str:
+        """Digest of what is known of the reported videos: the manifest, and how many of which class were whole."""
+        videos = self.config.videos
+        labels = self.confusion.sum(axis=1).tolist()
+        return digest([videos.get("segments"), videos["report"], dict(self.result["coverage"]), labels])
+
+    @property
+    def row_key(self) -> tuple[Any, ...]:
+        """What the seeds of one row share: videos, maps, mixture, aggregator, settings."""
+        c = self.config
+        where = c.store, c.store_fingerprint, self.result["split"], self.result["part"], self.reported_on
+        return (*where, c.aggregator, *self.mix, *sorted(self.settings.items()))
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """(K, K), row the label, column the answer."""
+        return np.array(self.result["confusion"], dtype=np.int64)
+
+    @property
+    def command(self) -> str:
+        """The train-agg command that makes it again, with every option that is not the default."""
+        c = self.config
+        words = ["faster", "train-agg", "--store", c.store, "--aggregator", c.aggregator]
+        words += ["--pattern", c.pattern, "--clips", str(c.clips), "--clip-frames", str(c.clip_frames)]
+        words += ["--split", c.split]
+        for role in ("expensive", "cheap"):
+            if (model := getattr(c, role)) is not None:
+                words += [f"--{role}", model]
+        given = {**self.training, **{n: self.values[n] for n in _BESIDE_TRAINING if n in self.values}}
+        if (init := self.values.get("init")) is not None:
+            given["init"] = init["run"]
+        for name, default in ((field.name, field.default) for field in fields(TrainConfig)):
+            value = given.get(name, default)
+            if name in given and value != default and value is not None:
+                option = "--" + name.replace("_", "-")
+                words += [option] if value is True else [option, str(value)]
+        return shlex.join(words)
+
+
+def read_results(paths: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
+    """The finished runs of run folders, folders of all splits and sweeps, each once; and a line for each that is none.
+
+    A run is the same under another path or link. Raises RunError where a path is none of these, is not
+    finished, or is damaged.
+    """
+    named: list[Path] = []
+    failures: list[str] = []
+    for path in _once(map(Path, paths)):
+        if (path / CELLS_FILE).exists():
+            lines = sorted(read_lines(path / CELLS_FILE), key=_paper_order)
+            named += [path / line["run"] for line in lines if "metrics" in line]
+            failures += _not_there(lines)
+        elif (path / SPLITS_FILE).exists():
+            splits = read_json(path / SPLITS_FILE)
+            if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
+                raise RunError(f"{path / SPLITS_FILE} is damaged: it should list names of splits; {_AGAIN}")
+            named += [path / split for split in splits]
+        else:
+            named.append(path)
+    return [_read(folder) for folder in _once(named)], failures
+
+
+def _once(paths: Iterable[Path]) -> list[Path]:
+    """Paths as they were named, of several to one place the first."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def rows_of(results: Sequence[Result]) -> tuple[list[list[Result]], list[str]]:
+    """The results of each row, every seed once; and a line for each run that is left out for another of its seed."""
+    rows: dict[tuple[Any, ...], dict[int, Result]] = {}
+    notes = []
+    for result in results:
+        row = rows.setdefault(result.row_key, {})
+        first = row.setdefault(result.seed, result)
+        if first is not result:
+            c = result.config
+            what = f"seed {result.seed} of {c.aggregator} {c.pattern} of {c.clips} clips"
+            notes.append(f"note: {result.run} is left out: {what} is counted once, from {first.run}")
+    return [list(row.values()) for row in rows.values()], notes
+
+
+def _paper_order(line: Line) -> tuple[Any, ...]:
+    """Aggregators as in Table 3, then others by name; within one N up, then the patterns as in Table 4."""
+    name, pattern = line["aggregator"], Pattern.parse(line["pattern"])
+    rank = AGGREGATORS.index(name) if name in AGGREGATORS else len(AGGREGATORS)
+    cheap = pattern.cheap / (pattern.expensive + pattern.cheap)
+    return line["clip_frames"], rank, name, line["clips"], cheap, line["seed"]
+
+
+def _not_there(lines: Sequence[Line]) -> list[str]:
+    """Why cells have no figures, a line for all the aggregators that share a reason."""
+    reasons: dict[str, dict[str, None]] = {}
+    for line in lines:
+        what = "failed" if "failed" in line else "empty"
+        if what in line:
+            seed = f", seed {line['seed']}" if what == "failed" else ""
+            mix = f"{line['pattern']} of {line['clips']} clips of {line['clip_frames']} frames"
+            reasons.setdefault(f"{what}: {mix}{seed}: {line[what]}", {})[line["aggregator"]] = None
+    return [f"{reason} ({', '.join(names)})" for reason, names in reasons.items()]
+
+
+_AGAIN = "make it again: faster train-agg with its settings"
+
+
+def _read(folder: Path) -> Result:
+    config, path = load_config(folder), folder / "result.json"
+    values = read_json(folder / "config.json")
+    if not path.exists():
+        raise RunError(f"{folder} is not finished; run its train-agg command again, it goes on where it was")
+    loaded, reading = read_json(path), folder / "config.json"
+    try:
+        _check_config(config, values)
+        reading = path
+        _check_result(loaded, len(config.class_names))
+    except KeyError as error:
+        raise RunError(f"{reading} is damaged: {error} is missing; {_AGAIN}") from None
+    except (TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
+        raise RunError(f"{reading} is damaged ({error}); {_AGAIN}") from None
+    return Result(run=folder, config=config, values=values, result=loaded)
+
+
+def _check_config(config: RunConfig, values: Mapping[str, Any]) -> None:
+    """Raise KeyError, TypeError, ValueError or UsageError where what a report takes of config.json is not there."""
+    _require(values["training"]["seed"], int, "training.seed")
+    for name in ("train", "validation", "report"):
+        _require(config.videos[name], int, f"videos.{name}")
+    for name in ("store", "store_fingerprint", "split", "aggregator", "reads"):
+        _require(getattr(config, name), str, name)
+    for name in ("clips", "clip_frames"):
+        _require(getattr(config, name), int, name)
+    for name in ("expensive", "cheap"):
+        _require(getattr(config, name), str | None, name)
+    _require(values["versions"], dict, "versions")
+    Pattern.parse(config.pattern)
+    for class_name in config.class_names:
+        _require(class_name, str, "a class name")
+    for model, entry in config.models.items():
+        _require(entry["spec"]["weights_digest"], str | None, f"models.{model}.spec.weights_digest")
+        entry["spec"]["transform"]
+    if (init := values.get("init")) is not None:
+        _require(init["run"], str, "init.run")
+        _require(init["sha256"], str, "init.sha256")
+
+
+def _check_result(loaded: Mapping[str, Any], classes: int) -> None:
+    """Raise KeyError, TypeError or ValueError where what a report takes of result.json is not there or cannot be."""
+    PartCoverage(**loaded["coverage"])
+    for name in ("split", "part"):
+        _require(loaded[name], str, name)
+    _require(loaded["notes"], list, "notes")
+    top1, gflops = loaded["metrics"]["top1"], loaded["gflops_per_video"]
+    _require(top1, int | float, "metrics.top1")
+    _require(gflops, int | float, "gflops_per_video")
+    if not 0 <= top1 <= 1:
+        raise ValueError(f"metrics.top1 is {top1}; it lies in [0, 1]")
+    if not (math.isfinite(gflops) and gflops >= 0):
+        raise ValueError(f"gflops_per_video is {gflops}; it is finite and at least 0")
+    confusion = loaded["confusion"]
+    square = isinstance(confusion, list) and len(confusion) == classes
+    if not square or not all(isinstance(line, list) and len(line) == classes for line in confusion):
+        raise ValueError(f"the confusion is not {classes} × {classes}, as its classes are")
+    if not all(type(count) is int and 0 <= count < 2**53 for line in confusion for count in line):
+        raise ValueError(f"the confusion holds {json.dumps(confusion)[:40]}…, not counts of videos")
+
+
+def _require(value: Any, kind: Any, name: str) -> None:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{name} is {value!r}")
