@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 
 import pytest
-from faster.errors import Interrupted, StorageError
+from faster.errors import StorageError
 from faster.extract.behind import Behind
-from faster.stopping import interruptible
 
 
 def test_work_is_done_in_order_and_before_the_end() -> None:
@@ -78,18 +75,3 @@ def test_an_exception_in_the_block_drops_what_waits() -> None:
             behind.do(lambda: done.append("dropped"))
         raise KeyError
     assert done == ["first"]
-
-
-def test_a_signal_while_the_end_is_waited_for_drops_what_waits_and_still_waits() -> None:
-    done: list[str] = []
-
-    def work() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        while not behind._dropping:  # until the signal has reached the other thread
-            pass
-        done.append("in hand")
-
-    with pytest.raises(Interrupted), interruptible("nothing"), Behind("test", ahead=3) as behind:
-        behind.do(work)
-        behind.do(lambda: done.append("dropped"))
-    assert done == ["in hand"] and not any(thread.name == "test" for thread in threading.enumerate())
