@@ -68,24 +68,30 @@ def predict_command(
     paths = list_videos(videos)
 
     from .predict import Prediction, Predictor, write_predictions
+    from .stopping import interruptible
 
     predictor = Predictor(run, weights={model: file for model, _, file in pairs}, device=device)
     for model in predictor.random_models:
         click.echo(f"note: {model} has random weights: these answers mean nothing", err=True)
     done: list[Prediction] = []
-    for answer in predictor.answers(paths, exit_probability=exit_probability, budget_gflops=budget_gflops):
-        if isinstance(answer, Prediction):
-            done.append(answer)
-            if as_json or (stream and answer.reason):
-                _print_json(answer.to_dict())
-            elif not stream:
-                click.echo(_line(answer))
-        elif stream:
-            _print_json(answer.to_dict())
-    failed = sum(bool(prediction.reason) for prediction in done)
-    if failed < len(done):  # an earlier table is not given up for nothing
-        write_predictions(out, done)
     quiet = as_json or stream  # what is not an answer then goes to the other stream
+    try:
+        with interruptible(f"answers so far are in {out}"):
+            for answer in predictor.answers(
+                paths, exit_probability=exit_probability, budget_gflops=budget_gflops
+            ):
+                if isinstance(answer, Prediction):
+                    done.append(answer)
+                    if as_json or (stream and answer.reason):
+                        _print_json(answer.to_dict())
+                    elif not stream:
+                        click.echo(_line(answer))
+                elif stream:
+                    _print_json(answer.to_dict())
+    finally:  # a stop in the last of many videos must not cost the others
+        failed = sum(bool(prediction.reason) for prediction in done)
+        if failed < len(done):  # an earlier table is not given up for nothing
+            write_predictions(out, done)
     if exit_probability is not None or budget_gflops is not None:
         click.echo(_saved(done), err=quiet)
     where = f"predictions: {out}" if failed < len(done) else "no predictions"

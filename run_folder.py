@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,24 @@ def open_run(run_dir: Path, config: Mapping[str, Any]) -> None:
         raise RunError(
             f"{run_dir} was begun with another config: {shown}{more}; name another folder with --out, or remove this one"
         )
+
+
+@contextmanager
+def alone_in(run_dir: Path) -> Iterator[None]:
+    """Keep other processes out of a folder that `open_run` opened, to the end of the block or of this process.
+
+    Raises RunError where another is in it. Where the file system has no locks, nobody is kept out.
+    """
+    with (run_dir / "config.json").open("r+b") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another process is training into {run_dir}; let it end, or name another folder with --out"
+            ) from None
+        except OSError:  # the lock only saves from a mistake
+            pass
+        yield
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -19,7 +19,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -33,7 +33,7 @@ from tqdm import tqdm
 from .checkpoint import BestEpoch, Standing, load_last, save_last
 from .errors import Interrupted, RunError, UsageError
 from .ranks import ALONE, Ranks
-from .run_folder import open_run, remove_unfinished, write_json, write_tensors
+from .run_folder import alone_in, open_run, remove_unfinished, write_json, write_tensors
 from .run_log import Log, epoch_log
 from .stopping import stop_requests
 
@@ -148,15 +148,19 @@ def fit(
     device = torch.device(options.device)
     model = task.model.to(device)
     optimizer = make_optimizer(model, options)
-    if ranks.first:
-        open_run(run_dir, run_config(options, config))
-        remove_unfinished(run_dir)
-    ranks.wait()
-    standing = load_last(run_dir, model, optimizer)
-    ranks.wait()  # until all have read what the first will write over
-    run = TrainingRun(task, model, optimizer, options, run_dir, standing, ranks)
     cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), stop_requests() as stop, run.log() as log:
+    with ExitStack() as stack:
+        if ranks.first:
+            open_run(run_dir, run_config(options, config))
+            stack.enter_context(alone_in(run_dir))
+            remove_unfinished(run_dir)
+        ranks.wait()
+        standing = load_last(run_dir, model, optimizer)
+        ranks.wait()  # until all have read what the first will write over
+        run = TrainingRun(task, model, optimizer, options, run_dir, standing, ranks)
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        stop = stack.enter_context(stop_requests())
+        log = stack.enter_context(run.log())
         while not run.finished:
             asked = run.train_epoch(lambda: stop.asked, progress and ranks.first)
             if not asked:

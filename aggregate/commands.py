@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..phrases import counted
 from .options import AS_JSON, DEVICE, STORE, model_options, training_options
 
 if TYPE_CHECKING:
@@ -197,7 +198,9 @@ def _print_splits(result: SplitsResult, as_json: bool) -> None:
     click.echo(f"GFLOPs a video       {mean['gflops_per_video']:8.4g}")
     for note in sorted({note for report in result.reports.values() for note in report.notes}):
         click.echo(f"note: {note}")
-    click.echo(f"mean ± standard error of {len(result.reports)} splits: {result.folder / 'result.json'}")
+    click.echo(
+        f"mean ± standard error of {counted(len(result.reports), 'split')}: {result.folder / 'result.json'}"
+    )
 
 
 def _print_json(value: object) -> None:

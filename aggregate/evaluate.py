@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .. import store as stores
 from ..devices import choose_device
 from ..errors import DataError, RunError
+from ..phrases import counted
 from ..ranks import ALONE, Ranks
 from ..store import FeatureSpec, Store
 from ..store.commit import replace
@@ -32,6 +33,7 @@ from .selection import (
     no_videos,
     part_rows,
     require_unseen,
+    shared_groups,
     training_is_known,
 )
 
@@ -174,7 +176,7 @@ def report(
         confusion=confusion_matrix(logits, labels),
         coverage=coverage,
         gflops_per_video=mix.backbone_gflops + aggregator.video_gflops(mix.map_shapes, mix.models),
-        notes=tuple(notes(mix)),
+        notes=(*notes(mix), *_group_notes(store, split, part)),
         predictions=predictions,
         class_names=store.class_names,
     )
@@ -220,6 +222,16 @@ def notes(mix: Mix) -> list[str]:
         elif not training_is_known(features):
             lines.append(f"which videos {model} was trained on is unknown: these may be among them")
     return lines
+
+
+def _group_notes(store: Store, split: str, part: str) -> list[str]:
+    shared = shared_groups(store, split, part)
+    if not shared:
+        return []
+    return [
+        f"{counted(len(shared), 'group')} of {split} ({shared[0]}{', …' if shared[1:] else ''}) with videos in both train "
+        f"and {part}: these figures may look better than those of unseen groups"
+    ]
 
 
 def write_predictions(path: Path, store: Store, rows: NDArray[np.int64], logits: NDArray[np.float64]) -> None:

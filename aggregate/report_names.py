@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..store.sealed import digest
-from .report_runs import Result
+from .report_runs import Result, Row
 from .runs import RunConfig
 
 SHOWN_DIGITS = 8  # of a digest
@@ -28,28 +28,34 @@ class RowName:
     setting: str
 
 
-def row_names(firsts: Sequence[Result]) -> list[RowName]:
-    """The name of each row by its first run, of what differs between the rows; no two rows look alike."""
+def row_names(rows: Sequence[Row]) -> list[RowName]:
+    """The name of each row, of what differs between the rows; no two rows look alike."""
+    firsts = [row.first for row in rows]
     settings = _differing_settings(firsts)
     names = [
         RowName(group=group, mixture=mixture, setting=setting)
-        for group, mixture, setting in zip(_groups(firsts), _mixtures(firsts), settings, strict=True)
+        for group, mixture, setting in zip(_groups(rows), _mixtures(firsts), settings, strict=True)
     ]
     return _told_apart(names, firsts)
 
 
-def _groups(firsts: Sequence[Result]) -> list[str]:
-    stores = {r.config.store for r in firsts}
+def _groups(rows: Sequence[Row]) -> list[str]:
+    runs = [run for row in rows for run in row.runs]
+    stores = {run.config.store for run in runs}
     stems = {Path(store).stem for store in stores}
-    manifests = {(r.config.store, _manifest(r.config)) for r in firsts}
+    manifests = {(run.config.store, _manifest(run.config)) for run in runs}
+
+    def store(run: Result) -> str:
+        return Path(run.config.store).stem if len(stems) == len(stores) else run.config.store
+
     columns = [
         (
-            Path(r.config.store).stem if len(stems) == len(stores) else r.config.store,
-            f"manifest {_manifest(r.config)}" if len(manifests) > len(stores) else "",
-            r.result["split"],
-            f"{r.result['part']} part",
+            ", ".join(dict.fromkeys(store(run) for run in row.runs)),
+            f"manifest {_manifest(row.first.config)}" if len(manifests) > len(stores) else "",
+            ("mean of " if len(row.splits) > 1 else "") + ", ".join(row.splits),
+            f"{row.first.result['part']} part",
         )
-        for r in firsts
+        for row in rows
     ]
     return _differing(columns)
 

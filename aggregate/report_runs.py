@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,12 @@ class Result:
         where = c.store, c.store_fingerprint, self.result["split"], self.result["part"], self.reported_on
         return (*where, c.aggregator, *self.mix, *sorted(self.settings.items()))
 
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What rows of different splits share where they are averaged: all but whose videos and maps they are."""
+        c, settings = self.config, sorted(self.settings.items())
+        return c.class_names, self.result["part"], c.aggregator, *self.mix, self.gflops_per_video, *settings
+
     @cached_property
     def confusion(self) -> NDArray[np.int64]:
         """(K, K), row the label, column the answer."""
@@ -146,8 +153,40 @@ def _once(paths: Iterable[Path]) -> list[Path]:
     return list(found.values())
 
 
-def rows_of(results: Sequence[Result]) -> tuple[list[list[Result]], list[str]]:
-    """The results of each row, every seed once; and a line for each run that is left out for another of its seed."""
+@dataclass(frozen=True)
+class Row:
+    """The runs that one row of a report stands for: its seeds, on one split or, averaged, on several."""
+
+    runs: tuple[Result, ...]
+
+    @property
+    def first(self) -> Result:
+        """The run that says what all of them are."""
+        return self.runs[0]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The named splits that the figures are means over; one where nothing is averaged."""
+        return tuple(dict.fromkeys(run.result["split"] for run in self.runs))
+
+    @property
+    def top1(self) -> dict[int, float]:
+        """Each seed's top-1 accuracy in [0, 1], its mean over the splits."""
+        seeds = dict.fromkeys(run.seed for run in self.runs)
+        return {seed: fmean(run.top1 for run in self.runs if run.seed == seed) for seed in seeds}
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """(K, K) of all runs added up, row the label, column the answer."""
+        total: NDArray[np.int64] = np.sum([run.confusion for run in self.runs], axis=0)
+        return total
+
+
+def rows_of(results: Sequence[Result]) -> tuple[list[Row], list[str]]:
+    """The results of each row, every seed once; and a line for each run that is left out for another of its seed.
+
+    Rows that are alike but for their split, and the store and maps that go with it, become one, their mean.
+    """
     rows: dict[tuple[Any, ...], dict[int, Result]] = {}
     notes = []
     for result in results:
@@ -157,7 +196,30 @@ def rows_of(results: Sequence[Result]) -> tuple[list[list[Result]], list[str]]:
             c = result.config
             what = f"seed {result.seed} of {c.aggregator} {c.pattern} of {c.clips} clips"
             notes.append(f"note: {result.run} is left out: {what} is counted once, from {first.run}")
-    return [list(row.values()) for row in rows.values()], notes
+    averaged, lines = _over_splits(list(rows.values()))
+    return averaged, [*notes, *lines]
+
+
+def _over_splits(rows: Sequence[dict[int, Result]]) -> tuple[list[Row], list[str]]:
+    kinds: dict[tuple[Any, ...], list[dict[int, Result]]] = {}
+    for row in rows:
+        kinds.setdefault(next(iter(row.values())).kind, []).append(row)
+    found: list[Row] = []
+    lines: dict[str, None] = {}
+    for alike in kinds.values():
+        names = [next(iter(row.values())).result["split"] for row in alike]
+        seeds = [seed for seed in alike[0] if all(seed in row for row in alike)]
+        if len(alike) == 1 or len(set(names)) < len(names) or not seeds:
+            found += [Row(tuple(row.values())) for row in alike]
+            continue
+        found.append(Row(tuple(row[seed] for row in alike for seed in seeds)))
+        lines[f"note: the figures are means over {', '.join(names)}"] = None
+        for seed in dict.fromkeys(seed for row in alike for seed in row if seed not in seeds):
+            c = alike[0][seeds[0]].config
+            lines[
+                f"note: seed {seed} of {c.aggregator} {c.pattern} of {c.clips} clips is left out: not every split has it"
+            ] = None
+    return found, list(lines)
 
 
 def _paper_order(line: Line) -> tuple[Any, ...]:

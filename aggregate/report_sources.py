@@ -11,7 +11,7 @@ from ..errors import RunError
 from ..paper import TABLE_1_NAMES, TABLES, Printed
 from .report_names import RowName, row_names
 from .report_rows import ClassGain, Confusion, PaperPoint, ReportMeta, ReportRow
-from .report_runs import Result, read_results, rows_of
+from .report_runs import Result, Row, read_results, rows_of
 from .report_tables import paper_tables
 from .selection import PartCoverage
 
@@ -27,12 +27,11 @@ def report_of(
     if not results:
         raise RunError(f"{', '.join(map(str, paths))}: no cell is finished; run the sweep again, it goes on")
     runs, left_out = rows_of(results)
-    names = row_names([members[0] for members in runs])
-    rows = [_row(members, name) for members, name in zip(runs, names, strict=True)]
+    rows = [_row(row, name) for row, name in zip(runs, row_names(runs), strict=True)]
     best = _best(rows)
     gains = [_gain(number, rows, runs) for number in best]
     stores = ", ".join(sorted({Path(result.config.store).stem for result in results}))
-    counted = [result for members in runs for result in members]
+    counted = [result for row in runs for result in row.runs]
     meta = ReportMeta(
         title=title or f"Accuracy and cost: {stores}",
         lines=tuple(_made(counted)),
@@ -74,14 +73,14 @@ def _paper_name(printed: Printed) -> str:
     return f"Table {printed.table}: {printed.label}"
 
 
-def _row(members: Sequence[Result], name: RowName) -> ReportRow:
-    first = members[0]
+def _row(row: Row, name: RowName) -> ReportRow:
+    first = row.first
     return ReportRow(
         aggregator=first.config.aggregator,
         pattern=first.config.pattern,
         clips=first.config.clips,
-        seeds=tuple(member.seed for member in members),
-        top1=tuple(member.top1 for member in members),
+        seeds=tuple(row.top1),
+        top1=tuple(row.top1.values()),
         gflops_per_video=first.gflops_per_video,
         group=name.group,
         mixture=name.mixture,
@@ -92,11 +91,11 @@ def _row(members: Sequence[Result], name: RowName) -> ReportRow:
     )
 
 
-def _confusion(row: ReportRow, members: Sequence[Result]) -> Confusion:
-    caption = f"Confusion of {_named(row)}" + (f", {len(members)} seeds added up" if len(members) > 1 else "")
-    counts = np.sum([member.confusion for member in members], axis=0)
+def _confusion(row: ReportRow, of: Row) -> Confusion:
+    caption = f"Confusion of {_named(row)}" + (f", {len(of.runs)} runs added up" if len(of.runs) > 1 else "")
+    counts = of.confusion
     occur = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
-    names = members[0].config.class_names
+    names = of.first.config.class_names
     if len(occur) < len(names):
         caption += f", the {len(occur)} of {len(names)} classes that occur"
     return Confusion(
@@ -104,28 +103,27 @@ def _confusion(row: ReportRow, members: Sequence[Result]) -> Confusion:
     )
 
 
-def _gain(number: int, rows: Sequence[ReportRow], runs: Sequence[Sequence[Result]]) -> ClassGain | None:
+def _gain(number: int, rows: Sequence[ReportRow], runs: Sequence[Row]) -> ClassGain | None:
     """Against averaging of the same clips, trained alike or not at all; None where that was not run."""
-    row, members = rows[number], runs[number]
+    row, own = rows[number], runs[number]
     if row.aggregator == "average":
         return None
     average = [
         runs[place]
         for place, other in enumerate(rows)
         if (other.aggregator, other.group, other.mixture) == ("average", row.group, row.mixture)
-        and runs[place][0].mix == members[0].mix
+        and runs[place].first.mix == own.first.mix
         and other.setting in (row.setting, "")
     ]
     if not average:
         return None
     shares = []
-    for of in (average[0], members):
-        counts = np.sum([run.confusion for run in of], axis=0)
-        total = counts.sum(axis=1)
-        shares.append((total > 0, counts.diagonal() / np.maximum(total, 1)))
+    for of in (average[0], own):
+        total = of.confusion.sum(axis=1)
+        shares.append((total > 0, of.confusion.diagonal() / np.maximum(total, 1)))
     both = np.flatnonzero(shares[0][0] & shares[1][0])
     return ClassGain(
-        class_names=tuple(members[0].config.class_names[i] for i in both),
+        class_names=tuple(own.first.config.class_names[i] for i in both),
         base=tuple(shares[0][1][both].tolist()),
         gained=tuple(shares[1][1][both].tolist()),
         base_name="average",

@@ -133,6 +133,9 @@ def load_run(path: str | Path) -> Run:
 
 def load_config(path: Path) -> RunConfig:
     """The run's config.json. Raises RunError where it is missing or of something else."""
+    if (path / "splits.json").exists():
+        splits = ", ".join(sorted(str(found.parent) for found in path.glob("*/config.json")))
+        raise RunError(f"{path} holds a run of each split; name one of them: {splits}")
     try:
         return RunConfig.from_dict(read_json(path / "config.json"))
     except (KeyError, TypeError, AttributeError) as error:

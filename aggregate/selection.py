@@ -250,6 +250,13 @@ def no_videos(store: Store, mix: Mix, split: str, part: str, *, options: str = "
     return f"{start} ({coverage}); see: faster inspect {store.path}"
 
 
+def shared_groups(store: Store, split: str, part: str) -> list[str]:
+    """The groups with videos in both the train part and another part of a split, sorted."""
+    parts, groups = store.videos.split(split), store.videos.groups
+    inside = [{groups[row] for row in np.flatnonzero(parts == PARTS[name])} for name in ("train", part)]
+    return sorted(set.intersection(*inside) - {""}) if part != "train" else []
+
+
 def training_is_known(features: Features) -> bool:
     """Whether the store says which videos the weights' training saw; random weights saw none.
 

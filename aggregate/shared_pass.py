@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from ..checkpoint import BestEpoch, Standing, load_last
 from ..errors import RunError
 from ..ranks import ALONE
-from ..run_folder import open_run
+from ..run_folder import alone_in, open_run
 from ..run_log import Log
 from ..stopping import stop_requests
 from ..training import TrainingOptions, TrainingRun, interruption, make_optimizer, run_config, write_best
@@ -59,6 +59,8 @@ def fit_together(entries: Sequence[Entry], options: TrainingOptions) -> list[Bes
         logs: dict[int, Log] = {}
         saved = time.monotonic()
         for index, entry in enumerate(entries):
+            open_run(entry.run_dir, run_config(options, entry.config))
+            stack.enter_context(alone_in(entry.run_dir))
             runs[index] = _begin(entry, options, stream)
             logs[index] = stack.enter_context(runs[index].log())
 
@@ -102,7 +104,6 @@ def fit_together(entries: Sequence[Entry], options: TrainingOptions) -> list[Bes
 def _begin(entry: Entry, options: TrainingOptions, stream: _Stream) -> _SharingRun:
     model = entry.task.model.to(torch.device(options.device))
     optimizer = make_optimizer(model, options)
-    open_run(entry.run_dir, run_config(options, entry.config))
     standing = load_last(entry.run_dir, model, optimizer)
     return _SharingRun(entry.task, stream, optimizer, options, entry.run_dir, standing)
 

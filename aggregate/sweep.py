@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from tqdm import tqdm
 
 from .. import store as stores
 from ..allocator import keep_freed_memory
+from ..cluster import LOCAL, WHOLE_WORKER, WorkerDied, connect, spread
 from ..errors import FasterError, Interrupted, UsageError
-from ..run_folder import open_run
+from ..run_folder import alone_in, open_run
 from ..stopping import interruptible
 from ..store import Store
 from .base import Aggregator
@@ -46,6 +48,7 @@ class SweepConfig:
         out: the sweep's folder, by default runs/<store>-sweep. Several grids may go into one.
         jobs: local processes that train at once; each gets its share of the processor's threads.
         cache_bytes: the most that pooled vectors may take in memory; by default half of what is free.
+        cluster: dask workers train instead, see `cluster.connect`; `jobs` of them, where they are this machine's.
     """
 
     training: TrainConfig
@@ -53,6 +56,7 @@ class SweepConfig:
     out: str | Path | None = None
     jobs: int = 1
     cache_bytes: int | None = None
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
@@ -119,6 +123,21 @@ def sweep(config: SweepConfig, *, say: Callable[[str], None] = print, progress: 
     )
     folder = config.folder
     open_run(folder, _identity(training, store, split))
+    with alone_in(folder):
+        return _run_grid(config, store, split, cells, empty, say, progress)
+
+
+def _run_grid(
+    config: SweepConfig,
+    store: Store,
+    split: str,
+    cells: Sequence[Cell],
+    empty: Sequence[EmptyCell],
+    say: Callable[[str], None],
+    progress: bool,
+) -> SweepResult:
+    """Train what of the grid is not finished into the sweep's folder, which nobody else writes."""
+    training, folder = config.training, config.folder
     book = Book(folder, store)
     book.enter([hole_line(hole) for hole in empty])
     todo = [cell for cell in cells if not book.is_finished(cell)]
@@ -136,7 +155,15 @@ def sweep(config: SweepConfig, *, say: Callable[[str], None] = print, progress: 
         units = share_batches(todo)
         if units:
             with interruptible(KEPT):
-                run_units(units, training, folder, jobs=config.jobs, cache_bytes=budget, report=report)
+                run_units(
+                    units,
+                    training,
+                    folder,
+                    jobs=config.jobs,
+                    cache_bytes=budget,
+                    report=report,
+                    cluster=config.cluster,
+                )
     names = [*(cell.name for cell in cells), *(hole.cell.name for hole in empty)]
     return SweepResult(folder=folder, lines=tuple(book.lines[name] for name in names))
 
@@ -157,16 +184,33 @@ def run_units(
     jobs: int,
     cache_bytes: int,
     report: Callable[[Line], None],
+    cluster: str | None = None,
 ) -> None:
-    """Run every unit, here or dealt out to local processes; `report` gets each cell's line, in this process.
-
-    Units depend on nothing but their arguments and the store, so any other executor may take this one's place.
+    """Run every unit: here, dealt out to local processes, or on dask; `report` gets each cell's line, in this process.
 
     Raises:
         FasterError: as a unit raised it; the others are ended, and finished cells are kept.
         Interrupted: a process died.
     """
     jobs = min(jobs, len(units))
+    if cluster is not None:
+        threads = max(1, torch.get_num_threads() // jobs) if cluster == LOCAL else None
+        do = partial(
+            _do_unit,
+            replace(training, store=Path(training.store).absolute()),
+            folder.absolute(),
+            stores.open(training.store).fingerprint,
+            threads,
+            cache_bytes // jobs,
+        )
+        needs = {"GPU": 1} if cluster != LOCAL and (training.device or "").startswith("cuda") else {}
+        with connect(cluster, workers=jobs, needs=needs) as client:
+            for _, lines in spread(client, do, units, needs=needs):
+                if isinstance(lines, WorkerDied):
+                    raise Interrupted(f"{lines}; {KEPT}, run the same command again") from lines
+                for line in lines:
+                    report(line)
+        return
     if jobs <= 1:
         runner = CellRunner(training, folder, cache_bytes=cache_bytes)
         for unit in units:
@@ -192,6 +236,30 @@ def run_units(
             process.terminate()
         for process in processes:
             process.join()
+
+
+def _do_unit(
+    training: TrainConfig,
+    folder: Path,
+    fingerprint: str,
+    threads: int | None,
+    cache_bytes: int,
+    unit: Sequence[Cell],
+) -> list[Line]:
+    """On a dask worker: a unit's lines."""
+    lines: list[Line] = []
+    with WHOLE_WORKER:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        _runner(training, folder, fingerprint, cache_bytes).run(unit, lines.append)
+    return lines
+
+
+@lru_cache(maxsize=1)
+def _runner(training: TrainConfig, folder: Path, fingerprint: str, cache_bytes: int) -> CellRunner:
+    """Kept from one unit to the next, with its pooled vectors, as long as the store is the same."""
+    keep_freed_memory()
+    return CellRunner(training, folder, cache_bytes=cache_bytes)
 
 
 def _follow(pipes: Sequence[Connection], report: Callable[[Line], None]) -> None:

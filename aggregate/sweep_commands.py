@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..cluster import cluster_options
 from .options import AS_JSON, DEVICE, STORE, model_options, training_options
 
 _PARTIAL_FAILURE = 3
@@ -60,6 +61,7 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -
     metavar="G",
     help="For pooled vectors.  [half of free memory]",
 )
+@cluster_options
 @training_options
 @DEVICE
 @AS_JSON
@@ -76,6 +78,7 @@ def sweep_command(
     out: str | None,
     jobs: int,
     cache_gib: float | None,
+    cluster: str | None,
     as_json: bool,
     **training: Any,
 ) -> None:
@@ -113,6 +116,7 @@ def sweep_command(
         out=out,
         jobs=jobs,
         cache_bytes=None if cache_gib is None else int(cache_gib * 2**30),
+        cluster=cluster,
     )
     result = sweep(config, say=lambda line: click.echo(line, err=as_json), progress=not as_json)
     if as_json:

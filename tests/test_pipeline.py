@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,6 +217,22 @@ def test_stopping_early_is_reported_and_a_budget_too_small_is_refused(
     assert run_command(*command, "--budget-gflops", after[0] / 2) == 2
     assert "the first clip alone costs" in capsys.readouterr().err
     assert not table.exists()
+
+
+def test_a_stop_keeps_the_answers_so_far(project: Path, tmp_path: Path) -> None:
+    video = next((project / "videos/test/light").glob("*.mp4"))
+    command = [sys.executable, "-m", "faster.cli", "predict", *[str(video)] * 2000, "--json"]
+    command += ["--run", str(project / "runs/fast-gru"), "--out", str(tmp_path / "table.csv")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        answers = [process.stdout.readline() for _ in range(2)]
+        process.send_signal(signal.SIGTERM)
+        answers += process.stdout.readlines()
+        said = process.stderr.read()
+    assert process.returncode == 75 and f"answers so far are in {tmp_path / 'table.csv'}" in said
+    with (tmp_path / "table.csv").open() as file:
+        assert len(list(csv.DictReader(file))) in (len(answers), len(answers) + 1)
+    assert len(answers) < 2000
 
 
 def test_the_exported_average_of_the_backbones_scores_is_the_runs(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from blobs import CONFIG, STEPS, Blobs, contents, options
 from faster.errors import Interrupted, RunError, StorageError, UsageError
 from faster.run_folder import open_run
 from faster.store.commit import replace
-from faster.training import _is_finite, fit, learning_rate_at, step_seed
+from faster.training import _is_finite, fit, learning_rate_at, run_config, step_seed
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -95,6 +97,25 @@ def test_a_finished_run_is_not_trained_again(whole: tuple[Path, Blobs]) -> None:
     for line in lines:
         losses = [whole[1].losses[line["epoch"] - 1, step] for step in range(STEPS)]
         assert line["train_loss"] == pytest.approx(np.mean(losses), rel=1e-12)
+
+
+def test_two_processes_do_not_train_into_one_folder(tmp_path: Path) -> None:
+    open_run(tmp_path, run_config(options(), CONFIG))
+    hold = (
+        "import sys; from pathlib import Path; from faster.run_folder import alone_in\n"
+        "with alone_in(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", hold, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "in\n"
+        task = Blobs()
+        with pytest.raises(RunError, match="another process is training into"):
+            fit(task, options(), tmp_path, config=CONFIG, progress=False)
+        assert not task.losses
+        other.kill()  # whatever ends the other frees the folder
+        other.wait()
+    fit(task, options(), tmp_path, config=CONFIG, progress=False)
+    assert task.losses
 
 
 def test_of_equal_epochs_the_one_with_the_lower_loss_is_best(tmp_path: Path) -> None:

@@ -207,6 +207,42 @@ def test_table_6_does_not_mix_cheap_models():
     }
 
 
+def test_splits_are_averaged_seed_by_seed(cells, tmp_path):
+    def run(split, seed, top1, aggregator=GRU):
+        source = next(cells.glob(f"{aggregator}{seed}" if aggregator == GRU else f"{aggregator}-*"))
+        changes = {"split": split, "metrics.top1": top1}
+        config = {"split": split, "store": f"/a/{split}.zarr", "store_fingerprint": split}
+        return copied(source, tmp_path / f"{aggregator}{split}{seed}", config=config, result=changes)
+
+    runs = [
+        run(split, seed, top1)
+        for split, figures in (("one", (0.5, 0.6)), ("two", (0.7, 0.9)))
+        for seed, top1 in enumerate(figures)
+    ]
+    (row,), meta = report_of(runs)
+    assert row.seeds == (0, 1) and row.top1 == pytest.approx((0.6, 0.75))
+    assert row.standard_error == pytest.approx(0.075)
+    assert "note: the figures are means over one, two" in meta.coverage
+    assert meta.confusions[0].caption.endswith("4 runs added up")
+    counted = [json.loads((folder / "result.json").read_text())["confusion"] for folder in runs]
+    assert meta.confusions[0].counts.sum() == sum(sum(map(sum, confusion)) for confusion in counted)
+
+    (row,), meta = report_of(runs[:3])  # of the second split only one seed is there
+    assert row.seeds == (0,) and row.top1 == pytest.approx((0.6,))
+    assert any(line.startswith("note: seed 1 of gru") for line in meta.coverage)
+
+    average = run("one", 0, 0.4, aggregator="average")  # has no second split: not compared with means
+    rows, _ = report_of([*runs, average])
+    assert [row.group for row in rows] == ["one, two, mean of one, two", "one, one"]
+    assert pareto_front(rows) == [True, True]
+
+    rows, _ = report_of([*runs, cells / f"{GRU}0", copied(cells / f"{GRU}1", tmp_path / "same")])
+    assert len(rows) == 1  # a third split joins the mean
+    again = copied(runs[0], tmp_path / "again", config={"store": "/b/one.zarr"})
+    rows, _ = report_of([*runs, again])  # two stores of one split are compared
+    assert len(rows) == 3
+
+
 def test_the_front_and_the_best_are_each_groups_own(cells, tmp_path):
     rows = [
         grid_row("gru", "1:3", 8, 0.9, 1.0, group="left"),
@@ -221,7 +257,7 @@ def test_the_front_and_the_best_are_each_groups_own(cells, tmp_path):
     ]
     _, meta = report_of([cells.parent, *other])
     assert [c.caption for c in meta.confusions] == [
-        "Confusion of gru 1:1 of 2 clips (small), 2 seeds added up",
+        "Confusion of gru 1:1 of 2 clips (small), 2 runs added up",
         "Confusion of gru 1:1 of 2 clips (other)",
     ]
     assert [g.gained_name for g in meta.gains] == ["gru 1:1 of 2 clips (small)", "gru 1:1 of 2 clips (other)"]

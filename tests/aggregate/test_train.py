@@ -244,6 +244,24 @@ def test_a_training_that_nobody_knows_is_not_called_unseen(tmp_path: Path) -> No
     assert note in result.report.notes and f"note: {note}" in lines
 
 
+def test_groups_on_both_sides_of_a_split_are_told(tmp_path: Path) -> None:
+    videos = [
+        VideoRecord(
+            id=f"v{i}",
+            path=f"v{i}",
+            label=i % 3,
+            splits={"s": "test" if i >= 15 else "train"},
+            group=f"g{i // 2}" if i < 20 else "",
+        )
+        for i in range(24)
+    ]
+    store = make_store(tmp_path / "s.zarr", SPECS, videos, gflops=GFLOPS)
+    notes = run(store, tmp_path / "run", epochs=1).report.notes
+    assert [note for note in notes if "group" in note] == [
+        "1 group of s (g7) with videos in both train and test: these figures may look better than those of unseen groups"
+    ]
+
+
 def test_evaluation_refuses_what_the_run_or_a_backbone_saw(store: Store, finished: TrainResult) -> None:
     loaded = load_run(finished.run)
     with pytest.raises(DataError, match="18 of the 36 train videos of split1 were in the training of dear"):

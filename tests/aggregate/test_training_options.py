@@ -22,7 +22,7 @@ from faster.aggregate.selection import choose_mix
 from faster.aggregate.splits import train_splits
 from faster.aggregate.task import AggregatorTask, class_weights
 from faster.aggregate.train import TrainConfig, TrainResult, train_agg
-from faster.errors import DataError, Interrupted, UsageError
+from faster.errors import DataError, Interrupted, RunError, UsageError
 from faster.ranks import Ranks
 from faster.store import Store, VideoRecord
 from safetensors.torch import load_file
@@ -389,6 +389,8 @@ def test_every_split_is_trained_and_averaged(other_store: Store, origin: Path, t
         CliRunner().invoke(evaluate_command, [str(origin), "--split", "all"], catch_exceptions=False)
     with pytest.raises(DataError, match="no run of split 'three'; it has one, two"):
         CliRunner().invoke(evaluate_command, [str(folder), "--split", "three"], catch_exceptions=False)
+    with pytest.raises(RunError, match=rf"a run of each split; name one of them: {folder}/one, {folder}/two"):
+        load_run(folder)
 
 
 def test_a_split_that_cannot_be_reported_is_refused_before_any_training(tmp_path: Path) -> None:
