@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +48,38 @@ class Predictor:
         run: a run folder of `faster train-agg`, or a loaded run.
         weights: model → file, where a file moved since extraction.
         device: where backbones and aggregator run; None takes the first GPU, or the CPU.
+        pattern, clips: another mixture than the run's, of the same models; what a run of any pattern is for.
 
     Raises:
+        UsageError: another mixture that the run's models or its store's clips do not give.
         RunError: not a whole run.
         WeightsError: the weights are not found, or are others than the run's; or the run's features were imported.
     """
 
     def __init__(
-        self, run: str | Path | Run, *, weights: Mapping[str, str] | None = None, device: str | None = None
+        self,
+        run: str | Path | Run,
+        *,
+        weights: Mapping[str, str] | None = None,
+        device: str | None = None,
+        pattern: str | None = None,
+        clips: int | None = None,
     ) -> None:
-        self.run = run if isinstance(run, Run) else load_run(run)
+        run = run if isinstance(run, Run) else load_run(run)
+        config = run.config.on(pattern, clips)
+        self.run = replace(run, config=config)
         self.device = choose_device(device)
-        config = self.run.config
         unknown = set(weights or {}) - set(config.models)
         if unknown:
             raise UsageError(f"the run has no model {min(unknown)!r}; it has: {', '.join(config.models)}")
-        self._specs = {model: FeatureSpec.from_dict(entry["spec"]) for model, entry in config.models.items()}
+        mask = Pattern.parse(config.pattern).expensive_mask(config.clips)
+        self.models: list[str] = [str(config.expensive if dear else config.cheap) for dear in mask]
+        """The model of each of the N clips, in time order."""
+        self._specs = {
+            model: FeatureSpec.from_dict(entry["spec"])
+            for model, entry in config.models.items()
+            if model in self.models
+        }
         self._networks = {
             model: _load(
                 spec, config.models[model]["recorded"].get("weights_path"), weights or {}, str(self.device)
@@ -71,13 +88,14 @@ class Predictor:
         }
         self._aggregator = self.run.aggregator.to(self.device).eval()
         grid = next(iter(self._specs.values())).clips
+        if config.clips > grid:
+            raise UsageError(
+                f"--clips {config.clips}: the run's store has {grid} clips a video; at most these"
+            )
         places, exact = uniform_subset(grid, config.clips)
         # Where N divides the store's M, N clips asked alone are the very clips that the store has.
         self._grid = config.clips if exact else grid
         self._places = range(config.clips) if exact else places.tolist()
-        mask = Pattern.parse(config.pattern).expensive_mask(config.clips)
-        self.models: list[str] = [str(config.expensive if dear else config.cheap) for dear in mask]
-        """The model of each of the N clips, in time order."""
         self.gflops_after = self._costs()
         """(N,) float64: GFLOPs of a video after each of its clips, in multiply-adds / 1e9."""
 

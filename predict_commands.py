@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(path_type=Path), default="predictions.csv", show_default=True, help="The table."
 )
+@click.option("--pattern", metavar="E:C", help="Another pattern than the run's; for runs of any pattern.")
+@click.option("--clips", type=click.IntRange(min=1), metavar="N", help="Another number of clips.")
 @click.option("--device", help="cpu, cuda:0, …; the first GPU, or the CPU, by default.")
 @click.option("--stream", is_flag=True, help="Print one JSON object a clip: the answer so far and its cost.")
 @click.option(
@@ -43,6 +45,8 @@ def predict_command(
     run: str,
     weights: tuple[str, ...],
     out: Path,
+    pattern: str | None,
+    clips: int | None,
     device: str | None,
     stream: bool,
     exit_probability: float | None,
@@ -70,7 +74,8 @@ def predict_command(
     from .predict import Prediction, Predictor, write_predictions
     from .stopping import interruptible
 
-    predictor = Predictor(run, weights={model: file for model, _, file in pairs}, device=device)
+    files = {model: file for model, _, file in pairs}
+    predictor = Predictor(run, weights=files, device=device, pattern=pattern, clips=clips)
     for model in predictor.random_models:
         click.echo(f"note: {model} has random weights: these answers mean nothing", err=True)
     done: list[Prediction] = []

@@ -75,10 +75,7 @@ class Average(Aggregator[tuple[Tensor, int]]):
         return F.log_softmax(logits, dim=-1).logsumexp(1) - math.log(logits.shape[1])
 
     def losses(self, batch: ClipBatch, *, label_smoothing: float = 0.0) -> Tensor:
-        """The clips' own softmax loss, (B,): the mean over each model's clips, summed over the models.
-
-        Every video has the same number of clips of each model.
-        """
+        """The clips' own softmax loss, (B,): the mean over each model's clips, summed over the models."""
         logits = batch.map(self.clip_logits).dense(self.dtype)
         videos, clips = logits.shape[:2]
         losses = F.cross_entropy(
@@ -87,12 +84,8 @@ class Average(Aggregator[tuple[Tensor, int]]):
             reduction="none",
             label_smoothing=label_smoothing,
         ).view(videos, clips)
-        owner = batch.model_of.to(losses.device)
-        means = [
-            losses[owner == index].view(videos, -1).mean(1)
-            for index in sorted(set(batch.model_of.flatten().tolist()))
-        ]
-        return torch.stack(means).sum(0)
+        owners = F.one_hot(batch.model_of, len(batch.models)).to(losses)  # (B, N, models)
+        return (losses[..., None] * owners / owners.sum(1, keepdim=True).clamp(min=1)).sum((1, 2))
 
     def step_gflops(self, map_shape: MapShape) -> float:
         """The head's product; nothing where the backbone's own logits are read."""

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 @click.command("train-agg")
 @STORE
 @click.option("--aggregator", default="fast-gru", show_default=True, metavar="A", help="See faster models.")
-@click.option("--pattern", metavar="E:C", help='"1:7", "all-E", "all-C".  [1:7; all-E with one model]')
+@click.option(
+    "--pattern",
+    metavar="E:C",
+    help='"1:7", "all-E", "all-C"; "any": one aggregator for all of them.  [1:7; all-E with one model]',
+)
 @click.option("--clips", type=click.IntRange(min=1), metavar="N", help="Clips a video.  [all of the store's]")
 @model_options
 @click.option("--clip-frames", type=click.IntRange(min=1), metavar="L", help="Frames a clip.  [the store's]")
@@ -126,6 +130,8 @@ def train_agg_command(as_json: bool, **values: Any) -> None:
     "--split", metavar="NAME", help="Another split; of a run on all splits, that split's run.  [the run's]"
 )
 @click.option("--part", type=click.Choice(["train", "val", "test"]), help="A part of it.  [the run's]")
+@click.option("--pattern", metavar="E:C", help="Another pattern than the run's.")
+@click.option("--clips", type=click.IntRange(min=1), metavar="N", help="Another number of clips.")
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Videos a step."
 )

@@ -22,6 +22,7 @@ from ..store import FeatureSpec, Store
 from ..store.commit import replace
 from ..store.grid import uniform_subset
 from .base import Aggregator
+from .budgets import budget_name
 from .loader import ClipReader, uniform_batches
 from .metrics import TOP, Metrics, confusion_matrix, measure, ranked, softmax
 from .runs import Run, RunConfig, store_changes
@@ -83,19 +84,22 @@ def evaluate(
     store: str | Path | None = None,
     split: str | None = None,
     part: str | None = None,
+    pattern: str | None = None,
+    clips: int | None = None,
     batch_size: int = 32,
     device: str | None = None,
 ) -> Evaluation:
-    """Evaluate a run on its own report part, or on another store, split or part; write the predictions.
+    """Evaluate a run on its own report part, or on another store, split, part or mixture; write the predictions.
 
     They go into the run's folder as predictions.csv, or predictions-<store>-<split>-<part>.csv where the
-    videos are not the run's own report part.
+    videos are not the run's own report part, with -<pattern>-n<N> where its mixture is not.
 
     Raises DataError where the part has no labelled video with maps, where a video was in the training of
     the run or of a backbone in use, or where the store's maps or classes are not those of the run; RunError
     where the run's own store has changed and is not named.
     """
-    config = run.config
+    own_mixture = run.config.pattern, run.config.clips
+    config = run.config.on(pattern, clips)
     opened = stores.open(store or config.store)
     split, part = choose_split(opened, split or config.split), part or config.report_part
     mix = choose_mix(
@@ -114,7 +118,9 @@ def evaluate(
             f"faster evaluate {run.path} --store {opened.path}"
         )
     own = (str(opened.path.resolve()), split, part) == (config.store, config.split, config.report_part)
-    name = "predictions.csv" if own else f"predictions-{opened.path.stem}-{split}-{part}.csv"
+    name = "predictions" if own else f"predictions-{opened.path.stem}-{split}-{part}"
+    if (config.pattern, config.clips) != own_mixture:
+        name += f"-{budget_name(mix)}"
     return report(
         run.aggregator,
         opened,
@@ -122,7 +128,7 @@ def evaluate(
         split=split,
         part=part,
         trained_on=run.trained_on,
-        predictions=run.path / name,
+        predictions=run.path / f"{name}.csv",
         batch_size=batch_size,
         device=choose_device(device),
     )

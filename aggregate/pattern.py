@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError
 
+ANY = "any"  # in place of a pattern: training draws it, video by video
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:

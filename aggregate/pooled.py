@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ..store import Features, Store
 from .base import pool
-from .batch import ClipBatch
-from .loader import ClipReader
+from .loader import ClipReader, Wanted
 from .pattern import Pattern
 from .selection import Mix
 
@@ -71,7 +70,7 @@ def pool_maps(
         whole = rows[features.ok[rows, view]]
         for here in _parts(whole, at_once):
             every = np.broadcast_to(np.arange(clips), (len(here), clips))
-            batch = reader.read(here, np.full(len(here), view), every).to(device)
+            batch = reader.read(here, np.full(len(here), view), every, np.zeros_like(every)).to(device)
             vectors = pool(batch.inputs[features.model], torch.float32).cpu()
             values[torch.from_numpy(slot_of[here]), view] = vectors.view(len(here), clips, channels)
     return PooledVectors(values, slot_of)
@@ -84,28 +83,12 @@ class PooledReader(ClipReader):
         super().__init__(mix, labels, reads="maps", threads=0)
         self.vectors = vectors
 
-    def read(self, rows: NDArray[np.int64], views: NDArray[np.int64], clips: NDArray[np.int64]) -> ClipBatch:
-        """Clips (B, N) of rows (B,) in views (B,), as (rows, 1, 1, 1, c) float32 a model."""
-        inputs = {}
-        model_of = np.broadcast_to(self.mix.model_of, clips.shape)
-        row_of = np.empty(clips.shape, dtype=np.int64)
-        for index, model in enumerate(self.mix.features):
-            times = self.mix.model_of == index
-            count = int(times.sum())
-            row_of[:, times] = np.arange(len(rows) * count).reshape(len(rows), count)
-            vectors = self.vectors[model]
-            slots = torch.from_numpy(vectors.slot_of[rows])[:, None]
-            wanted = torch.from_numpy(np.ascontiguousarray(clips[:, times]))
-            taken = vectors.values[slots, torch.from_numpy(np.asarray(views))[:, None], wanted]
-            inputs[model] = taken.view(len(rows) * count, 1, 1, 1, -1)
-        return ClipBatch(
-            models=tuple(self.mix.features),
-            inputs=inputs,
-            model_of=torch.from_numpy(model_of.copy()),
-            row_of=torch.from_numpy(row_of),
-            labels=torch.from_numpy(self.labels[rows].astype(np.int64)),
-            videos=torch.from_numpy(rows),
-        )
+    def _read(self, model: str, wanted: Wanted) -> tuple[Tensor, None]:
+        """A model's clips, by rows, views and clips (n,), as (n, 1, 1, 1, c) float32."""
+        rows, views, clips = wanted
+        vectors = self.vectors[model]
+        taken = vectors.values[tuple(map(torch.from_numpy, (vectors.slot_of[rows], views, clips)))]
+        return taken[:, None, None, None, :], None
 
 
 def free_memory_bytes() -> int:

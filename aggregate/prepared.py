@@ -19,6 +19,7 @@ from ..store import Store
 from ..store.sealed import digest
 from ..training import TrainingOptions, run_config
 from .adapted import Adapted
+from .budgets import BUDGETS_FOLDER, budget_name, budgets
 from .evaluate import Evaluation, notes, report
 from .loader import ClipReader
 from .parts import Parts
@@ -111,6 +112,7 @@ class PreparedRun:
     def report(self, logits: NDArray[np.float64] | None = None) -> Evaluation:
         """Say in the folder what the run saw, and make its one report, with the best epoch's weights.
 
+        Where the pattern is drawn, each mixture has a report of its own, in the folder `budgets`.
         `logits` (n, K) are the reported videos', where they are known already. Raises DataError where a reported
         video was in a backbone's training.
         """
@@ -120,22 +122,33 @@ class PreparedRun:
         trained_on = self.seen_before.union(self.store.videos.ids[row] for row in rows)
         if self.ranks.first:
             write_json(self.run / "trained_on.json", sorted(trained_on))
-        reported = report(
+        for budget in budgets(self.mix) if self.mix.drawn else ():
+            name = self.run / BUDGETS_FOLDER / budget_name(budget)
+            reported = self._report(budget, trained_on, name.with_suffix(".csv"), None)
+            if self.ranks.first:
+                settled = {"pattern": str(budget.pattern), "clips": budget.clips}
+                write_json(name.with_suffix(".json"), {**settled, **reported.to_dict()})
+        reported = self._report(self.mix, trained_on, self.run / "predictions.csv", logits)
+        if self.ranks.first:
+            write_json(self.run / "result.json", reported.to_dict())
+        return reported
+
+    def _report(
+        self, mix: Mix, trained_on: frozenset[str], predictions: Path, logits: NDArray[np.float64] | None
+    ) -> Evaluation:
+        return report(
             self.aggregator,
             self.store,
-            self.mix,
+            mix,
             split=self.settled.split,
             part=self.parts.report_part,
             trained_on=trained_on,
-            predictions=self.run / "predictions.csv",
+            predictions=predictions,
             batch_size=self.config.batch_size,
             device=self.device,
             ranks=self.ranks,
             logits=logits,
         )
-        if self.ranks.first:
-            write_json(self.run / "result.json", reported.to_dict())
-        return reported
 
 
 def _settle(
@@ -169,6 +182,7 @@ def _settle(
         clip_frames=mix.clip_frames,
         expensive=mix.expensive.model if mix.expensive else None,
         cheap=mix.cheap.model if mix.cheap else None,
+        drawn=mix.drawn,
         class_names=store.class_names,
         models={
             m: {"spec": f.spec.to_dict(), "recorded": dict(f.provenance)} for m, f in mix.features.items()

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ..errors import RunError, UsageError
 from ..run_folder import read_json
 from ..store.sealed import digest
-from .pattern import Pattern
+from .budgets import BUDGETS_FOLDER
+from .pattern import ANY, Pattern
 from .runs import RunConfig, load_config
 from .selection import PartCoverage
 from .splits import SPLITS_FILE
@@ -73,6 +74,7 @@ class Result:
         own = {name: value for name, value in self.training.items() if name not in ("seed", "device")}
         own |= {name: self.values[name] for name in _BESIDE_TRAINING if name in self.values}
         init = self.values.get("init")
+        own["trained on"] = "any pattern" if self.config.drawn else "its pattern"
         own["init"] = None if init is None else f"{Path(init['run']).name} {init['sha256'][:8]}"
         return {name: str(value) for name, value in own.items()}
 
@@ -106,7 +108,9 @@ class Result:
         """The train-agg command that makes it again, with every option that is not the default."""
         c = self.config
         words = ["faster", "train-agg", "--store", c.store, "--aggregator", c.aggregator]
-        words += ["--pattern", c.pattern, "--clips", str(c.clips), "--clip-frames", str(c.clip_frames)]
+        pattern = ANY if c.drawn else c.pattern
+        clips = str(self.values["clips"])  # of a drawn pattern the most, whatever mixture this result is of
+        words += ["--pattern", pattern, "--clips", clips, "--clip-frames", str(c.clip_frames)]
         words += ["--split", c.split]
         for role in ("expensive", "cheap"):
             if (model := getattr(c, role)) is not None:
@@ -142,7 +146,7 @@ def read_results(paths: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
             named += [path / split for split in splits]
         else:
             named.append(path)
-    return [_read(folder) for folder in _once(named)], failures
+    return [result for folder in _once(named) for result in _read(folder)], failures
 
 
 def _once(paths: Iterable[Path]) -> list[Path]:
@@ -224,9 +228,11 @@ def _over_splits(rows: Sequence[dict[int, Result]]) -> tuple[list[Row], list[str
 
 def _paper_order(line: Line) -> tuple[Any, ...]:
     """Aggregators as in Table 3, then others by name; within one N up, then the patterns as in Table 4."""
-    name, pattern = line["aggregator"], Pattern.parse(line["pattern"])
+    name, cheap = line["aggregator"], 2.0  # any pattern comes last
     rank = AGGREGATORS.index(name) if name in AGGREGATORS else len(AGGREGATORS)
-    cheap = pattern.cheap / (pattern.expensive + pattern.cheap)
+    if line["pattern"] != ANY:
+        pattern = Pattern.parse(line["pattern"])
+        cheap = pattern.cheap / (pattern.expensive + pattern.cheap)
     return line["clip_frames"], rank, name, line["clips"], cheap, line["seed"]
 
 
@@ -245,21 +251,28 @@ def _not_there(lines: Sequence[Line]) -> list[str]:
 _AGAIN = "make it again: faster train-agg with its settings"
 
 
-def _read(folder: Path) -> Result:
+def _read(folder: Path) -> list[Result]:
+    """A run's result; of one that drew its pattern, each mixture's."""
     config, path = load_config(folder), folder / "result.json"
     values = read_json(folder / "config.json")
     if not path.exists():
         raise RunError(f"{folder} is not finished; run its train-agg command again, it goes on where it was")
-    loaded, reading = read_json(path), folder / "config.json"
+    results, reading = [], folder / "config.json"
     try:
         _check_config(config, values)
-        reading = path
-        _check_result(loaded, len(config.class_names))
+        for reading in sorted((folder / BUDGETS_FOLDER).glob("*.json")) if config.drawn else [path]:
+            loaded = read_json(reading)
+            _check_result(loaded, len(config.class_names))
+            own = config
+            if config.drawn:
+                _require(loaded["clips"], int, "clips")
+                own = config.on(loaded["pattern"], loaded["clips"])
+            results.append(Result(run=folder, config=own, values=values, result=loaded))
     except KeyError as error:
         raise RunError(f"{reading} is damaged: {error} is missing; {_AGAIN}") from None
     except (TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
         raise RunError(f"{reading} is damaged ({error}); {_AGAIN}") from None
-    return Result(run=folder, config=config, values=values, result=loaded)
+    return sorted(results, key=lambda result: (result.config.clips, -result.gflops_per_video))
 
 
 def _check_config(config: RunConfig, values: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import RunError
 from ..paper import TABLE_1_NAMES, TABLES, Printed
+from ..phrases import counted
 from .report_names import RowName, row_names
 from .report_rows import ClassGain, Confusion, PaperPoint, ReportMeta, ReportRow
 from .report_runs import Result, Row, read_results, rows_of
@@ -179,6 +180,7 @@ def _made(results: Sequence[Result]) -> list[str]:
             "versions: " + ", ".join(f"{name} {value}" for name, value in result.values["versions"].items())
         ] = None
     seeds = sorted({result.seed for result in results})
-    lines[f"{len(results)} runs, seeds {', '.join(map(str, seeds))}"] = None
+    runs = len({result.run for result in results})
+    lines[f"{counted(runs, 'run')}, seeds {', '.join(map(str, seeds))}"] = None
     lines[f"one of them alone: {results[0].command}"] = None
     return list(lines)

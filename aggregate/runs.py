@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 
-from ..errors import RunError
+from ..errors import RunError, UsageError
 from ..run_folder import read_json
 from ..store import FeatureSpec, Store
 from ..store.sealed import digest
 from .base import Aggregator, MapShape
+from .pattern import Pattern
 from .registry import build
 from .selection import Mix
 
@@ -28,6 +29,8 @@ class RunConfig:
         split, report_part: the named split, and the part of it that is reported on: "test" or "val".
         aggregator, dropout, reads, map_shapes: what `registry.build` takes.
         pattern, clips, clip_frames, expensive, cheap: what `choose_mix` takes; a model not in use is None.
+        drawn: whether training drew the pattern and N (`--pattern any`); `pattern` and `clips` are then what is
+            reported on first.
         class_names: what the answers stand for.
         models: for each model in use its "spec" (what decided its maps) and what else was "recorded".
         validation_share: share of the train part that chose the best epoch.
@@ -52,6 +55,7 @@ class RunConfig:
     models: Mapping[str, Mapping[str, Any]]
     validation_share: float
     videos: Mapping[str, Any]
+    drawn: bool = False
 
     def build(self) -> Aggregator[Any]:
         """The aggregator, with fresh weights."""
@@ -63,6 +67,24 @@ class RunConfig:
             reads=self.reads,
         )
 
+    def on(self, pattern: str | None = None, clips: int | None = None) -> RunConfig:
+        """The same run on another mixture of its models' clips; a model that it does not use is None, as ever.
+
+        Raises UsageError where the pattern is none, or takes a model that the run was not trained on.
+        """
+        parsed, count = Pattern.parse(pattern or self.pattern), clips or self.clips
+        roles: dict[str, str | None] = {}
+        for role, needed in zip(("expensive", "cheap"), parsed.counts(count), strict=True):
+            if needed and getattr(self, role) is None:
+                raise UsageError(
+                    f"pattern {parsed} takes two models, and the run was trained on {' and '.join(self.models)} alone; "
+                    "train one for every pattern: faster train-agg --pattern any"
+                )
+            roles[role] = getattr(self, role) if needed else None
+        return replace(
+            self, pattern=str(parsed), clips=count, expensive=roles["expensive"], cheap=roles["cheap"]
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
@@ -71,7 +93,8 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
         """Read back what `to_dict` gave; other keys are ignored. Raises KeyError or TypeError."""
-        own = {field.name: values[field.name] for field in fields(cls)}
+        own = {field.name: values[field.name] for field in fields(cls) if field.name != "drawn"}
+        own["drawn"] = values.get("drawn", False)  # not in older runs
         shapes = {model: tuple(shape) for model, shape in own["map_shapes"].items()}
         return cls(**{**own, "map_shapes": shapes, "class_names": tuple(own["class_names"])})
 

@@ -14,7 +14,7 @@ from ..errors import DataError, UsageError
 from ..store import Features, Store
 from ..store.manifest import PARTS
 from .base import MapShape
-from .pattern import Pattern
+from .pattern import ANY, Pattern
 
 DEFAULT_PATTERN = "1:7"  # the paper's FASTER16
 
@@ -23,7 +23,8 @@ DEFAULT_PATTERN = "1:7"  # the paper's FASTER16
 class Mix:
     """N clips of a video, the expensive and the cheap ones in the pattern's order.
 
-    `expensive` and `cheap` are None where the pattern's N clips have none of that kind.
+    `expensive` and `cheap` are None where the pattern's N clips have none of that kind. With `drawn`, training
+    draws N and each video's pattern (`budgets`), and `pattern` and `clips` are what the run is reported on.
     """
 
     pattern: Pattern
@@ -31,6 +32,7 @@ class Mix:
     clip_frames: int
     expensive: Features | None
     cheap: Features | None
+    drawn: bool = False
 
     @cached_property
     def features(self) -> dict[str, Features]:
@@ -75,6 +77,8 @@ class Mix:
     def describe(self) -> str:
         """One line: how many clips of which model."""
         parts = [f"{self.models.count(model)} {model}" for model in self.features]
+        if self.drawn:
+            return f"any pattern of up to {self.clips} clips of {self.clip_frames} frames ({' and '.join(self.features)})"
         return f"{self.pattern} of {self.clips} clips of {self.clip_frames} frames ({', '.join(parts)})"
 
 
@@ -90,7 +94,8 @@ def choose_mix(
     """Settle which models and clips to use, from what the store holds.
 
     Of two models the dearer by GFLOPs is the expensive one; of more, the ones in use must be named. The
-    pattern is 1:7 by default, or all-E where the store has one model. N is by default all M clips.
+    pattern is 1:7 by default, or all-E where the store has one model; "any" is drawn in training and reported on
+    as 1:7. N is by default all M clips.
 
     Raises DataError where the store lacks what is asked, UsageError where it is not clear.
     """
@@ -100,7 +105,9 @@ def choose_mix(
         )
     length = _choose_length(store, clip_frames)
     known = {name: store.features(name, length) for name, frames in store.models if frames == length}
-    parsed = Pattern.parse(pattern or (DEFAULT_PATTERN if len(known) > 1 or cheap else "all-E"))
+    drawn = pattern == ANY
+    reported = DEFAULT_PATTERN if drawn else pattern
+    parsed = Pattern.parse(reported or (DEFAULT_PATTERN if len(known) > 1 or cheap else "all-E"))
     named = {"expensive": expensive, "cheap": cheap}
     if expensive is not None and expensive == cheap:
         raise UsageError(f"--expensive and --cheap are both {cheap}; name one of them, and --pattern all-E")
@@ -124,8 +131,15 @@ def choose_mix(
             f"{store.path} holds {grid} clips a video, {total} are asked; use --clips {grid} or fewer, or "
             f"extract into a new store with --clips {total}"
         )
+    if drawn and None in chosen.values():
+        raise UsageError(f"pattern {ANY} mixes two models' clips, and --clips {total} leaves one; at least 2")
     return Mix(
-        pattern=parsed, clips=total, clip_frames=length, expensive=chosen["expensive"], cheap=chosen["cheap"]
+        pattern=parsed,
+        clips=total,
+        clip_frames=length,
+        expensive=chosen["expensive"],
+        cheap=chosen["cheap"],
+        drawn=drawn,
     )
 
 

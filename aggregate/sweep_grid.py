@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import DataError, UsageError
 from ..store import Store
-from .pattern import Pattern
+from .pattern import ANY, Pattern
 
 AGGREGATORS = ("average", "concat", "lstm", "gru", "fast-gru")  # the rows of Table 3
 PATTERNS = ("all-E", "1:1", "1:3", "1:7", "1:15", "1:31")  # the rows of Table 4
@@ -192,14 +192,14 @@ def _cell(
     grid: Grid, held: Mapping[int, Holding], length: int, aggregator: str, pattern: str, clips: int
 ) -> Cell:
     """The cell with the models that its pattern uses; of two the dearer and the cheaper."""
-    parsed = Pattern.parse(pattern)
+    parsed = Pattern.parse("1:1" if pattern == ANY else pattern)
     n_expensive, n_cheap = parsed.counts(clips)
     models = list(held[length].gflops)
     expensive = grid.expensive or _only(models, 0, grid.cheap, "expensive")
     cheap = grid.cheap or _only(models, -1, expensive, "cheap")
     return Cell(
         aggregator=aggregator,
-        pattern=str(parsed),
+        pattern=ANY if pattern == ANY else str(parsed),
         clips=clips,
         clip_frames=length,
         expensive=expensive if n_expensive else None,
@@ -218,7 +218,7 @@ def _only(models: Sequence[str], place: int, other: str | None, role: str) -> st
 
 def _cannot_be(cell: Cell, held: Holding) -> str:
     """Why a cell is left empty; "" where it can be."""
-    pattern = Pattern.parse(cell.pattern)
+    pattern = Pattern.parse("1:1" if cell.pattern == ANY else cell.pattern)
     group = pattern.expensive + pattern.cheap
     if cell.clips > held.clips:
         return f"the store holds {held.clips} clips a video, not {cell.clips}"

@@ -14,6 +14,7 @@ from ..ranks import Ranks
 from ..store import Store
 from .base import Aggregator
 from .batch import ClipBatch
+from .budgets import budgets
 from .evaluate import score
 from .loader import ClipReader, TrainLoader
 from .metrics import measure
@@ -54,7 +55,8 @@ class AggregatorTask:
         self._ids, self._labels = store.videos.ids, store.videos.labels
         self._validation, self._batch_size = parts.validation, batch_size
         self._label_smoothing, self._device, self._ranks = label_smoothing, device, ranks
-        self._reader = reader
+        mix, self._reader = reader.mix, reader
+        self._validated = [b for b in budgets(mix) if b.clips == mix.clips] if mix.drawn else [mix]
         self._loader = TrainLoader(reader, parts.train, batch_size=batch_size, seed=seed, ranks=ranks)
         self._weights = class_weights(self._labels[parts.train], len(store.class_names), balanced=balanced)
 
@@ -85,24 +87,31 @@ class AggregatorTask:
         return [self._ids[row] for row in batch[0].videos.tolist()]
 
     def validate(self) -> dict[str, float]:
-        """The validation share's figures, by uniform clips; the loss neither weighted nor smoothed."""
+        """The validation share's figures, by uniform clips; the loss neither weighted nor smoothed.
+
+        Where the pattern is drawn, they are those of every pattern of N clips, added up.
+        """
         (logits,) = self.validation_logits([self.model])
         return self.figures(logits)
 
     def validation_logits(self, aggregators: Sequence[Aggregator[Any]]) -> list[NDArray[np.float64]]:
-        """Each aggregator's logits (n, K) of the validation share, which is read once for all."""
-        return score(
-            aggregators,
-            self._reader,
-            self._validation,
-            batch_size=self._batch_size,
-            device=self._device,
-            ranks=self._ranks,
-        )
+        """Each aggregator's logits (patterns · n, K) of the validation share, which is read once for all."""
+        found = [
+            score(
+                aggregators,
+                self._reader.of(mix),
+                self._validation,
+                batch_size=self._batch_size,
+                device=self._device,
+                ranks=self._ranks,
+            )
+            for mix in self._validated
+        ]
+        return [np.concatenate(each) for each in zip(*found, strict=True)]
 
     def figures(self, logits: NDArray[np.float64]) -> dict[str, float]:
         """What `validate` gives for these logits."""
-        labels = self._labels[self._validation].astype(np.int64)
+        labels = np.tile(self._labels[self._validation].astype(np.int64), len(self._validated))
         figures = measure(logits, labels)
         loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
         return {

@@ -20,6 +20,7 @@ from .evaluate import Evaluation
 from .initial import identity, require_unseen_by, start_from
 from .loader import ClipReader
 from .parts import choose_parts
+from .pattern import ANY
 from .prepared import PreparedRun
 from .registry import require_known
 from .runs import load_config, load_run, store_changes
@@ -104,7 +105,7 @@ def run_folder(config: TrainConfig, mix: Mix) -> Path:
     """The run's folder, as asked or by default."""
     if config.out is not None:
         return Path(config.out)
-    pattern = str(mix.pattern).replace(":", "-")
+    pattern = ANY if mix.drawn else str(mix.pattern).replace(":", "-")
     stem = Path(config.store).resolve().stem
     return Path("runs") / f"{stem}-{config.aggregator}-{pattern}-n{mix.clips}-s{config.seed}"
 

@@ -154,6 +154,19 @@ def test_after_each_clip_the_answer_is_the_plain_one(changes: dict[str, Any], vi
     assert (prediction.stopped_by, prediction.saved_gflops, prediction.saved_clips) == ("", 0, 0)
 
 
+def test_another_mixture_is_answered_as_a_run_of_it_would(video: Path) -> None:
+    asked = Predictor(make_run(pattern="1:2", clips=5), pattern="1:1", clips=4, device="cpu")
+    own = Predictor(make_run(pattern="1:1", clips=4), device="cpu")
+    assert asked.models == own.models == [DEAR, CHEAP, DEAR, CHEAP]
+    answers = [[a.probabilities for a in predictor.answers([video])] for predictor in (asked, own)]
+    np.testing.assert_array_equal(*answers)
+    assert asked.gflops_after.tolist() == own.gflops_after.tolist()
+    cheap = Predictor(make_run(), pattern="all-C", device="cpu")
+    assert cheap.models == [CHEAP] * 5 and cheap.random_models == [CHEAP]
+    with pytest.raises(UsageError, match="--clips 6: the run's store has 5"):
+        Predictor(make_run(), clips=6, device="cpu")
+
+
 @pytest.mark.parametrize("aggregator", ["fast-gru", "gru", "concat", "average"])
 @pytest.mark.parametrize("clips", [5, 2])
 def test_the_gflops_charged_are_those_that_a_counter_measures(

@@ -36,7 +36,7 @@ def test_training_batches_hold_the_clips_of_the_plan(store, pattern: str, reads:
     which = {"1:2": "dccd", "all-E": "dddd", "all-C": "cccc"}[pattern]
     assert loader.steps_per_epoch == 3
     for step, batch in enumerate(loader.batches(epoch=2)):
-        rows, _, clips = loader.plan(2, step)
+        rows, _, clips, _ = loader.plan(2, step)
         assert batch.videos.tolist() == rows.tolist()
         assert batch.labels.tolist() == [row % 3 for row in rows]
         dense = batch.dense(torch.float32).numpy()
@@ -87,7 +87,7 @@ def test_views_are_drawn_among_the_whole_ones(store) -> None:
     loader = TrainLoader(reader, ROWS, batch_size=9, seed=0)
     seen: dict[int, set[int]] = {}
     for epoch in range(30):
-        rows, views, _ = loader.plan(epoch, 0)
+        rows, views, *_ = loader.plan(epoch, 0)
         for row, view in zip(rows.tolist(), views.tolist(), strict=True):
             seen.setdefault(row, set()).add(view)
     assert seen == {

@@ -29,6 +29,7 @@ from faster.aggregate.sweep_grid import Cell, Grid, Holding, expand
 from faster.aggregate.sweep_lines import read_lines
 from faster.aggregate.task import AggregatorTask
 from faster.aggregate.train import TrainConfig, train_agg
+from faster.cluster import LOCAL
 from faster.errors import DataError, Interrupted, RunError, UsageError
 from faster.store import Features, Store
 from stores import make_spec, make_store, make_videos
@@ -65,7 +66,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def run(store: Store, out: Path, *, lines: list[str] | None = None, **grid: Any) -> SweepResult:
     values: dict[str, Any] = {"aggregators": ("gru", "lstm", "fast-gru"), "patterns": ("1:3",), "seeds": 2}
-    settings = {key: grid.pop(key) for key in ("jobs", "cache_bytes") if key in grid}
+    settings = {key: grid.pop(key) for key in ("jobs", "cache_bytes", "cluster") if key in grid}
     training = {**TRAINING, **{key: grid.pop(key) for key in TRAINING if key in grid}}
     config = SweepConfig(
         training=TrainConfig(store=store.path, **training),
@@ -185,9 +186,10 @@ def test_pooled_vectors_are_those_of_the_batches(tmp_path: Path, dtype: str) -> 
     wanted = rng.permutation(rows)
     views = np.zeros(5, dtype=np.int64)
     clips = np.stack([np.sort(rng.choice(6, 5, replace=False)) for _ in rows])
-    plain = ClipReader(mix, store.videos.labels, reads="maps").read(wanted, views, clips)
+    model_of = rng.integers(2, size=clips.shape)
+    plain = ClipReader(mix, store.videos.labels, reads="maps").read(wanted, views, clips, model_of)
     plain = plain.to(torch.device("cpu"))
-    batch = PooledReader(mix, store.videos.labels, vectors).read(wanted, views, clips)
+    batch = PooledReader(mix, store.videos.labels, vectors).read(wanted, views, clips, model_of)
     expected = plain.map(lambda model, maps: pool(maps, torch.float32)).dense(torch.float32)
     found = batch.map(lambda model, maps: pool(maps, torch.float32)).dense(torch.float32)
     assert torch.equal(found, expected)
@@ -269,8 +271,13 @@ def test_a_killed_sweep_goes_on_from_what_was_saved(
     assert files(tmp_path / "cells") == there
 
 
-def test_local_processes_give_the_same_bytes(store: Store, swept: SweepResult, tmp_path: Path) -> None:
-    result = run(store, tmp_path, clips=(4, 8), jobs=2)
+@pytest.mark.parametrize("cluster", [None, LOCAL])
+def test_processes_and_dask_workers_give_the_same_bytes(
+    store: Store, swept: SweepResult, tmp_path: Path, cluster: str | None
+) -> None:
+    if cluster is not None:
+        pytest.importorskip("distributed")
+    result = run(store, tmp_path, clips=(4, 8), jobs=2, cluster=cluster)
     assert sorted(line["cell"] for line in result.finished) == sorted(line["cell"] for line in swept.finished)
     names = {line["cell"] for line in swept.lines}
     there = {k: v for k, v in files(swept.folder / "cells").items() if k.split("/")[0] in names}
