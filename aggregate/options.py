@@ -56,6 +56,9 @@ _TRAINING = (
         help="Of the training steps; bf16 by autocast.",
     ),
     click.option(
+        "--unseen", is_flag=True, help="Train only on videos that no backbone in use was trained on."
+    ),
+    click.option(
         "--patience",
         type=click.IntRange(min=1),
         metavar="EPOCHS",
@@ -70,7 +73,7 @@ def model_options(command: Command) -> Command:
 
 
 def training_options(command: Command) -> Command:
-    """--epochs to --patience, as in `TrainConfig`."""
+    """--epochs to --patience, and --unseen, as in `TrainConfig`."""
     return _with(command, _TRAINING)
 
 

@@ -37,10 +37,13 @@ def choose_parts(
     validation_share: float,
     seed: int,
     say: Callable[[str], None],
+    unseen: bool = False,
 ) -> Parts:
     """Part the split's videos, say what is covered, and refuse what cannot give sound figures.
 
-    Raises DataError where a part is empty, the training videos are of one class or too few to hold some out,
+    With `unseen`, videos that a backbone in use was trained on are left out of training and validation.
+
+    Raises DataError where a part is empty, nothing is known of a backbone's training, the training videos are of one class or too few to hold some out,
     or a reported video was in a backbone's training.
     """
     rows = {}
@@ -50,6 +53,8 @@ def choose_parts(
             say(f"{part}: {coverage}")
     if not len(rows["train"]):
         raise DataError(no_videos(store, mix, split, "train"))
+    if unseen:
+        rows["train"] = _unseen(store, mix, rows["train"], split, say)
     report_part = "test" if len(rows["test"]) else "val"
     if not len(rows[report_part]):
         listed = [part for part in ("test", "val") if part_rows(store, mix, split, part)[1].listed]
@@ -86,3 +91,24 @@ def choose_parts(
             "videos were in its own training"
         )
     return Parts(train=train, validation=validation, report=rows[report_part], report_part=report_part)
+
+
+def _unseen(
+    store: Store, mix: Mix, rows: NDArray[np.int64], split: str, say: Callable[[str], None]
+) -> NDArray[np.int64]:
+    """The rows that no backbone in use was trained on. Raises DataError where there is none, or it is not known."""
+    ids, seen = [store.videos.ids[row] for row in rows], set[str]()
+    for model, features in mix.features.items():
+        if not training_is_known(features):
+            raise DataError(
+                f"{store.path}: which videos {model} was trained on is unknown, so nobody can tell the unseen ones; leave out --unseen"
+            )
+        seen.update(features.seen_in_training(ids))
+    kept = rows[[name not in seen for name in ids]]
+    say(f"unseen: {len(kept)} of the {len(rows)} train videos were in no backbone's training")
+    if not len(kept):
+        raise DataError(
+            f"{store.path}: the backbones were trained on all {len(rows)} train videos of {split}; train them on a part: "
+            "faster train-backbone … --folds 2 --fold 0, and extract with these weights"
+        )
+    return kept

@@ -78,6 +78,7 @@ class PreparedRun:
             **self.settled.to_dict(),
             "label_smoothing": self.config.label_smoothing,
             "balance_classes": self.config.balance_classes,
+            "unseen": self.config.unseen,
             "init": self.init,
             "ranks": self.ranks.count,
             "versions": versions(),

@@ -28,7 +28,13 @@ from .sweep_grid import AGGREGATORS
 from .sweep_lines import CELLS_FILE, read_lines
 from .train_config import TrainConfig
 
-_BESIDE_TRAINING = ("dropout", "validation_share", "label_smoothing", "balance_classes")  # of config.json
+_BESIDE_TRAINING = (
+    "dropout",
+    "validation_share",
+    "label_smoothing",
+    "balance_classes",
+    "unseen",
+)  # of config.json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,6 +98,7 @@ def train_splits(
             validation_share=config.validation_share,
             seed=config.seed,
             say=lambda line: None,
+            unseen=config.unseen,
         )
         if origin is not None:
             require_unseen_by(origin, store, parts, split)

@@ -120,6 +120,7 @@ def sweep(config: SweepConfig, *, say: Callable[[str], None] = print, progress: 
         validation_share=training.validation_share,
         seed=cells[0].seed,
         say=say,
+        unseen=training.unseen,
     )
     folder = config.folder
     open_run(folder, _identity(training, store, split))

@@ -103,6 +103,7 @@ class CellRunner:
                 validation_share=self.template.validation_share,
                 seed=cells[0].seed,
                 say=_say_nothing,
+                unseen=self.template.unseen,
             )
         except DataError as error:
             for cell in cells:

@@ -244,6 +244,26 @@ def test_a_training_that_nobody_knows_is_not_called_unseen(tmp_path: Path) -> No
     assert note in result.report.notes and f"note: {note}" in lines
 
 
+def test_unseen_leaves_out_what_a_backbone_was_trained_on(store: Store, tmp_path: Path) -> None:
+    lines: list[str] = []
+    run(store, tmp_path / "run", lines=lines, epochs=1, unseen=True)
+    assert "unseen: 18 of the 36 train videos were in no backbone's training" in lines
+    assert "validation: 3 of the 18 train videos, parted by video" in lines
+    assert any(line.startswith("dear: 0% of the 15 training and 0% of the 3 validation") for line in lines)
+    trained_on = set(json.loads((tmp_path / "run/trained_on.json").read_text()))
+    assert len(trained_on) == 18 and not trained_on & store.features("dear", 8).trained_on
+    assert json.loads((tmp_path / "run/config.json").read_text())["unseen"] is True
+
+    seen = part_store(
+        tmp_path, ["train"] * 9 + ["test"] * 3, [0, 1, 2] * 4, trained_on=[f"v{i}" for i in range(9)]
+    )
+    with pytest.raises(DataError, match="trained on all 9 train videos of s; train them on a part"):
+        run(seen, tmp_path / "none", unseen=True)
+    unknown = make_store(tmp_path / "u.zarr", SPECS, make_videos(24), gflops=GFLOPS)
+    with pytest.raises(DataError, match="which videos dear was trained on is unknown"):
+        run(unknown, tmp_path / "none", unseen=True)
+
+
 def test_groups_on_both_sides_of_a_split_are_told(tmp_path: Path) -> None:
     videos = [
         VideoRecord(
