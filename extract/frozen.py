@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..errors import UsageError, VideoError, WeightsError
 from ..flops import MapShape, gflops, meta_copy
 from .backbones import Backbone
+from .backbones.adapters import LibraryBackbone
 from .fast_forward import FastForward, fast_forward, has_onednn
 from .precision import choose_precision
 from .transforms import normalise
@@ -75,6 +76,8 @@ class FrozenBackbone:
         for parameter in frozen.parameters():
             if parameter.ndim == 5:  # an image network's have four dimensions
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+        self._warm: set[tuple[int, int]] = set()  # (clip_frames, size)
+        self._apart: set[tuple[int, int]] = set()
         self._forward = _forward(frozen, self.device, self.precision)
         self._compiled = _compile(self._forward) if compiled and self.device.type == "cuda" else None
 
@@ -107,9 +110,37 @@ class FrozenBackbone:
         return min(self.batch_clips, self._forward.clips_in_cache(clip_frames, size))
 
     def warm_up(self, clip_frames: int, size: int) -> None:
-        """One pass of black clips of `clip_frames` frames of size×size pixels: the first of a shape packs or compiles."""
+        """One pass of black clips of `clip_frames` frames of size×size pixels: the first of a shape packs or compiles.
+
+        Done once a shape.
+        """
+        if (clip_frames, size) in self._warm:
+            return
+        self._warm.add((clip_frames, size))
         black = torch.zeros(1, clip_frames, size, size, 3, dtype=torch.uint8, device=self.device)
         self._run(black, 0, self.pass_clips(clip_frames, size))
+
+    def require_clips_apart(self, clip_frames: int, size: int) -> None:
+        """Refuse a network whose result for a clip depends on the clips beside it, or on chance: tried on noise, once a shape.
+
+        This package's networks and those of the libraries do not. Raises UsageError.
+        """
+        known = isinstance(self._forward, FastForward) or isinstance(self.backbone, LibraryBackbone)
+        if known or (clip_frames, size) in self._apart:
+            return
+        self._apart.add((clip_frames, size))
+        each = self.pass_clips(clip_frames, size)
+        rng = np.random.default_rng(0)
+        noise = rng.integers(256, size=(2 * each - 1, clip_frames, size, size, 3), dtype=np.uint8)
+        beside = [noise[:each], np.concatenate([noise[:1], noise[each:]])]
+        one, other = (self._run(torch.from_numpy(clips), 0, each) for clips in beside)
+        if not all(
+            _alike(a[0], b[0]) for a, b in zip(one, other, strict=True) if a is not None and b is not None
+        ):
+            raise UsageError(
+                "the network gives a clip other values beside other clips, or another time; maps must be of the clip alone: "
+                "in eval() it must neither norm over the batch nor drop at random"
+            )
 
     def linear_head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Weight (K, c) and bias (K,) of the classifier; None where it is not one linear layer on the mean map."""
@@ -217,6 +248,12 @@ def fold_norms(module: nn.Module) -> None:
             if type(conv) is nn.Conv3d and type(norm) is nn.BatchNorm3d and norm.track_running_stats:
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, norm_name, nn.Identity())
+
+
+def _alike(one: NDArray[np.floating], other: NDArray[np.floating]) -> bool:
+    """Whether two results are the same but for the order of sums, on their own scale."""
+    scale = float(np.abs(one).max())
+    return bool(np.abs(one.astype(np.float32) - other).max() <= 1e-2 * scale)
 
 
 def _not_finite(maps: Tensor, first: int) -> str:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from faster.errors import UsageError, VideoError
 from faster.extract.backbones import build
-from faster.extract.backbones.adapters import Adapted
+from faster.extract.backbones.adapters import Adapted, as_backbone
 from faster.extract.fast_forward import fast_forward
 from faster.extract.frozen import FrozenBackbone, fold_norms
 from networks import on_meta, randomised
@@ -249,3 +249,31 @@ def test_on_a_gpu_as_on_the_cpu():
         maps, _ = frozen(pixels)
         assert relative_rms(torch.from_numpy(maps).float(), plain(backbone, pixels)[0]) < bound
         assert frozen(pixels[3:4])[0].tobytes() == maps[3:4].tobytes()
+
+
+class _Mixing(nn.Module):
+    """A user's network that gives a clip's map something of the other clips, or of chance."""
+
+    channels = 3
+
+    def __init__(self, how):
+        super().__init__()
+        self.norm = nn.BatchNorm3d(3, track_running_stats=how != "batch norm", affine=False)
+        self.how = how
+
+    def features(self, x):
+        maps = nn.functional.adaptive_avg_pool3d(self.norm(x), (1, 2, 2))
+        if self.how == "dropout":
+            maps = nn.functional.dropout(maps, 0.5, training=True)
+        return maps.permute(0, 2, 3, 4, 1)
+
+
+@pytest.mark.parametrize("batch_clips", [1, 4])
+@pytest.mark.parametrize("how", ["batch norm", "dropout", "neither"])
+def test_a_network_that_mixes_clips_is_refused(how, batch_clips):
+    frozen = FrozenBackbone(as_backbone(_Mixing(how), "own"), batch_clips=batch_clips)
+    if how == "neither" or (how == "batch norm" and batch_clips == 1):  # alone, a norm is of the clip
+        frozen.require_clips_apart(8, 16)
+    else:
+        with pytest.raises(UsageError, match="gives a clip other values beside other clips, or another time"):
+            frozen.require_clips_apart(8, 16)
