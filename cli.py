@@ -17,7 +17,7 @@ COMMANDS = {
     "extract": ("extract.commands", "extract_command"),
     "submit": ("extract.cluster_commands", "submit_group"),
     "status": ("extract.cluster_commands", "status_command"),
-    "train-backbone": ("extract.commands", "train_backbone_command"),
+    "train-backbone": ("extract.pretrain_commands", "train_backbone_command"),
     "train-agg": ("aggregate.commands", "train_agg_command"),
     "evaluate": ("aggregate.commands", "evaluate_command"),
     "sweep": ("aggregate.sweep_commands", "sweep_command"),

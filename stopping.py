@@ -13,7 +13,9 @@ from typing import Any
 
 from .errors import Interrupted
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# What a batch system sends ahead, often to all processes of a job at once: helpers wait it out, for who leads them ends them.
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, *WARNINGS)
 
 
 _stopped_by = ""  # the message of a stop that is under way
@@ -22,7 +24,7 @@ _depth = 0  # of `interruptible` blocks around the main thread's work
 
 @contextmanager
 def interruptible(what_is_kept: str) -> Iterator[None]:
-    """Raise `Interrupted` where SIGTERM or SIGUSR1 arrives; the old handlers return at the end.
+    """Raise `Interrupted` where SIGTERM, SIGUSR1 or SIGUSR2 arrives; the old handlers return at the end.
 
     For work whose every commit is a single step, so that it may be left at any point. Only the first signal
     counts, so that a second one does not break off the leaving. May be nested.
@@ -83,7 +85,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Note SIGTERM, SIGUSR1 and SIGINT instead of acting on them, for work that ends its step first.
+    """Note SIGTERM, SIGUSR1, SIGUSR2 and SIGINT instead of acting on them, for work that ends its step first.
 
     A second signal acts as it would have, but in a child of multiprocessing only the first counts: who signals a group
     of processes reaches it twice, once through its parent. The old handlers return at the end.
@@ -96,3 +98,13 @@ def stop_requests() -> Iterator[StopRequest]:
         yield request
     finally:
         request._restore()
+
+
+@contextmanager
+def blocked(*signals: signal.Signals) -> Iterator[None]:
+    """Signals wait until the end; processes and threads that are started meanwhile never see them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -93,7 +93,7 @@ def export(
     Raises:
         UsageError, StoreError: the store lacks what is asked, or is damaged; the output is taken, or on object storage.
         StorageError: the disk failed.
-        Interrupted: SIGTERM or SIGUSR1.
+        Interrupted: SIGTERM, SIGUSR1 or SIGUSR2.
     """
     store, out = Store(Path(config.store)), Path(config.out)
     require_local(out)

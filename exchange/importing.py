@@ -134,7 +134,7 @@ def import_features(
         UsageError, SourceError: the options or annotations cannot mean that.
         StoreError: a feature file cannot be used, or the store holds other videos or maps.
         StorageError: the store cannot be written.
-        Interrupted: SIGTERM or SIGUSR1; whole shards are kept.
+        Interrupted: SIGTERM, SIGUSR1 or SIGUSR2; whole shards are kept.
     """
     place, path = Path(config.source), Path(config.store)
     source, own = open_features(place, model=config.model, clip_frames=config.clip_frames)

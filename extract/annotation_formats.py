@@ -85,7 +85,11 @@ class Listing:
         target = self.folder.leads_outside(path)
         if target is not None:
             root = str(self.folder.root)
-            return self.problem(where, f"{path!r} is a link to {target!r}, outside the video root {root!r}")
+            return self.problem(
+                where,
+                f"{path!r} is a link to {target!r}, outside the video root {root!r}; remove it, put the file there, or list it in an "
+                "annotation file and name a folder that holds all of them with --video-root",
+            )
         if not is_video_name(path):
             allowed = ", ".join(sorted(VIDEO_EXTENSIONS))
             return self.problem(where, f"{path!r} is not a video file (extensions: {allowed})")
@@ -405,24 +409,27 @@ def read_class_folders(files: Sequence[Path], listing: Listing) -> None:
     """Folders named after their classes, or `train/ val/ test/` with these below; sorted by path."""
     root = str(listing.folder.root)
     listing.add_links_outside()
-    paths = sorted(path.split("/") for path in listing.folder.files)
-    tops = {steps[0] for steps in paths if len(steps) > 1}
+    paths = sorted(listing.folder.files, key=lambda path: path.replace("/", "\0"))  # folder by folder
+    tops = {path[: path.index("/")] for path in paths if "/" in path}
     if not tops:
         return
     has_parts = all(top.lower() in PARTS for top in tops)
     depth = 1 if has_parts else 0
-    listing.class_names = sorted({steps[depth] for steps in paths if len(steps) > depth + 1})
+    listing.class_names = sorted(
+        {steps[depth] for steps in (path.split("/", depth + 1) for path in paths) if len(steps) > depth + 1}
+    )
     labels = {name: label for label, name in enumerate(listing.class_names)}
     loose = 0
-    for steps in paths:
-        where = f"{root}/{'/'.join(steps)}"
+    for path in paths:
+        steps = path.split("/")
+        where = f"{root}/{path}"
         part = PARTS[steps[0].lower()] if has_parts and len(steps) > 1 else ""
         if part and len(steps) == 2:
             listing.problem(where, f"lies in {steps[0]!r}, the folder of a part, and in no class folder")
             continue
         loose += len(steps) == 1
         label = labels[steps[depth]] if len(steps) > 1 else -1
-        listing.add(where, "/".join(steps), label=label, split="folders", part=part)
+        listing.add(where, path, label=label, split="folders", part=part)
     if loose:
         listing.notes.append(f"unlabelled, beside the class folders: {loose:,} videos")
     if len(listing.class_names) == 1:

@@ -19,11 +19,16 @@ from pathlib import Path
 
 from ..errors import SourceError, UsageError
 from ..store import VideoRecord
+from ..store.manifest import collector_paused
 from .annotation_formats import Entry, Format, Listing, file_formats, get_format
 from .video_folder import VIDEO_EXTENSIONS, VideoFolder, is_video_name, list_entries, scan_folder
 
 TEST_SHARE = 5  # split "auto" holds one video in so many out as test
 MIN_SEGMENT_SECONDS = 0.1
+
+# One for all videos: a million of their own would take 200 MB.
+_IN_NO_SPLIT: Mapping[str, str] = {}
+_IN_AUTO: Mapping[str, Mapping[str, str]] = {part: {"auto": part} for part in ("train", "test")}
 
 PathLike = str | os.PathLike[str]
 
@@ -47,6 +52,7 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
+@collector_paused()
 def read_source(
     source: PathLike | Sequence[PathLike],
     *,
@@ -89,7 +95,8 @@ def read_source(
     notes = [*candidate.notes, *listing.notes]
     labelled = any(record.label >= 0 for record, _ in records)
     if labelled and not any(record.splits for record, _ in records):
-        records = [(with_auto_split(record), on_disk) for record, on_disk in records]
+        for i, (record, on_disk) in enumerate(records):  # in place: both lists would take twice the memory
+            records[i] = (with_auto_split(record), on_disk)
         notes.append(
             f"no splits given: split 'auto' holds out about 1 video in {TEST_SHARE} as test, by its id"
         )
@@ -362,19 +369,26 @@ def merge(listing: Listing) -> list[tuple[VideoRecord, bool]]:
     splits: dict[str, dict[str, str]] = {}
     for entry in listing.entries:
         known = first.setdefault(entry.id, entry)
-        parts = splits.setdefault(entry.id, {})
         if entry.label != known.label:
             names = [_class_name(listing, label) for label in (entry.label, known.label)]
             listing.problem(entry.where, f"{entry.id!r} is {names[0]} here and {names[1]} at {known.where}")
-        if entry.split and parts.setdefault(entry.split, entry.part) != entry.part:
-            was = parts[entry.split]
+        if not entry.split:
+            continue
+        was = splits.setdefault(entry.id, {}).setdefault(entry.split, entry.part)
+        if was != entry.part:
             listing.problem(
                 entry.where,
                 f"{entry.id!r} is in {entry.part} here, but in {was} of the same split {entry.split!r}",
             )
     return [
         (
-            VideoRecord(id=id, path=entry.path, label=entry.label, splits=splits[id], group=entry.group),
+            VideoRecord(
+                id=id,
+                path=entry.path,
+                label=entry.label,
+                splits=splits.get(id, _IN_NO_SPLIT),
+                group=entry.group,
+            ),
             entry.on_disk,
         )
         for id, entry in first.items()
@@ -389,8 +403,16 @@ def with_auto_split(record: VideoRecord) -> VideoRecord:
     """Its part by a hash of the id alone, so that it never changes when videos come or go."""
     if record.label < 0:
         return record
-    is_test = int(hashlib.sha256(record.id.encode()).hexdigest(), 16) % TEST_SHARE == 0
-    return replace(record, splits={"auto": "test" if is_test else "train"})
+    is_test = int.from_bytes(hashlib.sha256(record.id.encode()).digest()) % TEST_SHARE == 0
+    return VideoRecord(
+        id=record.id,
+        path=record.path,
+        label=record.label,
+        splits=_IN_AUTO["test" if is_test else "train"],
+        group=record.group,
+        start_seconds=record.start_seconds,
+        end_seconds=record.end_seconds,
+    )
 
 
 def _missing_error(

@@ -37,10 +37,11 @@ def status_command(store: Path, script: Path | None, watch: float | None, as_jso
         faster status kinetics.zarr
         faster status kinetics.zarr --watch 30
     """
-    from .status import status
+    from .status import Watch
 
+    looking = Watch(store)
     while True:
-        found = status(store)
+        found = looking.look()
         if as_json:
             click.echo(json.dumps(found.to_dict()))
         else:

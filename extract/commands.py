@@ -1,4 +1,4 @@
-"""`faster extract` and `faster train-backbone`: they parse, make one call, and print."""
+"""`faster extract`: it parses, makes one call, and prints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..cluster import cluster_options
 from ..stopping import interruptible
 from ..store.options import encoding_options
 
@@ -123,6 +124,7 @@ class FailureLimit(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
 @click.option(
     "--devices", default=None, help="For example cuda:0,cuda:1; the GPU if there is one, else the CPU."
 )
+@cluster_options
 @click.option(
     "--decoders", type=click.IntRange(1), default=1, show_default=True, help="Decoding processes a device."
 )
@@ -171,8 +173,8 @@ def extract_command(
     in weights/. Run again, it does only what is not whole yet.
 
     A video that cannot be used is recorded with its reason and left out. Exit code 3 where more failed than
-    --max-failed allows; everything else is whole all the same. SIGTERM and SIGUSR1 drop the shard in hand and
-    leave with 75: the same command goes on from there.
+    --max-failed allows; everything else is whole all the same. SIGTERM, SIGUSR1 and SIGUSR2 drop the shard in
+    hand and leave with 75: the same command goes on from there.
 
     \b
     Examples:
@@ -220,64 +222,3 @@ def _print_event(event: Event) -> None:
     from .events import event_dict
 
     click.echo(json.dumps(event_dict(event)))
-
-
-@click.command("train-backbone", short_help="Stage one: train a backbone on the same sources.")
-@source_options
-@click.option(
-    "--model", required=True, help="A backbone (see: faster models), for example r2d26 or r2plus1d26-w16."
-)
-@click.option("--split", help="Named split whose train part is trained on; the first by default.")
-@click.option("--out", type=click.Path(), default="weights", show_default=True, help="Folder of the weights.")
-@click.option("--clip-frames", type=click.IntRange(1), default=8, show_default=True, help="L, frames a clip.")
-@click.option(
-    "--size", type=click.IntRange(1, 2048), default=224, show_default=True, help="Pixels of a frame's side."
-)
-@click.option(
-    "--epochs", type=click.IntRange(1), default=45, show_default=True, help="Each takes one clip a video."
-)
-@click.option("--batch-size", type=click.IntRange(2), default=16, show_default=True, help="Clips a step.")
-@click.option("--learning-rate", type=float, default=0.05, show_default=True, help="At the end of warm-up.")
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    help="Of weights, order and views.",
-)
-@click.option("--device", default=None, help="The GPU if there is one, else the CPU.")
-@click.option("--decoders", type=click.IntRange(1), default=1, show_default=True, help="Decoding processes.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def train_backbone_command(
-    source: tuple[str, ...], device: str | None, as_json: bool, **options: Any
-) -> None:
-    """Train a backbone from scratch on SOURCE and write weights/MODEL.safetensors, where extract finds it.
-
-    The paper's stage one (§4): one random clip of each video an epoch, random scale, crop and flip, SGD with a
-    cosine schedule; the best epoch is chosen on a share of the train part. Run again, it goes on where it was
-    stopped.
-
-    \b
-    Example:
-        faster train-backbone UCF-101 --model r2d26 --split split1 --size 112 --allow-missing
-    """
-    share_cores()
-    with interruptible("nothing was begun"):
-        from .pretrain import TrainBackboneConfig, train_backbone
-
-        config = TrainBackboneConfig(source=source_of(source), device=device, **options)
-        result = train_backbone(config, say=lambda line: click.echo(line, err=True))
-    if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=2))
-        return
-    tested = "" if result.test_top1 is None else f", test {100 * result.test_top1:.1f} %"
-    click.echo(
-        f"{result.weights}: best epoch {result.best_epoch}, video top-1: validation "
-        f"{100 * result.validation_top1:.1f} %{tested}; trained on {result.trained_on} videos"
-    )
-    settings = "".join(
-        f" --{name.replace('_', '-')} {getattr(config, name)}"
-        for name, usual in (("size", 224), ("clip_frames", 8))
-        if getattr(config, name) != usual
-    )
-    click.echo(f"next: faster extract --model {config.model}{settings}")

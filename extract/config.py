@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..cluster import LOCAL
 from ..errors import UsageError
 from ..store.encoding import CODECS, DTYPES
 from .precision import PRECISIONS
@@ -34,6 +35,8 @@ class ExtractConfig(SourceOptions):
             a file is gone, whose maps are kept.
         devices: where the backbones run; several share the work, one process each. None takes the first GPU, or
             the CPU.
+        cluster: dask workers of this machine ("local"), one a device, or of the scheduler at this address, which all take
+            the one device named, "cuda" or "cpu"; None does without dask.
         decoders: decoding processes for each device.
         task: this task's share of the shards, as `TaskShare.parse` reads it; None does all.
         batch_clips: clips a forward pass; a part of what decides the maps' last bits.
@@ -55,6 +58,7 @@ class ExtractConfig(SourceOptions):
     every_seconds: float | None = None
     retry_failed: bool = False
     devices: tuple[str, ...] | None = None
+    cluster: str | None = None
     decoders: int = 1
     task: str | None = None
     batch_clips: int = 8
@@ -79,6 +83,10 @@ class ExtractConfig(SourceOptions):
         for name in ("views", "view_seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; 0 is the least")
+        if self.cluster not in (None, LOCAL) and self.devices not in (("cuda",), ("cpu",)):
+            raise UsageError(
+                "workers of a dask cluster are of one kind: say --devices cuda or --devices cpu with --scheduler"
+            )
         if self.clips is not None and self.clips < 1:
             raise UsageError(f"--clips is {self.clips}; 1 is the least")
 

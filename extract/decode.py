@@ -23,7 +23,7 @@ from ..errors import UsageError, VideoError
 from .clips import ClipPlan, plan_clips, random_clip
 from .frames import decode_frames
 from .packets import MAX_PIXELS, PacketScan, Probe, orientation, probe, scan
-from .transforms import REFERENCE_SIZE, View, centre_transform, centre_view, random_view
+from .transforms import REFERENCE_SIZE, View, centre_transform, centre_view, random_view, scaled_size
 from .views import ViewDraw
 
 if TYPE_CHECKING:
@@ -36,11 +36,12 @@ __all__ = [
     "load_random_video",
     "probe",
     "read_frames",
+    "read_scaled",
     "stream_clips",
 ]
 
 # Exact rounding, so that pixels do not depend on the processor's vector unit.
-_SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,31 @@ def read_frames(
     painter = _Painter(view_of, size)
     for index, frame in decode_frames(path, found, wanted.tolist()):
         yield index, np.ascontiguousarray(painter(frame))
+
+
+def read_scaled(
+    path: Path, *, short_side: int, start_seconds: float | None = None, end_seconds: float | None = None
+) -> tuple[tuple[int, int, int], Iterator[NDArray[np.uint8]]]:
+    """(T, height, width) of a video, or of a segment of it, and its T pictures in order, whole.
+
+    A picture is uint8 (height, width, 3), upright, its shorter side `short_side`; it holds until the next is asked for.
+
+    Raises:
+        VideoError: as `load_clips`, or the pictures' size changes; also while the pictures are drawn.
+    """
+    found = scan(path)
+    first, frames = _segment(path, found.probe, start_seconds, end_seconds)
+    upright = (found.probe.width, found.probe.height)
+    width, height = scaled_size(*upright, short_side)
+
+    def view_of(*size: int) -> View:
+        if size != upright:
+            raise VideoError(f"{path.name}: its picture's size changes from {upright} to {size}")
+        return View(width=width, height=height, left=0, top=0)
+
+    painter, video = _Painter(view_of, None), range(first, first + frames)
+    pictures = (painter(frame) for _, frame in decode_frames(path, found, video, video=video))
+    return (frames, height, width), pictures
 
 
 def load_clips(
@@ -326,7 +352,7 @@ class _Painter:
             raise VideoError(f"a picture of {width}×{height} is too long and thin to be scaled")
         stored = (view.height, view.width) if transpose else (view.width, view.height)
         scaled = self._scaler.reformat(
-            frame, width=stored[0], height=stored[1], format="rgb24", interpolation=_SCALING, threads=1
+            frame, width=stored[0], height=stored[1], format="rgb24", interpolation=SCALING, threads=1
         )
         picture = cast("NDArray[np.uint8]", scaled.to_ndarray())
         if transpose:

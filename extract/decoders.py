@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError, VideoError
+from ..stopping import STOP_SIGNALS
 from .decode import LoadedVideo, load_clips
 from .slots import Shape, Slots
 
@@ -37,6 +38,7 @@ TIMEOUT_SECONDS = 120.0
 # A process that ends before it begins its job was not ended by the video: another one tries, so many times.
 _START_ATTEMPTS = 3
 _START_SECONDS = 60.0
+_STOP_SECONDS = 0.2  # so soon after `DecoderPool.stop` its `run` ends
 _NO_PIXELS = np.empty(0, dtype=np.uint8)
 
 Load = Callable[..., LoadedVideo | Generator[LoadedVideo, NDArray[np.uint8], None]]
@@ -92,9 +94,11 @@ class DecoderPool:
         self._slots = Slots.create(shape, slots)
         self._free = list(range(slots))
         self._workers = [_Worker(self._slots) for _ in range(workers)]
-        self._running = False
+        self._running = self._stopping = False
 
-    def run(self, jobs: Iterable[DecodeJob[Key]]) -> Iterator[tuple[Key, LoadedVideo | VideoFailure]]:
+    def run(
+        self, jobs: Iterable[DecodeJob[Key]]
+    ) -> Generator[tuple[Key, LoadedVideo | VideoFailure], None, None]:
         """Yield (key, result) for each job, in the jobs' order.
 
         A video that its job loads in parts comes as several results with its key, one after another, all but the last
@@ -107,11 +111,11 @@ class DecoderPool:
         """
         if self._running:
             raise UsageError("this pool of decoders is running already")
-        self._running = True
+        self._running, self._stopping = True, False
         drawn = iter(jobs)
         tickets: deque[_Ticket[Key]] = deque()
         try:
-            while True:
+            while not self._stopping:
                 if not self._workers:
                     raise UsageError("this pool of decoders is closed")
                 self._dispatch(drawn, tickets)
@@ -131,6 +135,10 @@ class DecoderPool:
                     self._free.append(slot)
         finally:
             self._abandon()
+
+    def stop(self) -> None:
+        """End soon a `run` that is under way in another thread; what it has not yielded is dropped."""
+        self._stopping = True
 
     def close(self) -> None:
         """End all processes, at once. Clips handed out earlier stay readable."""
@@ -176,7 +184,7 @@ class DecoderPool:
         """Take what the busy processes send, until one has something to say or has had its time."""
         busy = [worker for worker in self._workers if worker.ticket is not None]
         patience = min(worker.deadline for worker in busy) - time.monotonic()
-        wait([worker.pipe for worker in busy], None if math.isinf(patience) else max(patience, 0))
+        wait([worker.pipe for worker in busy], min(max(patience, 0), _STOP_SECONDS))
         for worker in busy:
             try:
                 # What was sent comes before the deadline: the caller may have been away for long.
@@ -312,21 +320,24 @@ class _Worker:
         process = context.Process(
             target=_serve, args=(theirs, self._slots), name="faster-decoder", daemon=True
         )
-        # Ctrl-C reaches the whole process group: the parent decides, its decoders never see it. (Starting the
-        # tracker lifts the block, so it comes first.)
-        resource_tracker.ensure_running()
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Ctrl-C and a batch system's warning reach the whole process group: the parent decides, its decoders never see
+        # them, nor does multiprocessing's tracker (whose start lifts blocks, so it comes before the second one). And no
+        # signal may break off a start, or leave a process of which nobody knows.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *STOP_SIGNALS})
             process.start()
+            self._process = process
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             theirs.close()
-        self._process = process
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _serve(pipe: Connection, slots: Slots) -> None:
     """A decoder process: load what comes, until the parent's end of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # by which Python ends such processes
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:

@@ -31,12 +31,12 @@ class FastForward(nn.Module):
     def __init__(self, network: ResNet3D, *, dtype: torch.dtype, onednn: bool) -> None:
         super().__init__()
         stem = next(module for module in network.conv1.modules() if isinstance(module, nn.Conv3d))
-        group = stem.kernel_size[0] if _tiles(stem) else 1
+        group = stem.kernel_size[0] if tiles(stem) else 1
         self._dtype = dtype
         self._stem_stride = stem.stride
         self._stem_channels = max(m.out_channels for m in network.conv1.modules() if isinstance(m, nn.Conv3d))
-        self.pixels = _Pixels(network, group, dtype, clip_by_clip=onednn)
-        self.layers = _sequence(_stages(network), dtype, onednn)
+        self.pixels = Pixels(network, group, dtype, clip_by_clip=onednn)
+        self.layers = _sequence(stages(network), dtype, onednn)
         self.classify = network.classify
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -63,7 +63,7 @@ def fast_forward(network: Backbone, *, dtype: torch.dtype, onednn: bool) -> Fast
         isinstance(network, ResNet3D)
         and type(network).features is ResNet3D.features
         and type(network).maps_and_logits is Backbone.maps_and_logits
-        and _are_known(_stages(network))
+        and _are_known(stages(network))
     )
     return FastForward(network, dtype=dtype, onednn=onednn) if known else None  # type: ignore[arg-type]
 
@@ -109,7 +109,7 @@ def has_onednn(dtype: torch.dtype) -> bool:
     return True
 
 
-class _Pixels(nn.Module):
+class Pixels(nn.Module):
     """uint8 (B, L, H, W, 3) → normalised (B, L/group, H, W, 3·group): a group's frames are one picture's channels."""
 
     scale: Tensor
@@ -124,6 +124,7 @@ class _Pixels(nn.Module):
         self.register_buffer("shift", (-mean / std).repeat(group).to(device))
 
     def forward(self, frames: Tensor) -> Tensor:
+        """The pixels of clips."""
         if not self._clip_by_clip:
             return self._normalised(frames).to(self._dtype)
         # A clip's floats stay in the cache.
@@ -154,9 +155,9 @@ class _Conv(nn.Module):
         kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
         assert not isinstance(padding, str)
         self._every = 1
-        if _tiles(conv) or kernel[0] == 1:
+        if tiles(conv) or kernel[0] == 1:
             self._form = "pictures"
-            self._every = 1 if _tiles(conv) else stride[0]
+            self._every = 1 if tiles(conv) else stride[0]
             self._stride, self._padding = list(stride[1:]), list(padding[1:])
         elif kernel[1:] == (1, 1) and stride[1:] == (1, 1):
             self._form = "time"
@@ -189,7 +190,7 @@ class _Conv(nn.Module):
     def _weight(self) -> Tensor:
         """The convolution's weight in the form's dimensions."""
         weight = self._source[0].weight
-        if _tiles(self._source[0]):
+        if tiles(self._source[0]):
             weight = weight.transpose(1, 2).flatten(1, 2)
         elif self._form == "pictures":
             weight = weight.squeeze(2)
@@ -231,7 +232,7 @@ class _Block(nn.Module):
 
     def __init__(self, block: Block, dtype: torch.dtype, onednn: bool) -> None:
         super().__init__()
-        *layers, last = _flat([block.residual])
+        *layers, last = flat_layers([block.residual])
         assert isinstance(last, nn.Conv3d)
         self.layers = _sequence(layers, dtype, onednn)
         self.last = _Conv(last, relu=True, dtype=dtype, onednn=onednn)
@@ -273,27 +274,28 @@ def _halved(x: Tensor, dim: int) -> Tensor:
     return largest
 
 
-def _tiles(conv: nn.Conv3d) -> bool:
+def tiles(conv: nn.Conv3d) -> bool:
     """Whether each output takes a group of frames that no other takes."""
     return conv.kernel_size[0] == conv.stride[0] > 1 and conv.padding[0] == 0
 
 
-def _stages(network: ResNet3D) -> list[nn.Module]:
+def stages(network: ResNet3D) -> list[nn.Module]:
+    """What makes the map, in order."""
     return [network.conv1, network.pool1, network.res2, network.res3, network.res4, network.res5]
 
 
-def _flat(modules: list[nn.Module]) -> Iterator[nn.Module]:
+def flat_layers(modules: list[nn.Module]) -> Iterator[nn.Module]:
     """The layers and blocks of nested sequences, without those that do nothing."""
     for module in modules:
         if type(module).forward is nn.Sequential.forward:
-            yield from _flat(list(module.children()))
+            yield from flat_layers(list(module.children()))
         elif not isinstance(module, nn.Identity):
             yield module
 
 
 def _are_known(modules: list[nn.Module]) -> bool:
     """Whether `_sequence` has a form for every layer."""
-    layers = list(_flat(modules))
+    layers = list(flat_layers(modules))
     follows = all(
         isinstance(before, nn.Conv3d if isinstance(layer, nn.ReLU) else nn.Module)
         and (isinstance(before, nn.ReLU) or not isinstance(layer, nn.MaxPool3d))
@@ -304,7 +306,7 @@ def _are_known(modules: list[nn.Module]) -> bool:
 
 def _is_known(layer: nn.Module) -> bool:
     if type(layer) is Block:
-        inner = list(_flat([layer.residual]))
+        inner = list(flat_layers([layer.residual]))
         return isinstance(inner[-1], nn.Conv3d) and _are_known(inner) and _are_known([layer.shortcut])
     if type(layer) is nn.Conv3d:
         return layer.groups == 1 and set(layer.dilation) == {1} and layer.padding_mode == "zeros"
@@ -315,7 +317,7 @@ def _is_known(layer: nn.Module) -> bool:
 
 def _sequence(modules: list[nn.Module], dtype: torch.dtype, onednn: bool) -> nn.Sequential:
     """Known layers, each ReLU within the convolution before it."""
-    layers = list(_flat(modules))
+    layers = list(flat_layers(modules))
     sequence = nn.Sequential()
     for i, layer in enumerate(layers):
         if isinstance(layer, Block):

@@ -25,8 +25,15 @@ def plan(
     shard_videos: int,
     rows: set[int],
 ) -> list[ShardTask]:
-    """The shards that hold one of `rows` and have no receipt of some model and view, and which those are."""
-    whole = [set(list_receipts(path / spec.folder)) for spec in specs]
+    """The shards that hold one of `rows` and have no receipt of some model and view, and which those are.
+
+    No receipt is opened, and no file of another task's shards is looked for.
+
+    Raises:
+        StoreError: a shard has its receipt and no maps.
+    """
+    shards = {row // shard_videos for row in rows}
+    whole = [{key for key in list_receipts(path / spec.folder) if key[0] in shards} for spec in specs]
     for spec, receipts in zip(specs, whole, strict=True):
         for shard, view in receipts:
             if not (path / spec.folder / maps_key(shard, view)).is_file():
@@ -35,18 +42,18 @@ def plan(
                     f"faster verify {path} --repair"
                 )
     tasks = []
-    for shard in sorted({row // shard_videos for row in rows}):
+    for shard in sorted(shards):
         lacking = tuple(
             (i, view)
             for i, (spec, receipts) in enumerate(zip(specs, whole, strict=True))
             for view in range(spec.views)
             if (shard, view) not in receipts
         )
-        first = shard * shard_videos
-        members = tuple(
-            row for row in range(first, min(first + shard_videos, manifest.rows)) if manifest.ids[row]
-        )
         if lacking:
+            first = shard * shard_videos
+            members = tuple(
+                row for row in range(first, min(first + shard_videos, manifest.rows)) if manifest.ids[row]
+            )
             tasks.append(ShardTask(shard=shard, rows=members, outputs=lacking, shard_videos=shard_videos))
     return tasks
 

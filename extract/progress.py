@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from .events import Event, ShardEvent, StageTimes, VideoEvent
 
 SLOWEST = 3
+LOG_SECONDS = 30.0  # between two pictures of the bar in a file: a job of days would fill its log
 
 
 class Progress:
@@ -38,7 +40,14 @@ class Progress:
         self._gflops_per_clip = gflops_per_clip
         self._on_event = on_event
         self._slowest: list[tuple[float, str]] = []
-        self._bar = tqdm(total=total, unit="video", desc="extract", disable=not shown, dynamic_ncols=True)
+        self._bar = tqdm(
+            total=total,
+            unit="video",
+            desc="extract",
+            disable=not shown,
+            dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else LOG_SECONDS,
+        )
 
     @property
     def clips(self) -> int:

@@ -17,10 +17,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from .. import __version__
 from .. import store as stores
+from ..cluster import LOCAL
 from ..devices import choose_device
-from ..errors import SourceError
+from ..errors import SourceError, UsageError
 from ..stopping import interruptible
 from ..store import manifest as manifests
 from ..store import writer
@@ -30,6 +33,7 @@ from ..store.removal import finish_removals
 from ..store.schema import shard_videos_for
 from .annotations import Source, segment_source
 from .config import ExtractConfig
+from .dask_executor import run_dask
 from .durations import probe_durations
 from .events import Event, StartEvent
 from .executors import run_processes
@@ -67,12 +71,12 @@ def extract(
         UsageError, SourceError, WeightsError: as the configuration, source or weights are wrong.
         ProvenanceMismatch: the store's maps of a model were made otherwise.
         StorageError: the store cannot be written.
-        Interrupted: SIGTERM or SIGUSR1; the shard in hand is dropped, all others are whole.
+        Interrupted: SIGTERM, SIGUSR1 or SIGUSR2; the shard in hand is dropped, all others are whole.
     """
     share = None if config.task is None else TaskShare.parse(config.task, os.environ)
     with interruptible("whole shards are kept"):
         path, devices, source, job = _prepare(config, say, progress)
-        networks = load_networks(job, devices[0])
+        networks = load_networks(job, _here(config, devices))
         job = replace(job, precisions=tuple(as_asked(network.precision) for network, _ in networks))
         specs = specs_of(config, networks, say)
         would = estimate_of(path, specs, len(source.videos))
@@ -114,17 +118,32 @@ def extract(
         started = time.perf_counter()
         passes = count_decodes(specs, tasks)
         with Progress(total=passes, gflops_per_clip=costs, shown=progress, on_event=on_event) as bar:
-            if len(devices) == 1:
+            if config.cluster is not None and tasks:
+                found = tuple(info.path and str(Path(info.path).absolute()) for _, info in networks)
+                run_dask(
+                    replace(job, weights=found),
+                    specs,
+                    manifest,
+                    tasks,
+                    cluster=config.cluster,
+                    devices=devices,
+                    report=bar.report,
+                )
+            elif len(devices) == 1 or not tasks:
                 run_shards(job, specs, manifest, tasks, [network for network, _ in networks], bar.report)
             else:
                 run_processes(job, specs, manifest, tasks, devices=devices, report=bar.report)
         seconds = time.perf_counter() - started
         store = stores.open(path)
-        stores.finalise(store)
+        made = [store.features(spec.model, spec.clip_frames) for spec in specs]
+        # Of many tasks the last one does it: each would read what all others wrote.
+        if share is None or not any(features.lacking() for features in made):
+            stores.finalise(store)
+        shards = {row // shard_videos for row in rows}
         reasons = {
             row: reason
-            for spec in specs
-            for (row, _), reason in store.features(spec.model, spec.clip_frames).coverage.reasons.items()
+            for features in made
+            for (row, _), reason in features.reasons(shards).items()
             if row in rows
         }
         return ExtractSummary(
@@ -147,7 +166,7 @@ def extract(
             time_shares=bar.times.shares,
             bound_by=bar.times.bound_by,
             advice=bar.times.advice(
-                decoders=config.decoders * len(devices), on_gpu=networks[0][0].device.type == "cuda"
+                decoders=config.decoders * len(devices), on_gpu=devices[0].startswith("cuda")
             ),
         )
 
@@ -159,7 +178,7 @@ def estimate(config: ExtractConfig, *, say: Say = print, progress: bool = True) 
         UsageError, SourceError, WeightsError, ProvenanceMismatch, StoreError, StorageError: as `extract`.
     """
     path, devices, source, job = _prepare(config, say, progress)
-    specs = specs_of(config, load_networks(job, devices[0]), say)
+    specs = specs_of(config, load_networks(job, _here(config, devices)), say)
     would = estimate_of(path, specs, len(source.videos))
     for spec in specs:
         if (path / spec.folder / "zarr.json").exists():
@@ -186,7 +205,8 @@ def estimate_of(path: Path, specs: Sequence[stores.FeatureSpec], videos: int) ->
 def _prepare(config: ExtractConfig, say: Say, progress: bool) -> tuple[Path, list[str], Source, Job]:
     """Everything that can be found wrong before a network is loaded; the store's place can be written."""
     path = Path(config.store or _store_name(config.source))
-    devices = [str(choose_device(name)) for name in config.devices or (None,)]
+    elsewhere = config.cluster not in (None, LOCAL)
+    devices = [name if name and elsewhere else str(choose_device(name)) for name in config.devices or (None,)]
     source = _source(config, say, progress)
     job = Job(
         store=str(path),
@@ -201,6 +221,18 @@ def _prepare(config: ExtractConfig, say: Say, progress: bool) -> tuple[Path, lis
     )
     writer.require_writable(path)
     return path, devices, source, job
+
+
+def _here(config: ExtractConfig, devices: Sequence[str]) -> str:
+    """Where this process loads the networks; on a machine without a GPU, for workers that have one, the CPU will do."""
+    if config.cluster in (None, LOCAL) or torch.cuda.is_available() or devices[0] == "cpu":
+        return devices[0]
+    if config.precision != "bf16":
+        raise UsageError(
+            "what a GPU computes in cannot be told on this machine, which has none: say --precision bf16, or start this where "
+            "a GPU is"
+        )
+    return "cpu"
 
 
 def _store_name(source: str | tuple[str, ...] | None) -> str:

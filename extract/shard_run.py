@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .. import store as stores
 from ..errors import VideoError
+from ..store.receipts import Receipt
 from .batching import MapsAndLogits, VideoBatches
 from .behind import Behind, Work
 from .decode import LoadedVideo
@@ -30,12 +31,31 @@ Output = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """One shard to do: its rows, and the outputs that have no receipt for it."""
+    """One shard to do: its rows, and the outputs that have no receipt for it.
+
+    Attributes:
+        given_up: of its rows those that fail without being tried, and why.
+        trial: compute it, and drop what comes of it.
+    """
 
     shard: int
     rows: tuple[int, ...]
     outputs: tuple[Output, ...]
     shard_videos: int
+    given_up: tuple[tuple[int, str], ...] = ()
+    trial: bool = False
+
+
+def shard_event(model: str, receipt: Receipt) -> ShardEvent:
+    """What a receipt says of its shard."""
+    return ShardEvent(
+        model=model,
+        shard=receipt.shard,
+        view=receipt.view,
+        videos=len(receipt.videos),
+        failed=sum(not video.ok for video in receipt.videos),
+        size_bytes=sum(stored.size_bytes for stored in receipt.objects),
+    )
 
 
 class ShardWriters:
@@ -73,16 +93,13 @@ class ShardWriters:
     def commit(self, output: Output) -> None:
         """Make the shard of one output part of the store."""
         receipt = self._writers.pop(output).commit()
-        self._report(
-            ShardEvent(
-                model=self._specs[output[0]].model,
-                shard=receipt.shard,
-                view=receipt.view,
-                videos=len(receipt.videos),
-                failed=sum(not video.ok for video in receipt.videos),
-                size_bytes=sum(stored.size_bytes for stored in receipt.objects),
-            )
-        )
+        self._report(shard_event(self._specs[output[0]].model, receipt))
+        if not self._writers:
+            self._stack.close()
+
+    def drop(self, output: Output) -> None:
+        """Leave nothing of the shard of one output."""
+        del self._writers[output]
         if not self._writers:
             self._stack.close()
 
@@ -161,7 +178,7 @@ class ForwardStage:
             for batches in self._batches.values():
                 batches.flush()
         for output in self._task.outputs:
-            self._write(partial(self._writers.commit, output))
+            self._write(partial(self._writers.drop if self._task.trial else self._writers.commit, output))
 
     def _add_clips(self, row: int, part: LoadedVideo, pixels: Tensor) -> None:
         video = self._videos[row]

@@ -8,9 +8,9 @@ it computes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +22,15 @@ from .. import store as stores
 from ..stopping import raise_if_stopped
 from .behind import Behind, Work
 from .decode import LoadedVideo, stream_clips
-from .decoders import DecodeJob, DecoderPool
+from .decoders import DecodeJob, DecoderPool, VideoFailure
 from .events import Report
 from .frozen import FrozenBackbone
 from .shard_run import ForwardStage, ShardTask, ShardWriters
 from .slots import fit_slots
 from .views import ViewDraw, draw_view
 from .weights import WeightsInfo, load_weights
+
+OpenPool = Callable[..., AbstractContextManager[DecoderPool]]  # as `DecoderPool` itself
 
 # What writing may be behind: single videos' maps of one model.
 WRITE_AHEAD = 4
@@ -72,11 +74,13 @@ def run_shards(
     tasks: Sequence[ShardTask],
     networks: Sequence[FrozenBackbone],
     report: Report,
+    *,
+    open_pool: OpenPool = DecoderPool,
 ) -> None:
     """Decode each task's videos once, run the models that lack the shard, and commit it.
 
     A video that cannot be decoded, or whose maps do not fit float16, is recorded as failed with its reason. `report` is
-    called by the writing thread.
+    called by the writing thread. `open_pool` makes the decoders; who calls often may keep them.
     """
     # One decode serves all models whose clips are the same frames; others get a pass of their own.
     for frames in sorted({_frames_of(spec) for spec in specs}):
@@ -84,7 +88,7 @@ def run_shards(
         passes = [_part_of(task, here) for task in tasks]
         passes = [task for task in passes if task.outputs]
         if passes:
-            _run_pass(job, specs, manifest, passes, networks, report, specs[min(here)])
+            _run_pass(job, specs, manifest, passes, networks, report, specs[min(here)], open_pool)
 
 
 def count_decodes(specs: Sequence[stores.FeatureSpec], tasks: Sequence[ShardTask]) -> int:
@@ -95,8 +99,7 @@ def count_decodes(specs: Sequence[stores.FeatureSpec], tasks: Sequence[ShardTask
 
 
 def _part_of(task: ShardTask, models: set[int]) -> ShardTask:
-    outputs = tuple(output for output in task.outputs if output[0] in models)
-    return ShardTask(shard=task.shard, rows=task.rows, outputs=outputs, shard_videos=task.shard_videos)
+    return replace(task, outputs=tuple(output for output in task.outputs if output[0] in models))
 
 
 def _run_pass(
@@ -107,6 +110,7 @@ def _run_pass(
     networks: Sequence[FrozenBackbone],
     report: Report,
     spec: stores.FeatureSpec,
+    open_pool: OpenPool,
 ) -> None:
     """The shards of models that see the same pixels, those that `spec` says."""
     size = _frames_of(spec)[1]
@@ -119,7 +123,7 @@ def _run_pass(
     device = networks[0].device
     waited = 0.0
     with ExitStack() as stack:
-        pool = stack.enter_context(DecoderPool(job.decoders, shape=shape, slots=slots))
+        pool = stack.enter_context(open_pool(job.decoders, shape=shape, slots=slots))
         writers = stack.enter_context(ShardWriters(Path(job.store), specs, manifest, report))
         writing = stack.enter_context(Behind("write", ahead=WRITE_AHEAD))
         computing = stack.enter_context(Behind("forward", ahead=1)) if _has_own_cores(device) else None
@@ -138,13 +142,18 @@ def _run_pass(
             else:
                 computing.do(work)
 
-        if computing is not None:  # compiling takes long, and so does the decoders' start
-            for i in {model for task in tasks for model, _ in task.outputs}:
+        for i in {model for task in tasks for model, _ in task.outputs}:
+            do(partial(networks[i].require_clips_apart, spec.clip_frames, size))
+            if computing is not None:  # compiling takes long, and so does the decoders' start
                 do(partial(networks[i].warm_up, spec.clip_frames, size))
-        videos = pool.run(_decode_jobs(job, manifest, tasks, spec))
+        videos = stack.enter_context(closing(pool.run(_decode_jobs(job, manifest, tasks, spec))))
         for task in tasks:
             do(partial(stage.begin, task))
+            given_up = dict(task.given_up)
             for row in task.rows:
+                if row in given_up:
+                    do(partial(stage.add, row, VideoFailure(reason=given_up[row]), None))
+                    continue
                 more = True
                 while more:
                     raise_if_stopped()
@@ -185,7 +194,10 @@ def _decode_jobs(
     job: Job, manifest: stores.Manifest, tasks: Sequence[ShardTask], spec: stores.FeatureSpec
 ) -> Iterator[DecodeJob[int]]:
     for task in tasks:
+        given_up = dict(task.given_up)
         for row in task.rows:
+            if row in given_up:
+                continue
             start, end = float(manifest.start_seconds[row]), float(manifest.end_seconds[row])
             arguments = {
                 "clips": spec.clips,

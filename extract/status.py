@@ -6,22 +6,25 @@ Nothing is asked of the jobs themselves, so it works while they write, after the
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import StoreError
 from ..store import Store
 from ..store.commit import TEMPORARY_SUFFIX
 from ..store.features import Features
-from ..store.receipts import count_failed, list_receipts, receipt_path
+from ..store.receipts import count_failed, receipt_times
 from ..store.remote import require_local
 
 RECENT_SECONDS = 600.0  # a shard whose file was written to since then is being written
 RATE_SECONDS = 3600.0  # the rate is that of the last hour in which shards became whole
+READS_AT_ONCE = 16  # receipts; a network file system answers many requests together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,48 +74,89 @@ class Status:
         return {**asdict(self), "complete": self.complete}
 
 
+@dataclass
+class Watch:
+    """Counts what a store holds, again and again; what does not change in between is read once."""
+
+    path: str | Path
+    _failed: dict[tuple[Path, int, int, float], int] = field(default_factory=dict)
+
+    def look(self) -> Status:
+        """Count what the store holds of each model that was begun, and what is being written.
+
+        Raises:
+            StoreError: it is no store, holds no model yet, or lies on object storage.
+        """
+        require_local(Path(self.path))
+        store = Store(Path(self.path))
+        models = store.models
+        if not models:
+            raise StoreError(f"{store.path}: no model was begun in it; see: faster extract --help")
+        members = np.add.reduceat(
+            store.videos.exists, range(0, store.videos.rows, store.shard_videos), dtype=np.int64
+        )
+        return Status(
+            store=str(store.path),
+            models=tuple(self._of_model(store.features(*key), members) for key in models),
+        )
+
+    def _of_model(self, features: Features, members: NDArray[np.int64]) -> ModelStatus:
+        shards = {(i, view) for i in np.flatnonzero(members).tolist() for view in range(features.views)}
+        put = {key: seconds for key, seconds in receipt_times(features.folder).items() if key in shards}
+        lacking = shards - put.keys()
+        now = time.time()
+        running = sum(now - seconds < RECENT_SECONDS for seconds in _being_written(features, lacking))
+        failed = self._count_failed(features, put)
+        videos = int(members.sum()) * features.views
+        rate = _rate(put.values())
+        return ModelStatus(
+            model=features.model,
+            clip_frames=features.clip_frames,
+            shards=len(shards),
+            whole=len(put),
+            running=running,
+            lacking=tuple(sorted({shard for shard, _ in lacking})),
+            videos=videos,
+            videos_whole=videos - int(sum(members[shard] for shard, _ in lacking)) - failed,
+            videos_failed=failed,
+            shards_per_hour=rate,
+            seconds_left=len(lacking) / rate * 3600 if rate and running else None,
+        )
+
+    def _count_failed(self, features: Features, put: Mapping[tuple[int, int], float]) -> int:
+        """Failed videos of whole shards: what is consolidated is known, other receipts are read once."""
+        failed, known = features.consolidated_failures()
+        folder = features.folder
+        unread = [
+            (shard, view, seconds)
+            for (shard, view), seconds in put.items()
+            if not known[shard, view] and (folder, shard, view, seconds) not in self._failed
+        ]
+
+        def count(part: Sequence[tuple[int, int, float]]) -> None:
+            for shard, view, seconds in part:
+                self._failed[folder, shard, view, seconds] = count_failed(folder, shard, view)
+
+        with ThreadPoolExecutor(READS_AT_ONCE, thread_name_prefix="receipts") as pool:
+            list(pool.map(count, [unread[i::READS_AT_ONCE] for i in range(READS_AT_ONCE)]))
+        read = sum(
+            self._failed[folder, shard, view, seconds]
+            for (shard, view), seconds in put.items()
+            if not known[shard, view]
+        )
+        return read + int(failed[known].sum())
+
+
 def status(path: str | Path) -> Status:
     """Count what a store holds of each model that was begun, and what is being written.
 
     Raises:
         StoreError: it is no store, holds no model yet, or lies on object storage.
     """
-    require_local(Path(path))
-    store = Store(Path(path))
-    models = store.models
-    if not models:
-        raise StoreError(f"{store.path}: no model was begun in it; see: faster extract --help")
-    return Status(store=str(store.path), models=tuple(_of_model(store, *key) for key in models))
+    return Watch(path).look()
 
 
-def _of_model(store: Store, model: str, clip_frames: int) -> ModelStatus:
-    features = store.features(model, clip_frames)
-    size, views = store.shard_videos, features.views
-    members = np.add.reduceat(store.videos.exists, range(0, store.videos.rows, size), dtype=np.int64)
-    shards = {(shard, view) for shard in np.flatnonzero(members).tolist() for view in range(views)}
-    whole = shards.intersection(list_receipts(features.folder))
-    lacking = shards - whole
-    now = time.time()
-    running = sum(now - seconds < RECENT_SECONDS for seconds in _being_written(features, lacking))
-    failed = sum(count_failed(features.folder, shard, view) for shard, view in whole)
-    done = int(sum(members[shard] for shard, _ in whole))
-    rate = _rate(_seconds(receipt_path(features.folder, *key)) for key in whole)
-    return ModelStatus(
-        model=model,
-        clip_frames=clip_frames,
-        shards=len(shards),
-        whole=len(whole),
-        running=running,
-        lacking=tuple(sorted({shard for shard, _ in lacking})),
-        videos=int(members.sum()) * views,
-        videos_whole=done - failed,
-        videos_failed=failed,
-        shards_per_hour=rate,
-        seconds_left=len(lacking) / rate * 3600 if rate and running else None,
-    )
-
-
-def _rate(times: Iterator[float]) -> float | None:
+def _rate(times: Iterable[float]) -> float | None:
     """Shards an hour: those of the last hour, over the time from the first to the last of them."""
     seconds = sorted(times)
     recent = [value for value in seconds if value > seconds[-1] - RATE_SECONDS] if seconds else []

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 
 from ..errors import SourceError
@@ -39,7 +40,9 @@ class VideoFolder:
 
     def leads_outside(self, path: str) -> str | None:
         """Where `path` leads if it, or a folder on its way, is a link that leaves the root."""
-        steps = path.split("/") if self.outside else []
+        if not self.outside:
+            return None
+        steps = path.split("/")
         return next(
             filter(None, (self.outside.get("/".join(steps[: i + 1])) for i in range(len(steps)))), None
         )
@@ -94,6 +97,6 @@ def list_entries(folder: Path, at_most: int | None = None) -> list[os.DirEntry[s
     """The folder's entries sorted by name (of a huge folder, `at_most` any of them)."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(islice(entries, at_most), key=lambda entry: entry.name)
+            return sorted(islice(entries, at_most), key=attrgetter("name"))
     except OSError as error:
         raise SourceError(f"cannot read folder {str(folder)!r}: {error.strerror}") from error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..cluster import cluster_options
 from ..errors import one_line
 from ..phrases import counted, sized
 from .options import encoding_options
@@ -177,8 +178,11 @@ def convert_command(store: Path, new: Path, as_json: bool, **options: Any) -> No
     "--repair", is_flag=True, help="Remove exactly what does not hold; no extraction may be running."
 )
 @click.option("--processes", type=click.IntRange(1), help="How many read at once; one a core by default.")
+@cluster_options
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-def verify_command(store: Path, repair: bool, processes: int | None, as_json: bool) -> None:
+def verify_command(
+    store: Path, repair: bool, processes: int | None, cluster: str | None, as_json: bool
+) -> None:
     """Read every receipt of STORE and every byte that it speaks of, and name the shards that do not hold.
 
     Exit code 65 where some do not and were not removed. It says which command makes the removed shards again.
@@ -189,7 +193,7 @@ def verify_command(store: Path, repair: bool, processes: int | None, as_json: bo
     """
     from .verify import verify
 
-    found = verify(store, repair=repair, processes=processes)
+    found = verify(store, repair=repair, processes=processes, cluster=cluster)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:

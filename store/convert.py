@@ -99,7 +99,7 @@ def convert(
         ProvenanceMismatch: the new store holds other videos, or maps made otherwise.
         StoreError: the maps are uint8 already, go below zero where uint8 is asked, or are damaged.
         StorageError: the disk failed.
-        Interrupted: SIGTERM or SIGUSR1; whole shards are kept.
+        Interrupted: SIGTERM, SIGUSR1 or SIGUSR2; whole shards are kept.
     """
     source, target = Path(source), Path(target)
     for name, value, known in (("dtype", dtype, DTYPES), ("codec", codec, CODECS)):

@@ -7,15 +7,16 @@ opens only the receipts of shards that the arrays do not know yet.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import StoreError
+from ..errors import StoreError, one_line
 from .derived import Column, read_array, read_attributes, write_arrays
 from .encoding import checksum
 from .manifest import Manifest
@@ -93,18 +94,6 @@ def empty_coverage(spec: FeatureSpec, rows: int, names: Collection[str] = COLUMN
     )
 
 
-def coverage_of_receipts(folder: Path, spec: FeatureSpec, *, videos: Manifest, shard_videos: int) -> Coverage:
-    """Read every receipt of a model.
-
-    Raises:
-        StoreError: a receipt is malformed, or was made under another provenance or of other videos.
-    """
-    coverage = empty_coverage(spec, videos.rows)
-    for receipt in read_receipts(folder, list_receipts(folder)):
-        _enter(coverage, receipt, folder, spec, videos.ids, shard_videos)
-    return coverage
-
-
 def load_coverage(
     folder: Path,
     spec: FeatureSpec,
@@ -113,35 +102,48 @@ def load_coverage(
     shard_videos: int,
     names: Collection[str] = COLUMNS,
     reasons: bool = True,
+    shards: Collection[int] | None = None,
+    again: Collection[tuple[int, int]] = (),
 ) -> Coverage:
-    """The consolidated columns, where there are any for these videos, and the receipts that are newer.
+    """The consolidated columns, where there are any for these videos, and the receipts that they lack.
 
     Args:
-        folder, spec, videos, shard_videos: as of `coverage_of_receipts`.
+        folder: the model's.
+        spec, videos, shard_videos: of the model and its store.
         names: the columns wanted; "status" among them.
-        reasons: whether the reasons of failures are wanted: they stand in receipts only.
+        reasons: whether the reasons of failures are wanted.
+        shards: those of which receipts are read; None is all. Of others only what is consolidated is known.
+        again: (shard, view) whose receipts are read whatever is consolidated.
 
     Raises:
         StoreError: a receipt is malformed, or was made under another provenance or of other videos.
     """
     coverage = empty_coverage(spec, videos.rows, names)
     whole = list_receipts(folder)
-    for name, values in _read_index(folder / "index", coverage, videos).items():
+    attributes = read_attributes(folder / "index")
+    columns = _read_index(folder / "index", attributes, coverage, videos)
+    for name, values in columns.items():
         coverage.columns[name][: len(values)] = values
-    shards = -(-videos.rows // shard_videos)
-    status = np.zeros((shards * shard_videos, spec.views), dtype=np.int8)
+    count = -(-videos.rows // shard_videos)
+    status = np.zeros((count * shard_videos, spec.views), dtype=np.int8)
     status[: videos.rows] = coverage.status
-    by_shard = status.reshape(shards, shard_videos, spec.views)
-    inside = [(shard, view) for shard, view in whole if shard < shards and view < spec.views]
-    has_receipt = np.zeros((shards, spec.views), dtype=bool)
+    by_shard = status.reshape(count, shard_videos, spec.views)
+    inside = [(shard, view) for shard, view in whole if shard < count and view < spec.views]
+    has_receipt = np.zeros((count, spec.views), dtype=bool)
     has_receipt[tuple(np.array(inside, dtype=np.int64).reshape(-1, 2).T)] = True
     by_shard *= has_receipt[:, None]  # a shard without a receipt does not exist
     coverage.columns["status"][:] = status[: videos.rows]
     unread = ~by_shard.any(axis=1)
     if reasons:
-        unread |= (by_shard == FAILED).any(axis=1)
-    known = set(zip(*(axis.tolist() for axis in np.nonzero(~unread)), strict=True))
-    for receipt in read_receipts(folder, [pair for pair in whole if pair not in known]):
+        if columns:
+            coverage.reasons.update(_read_reasons(attributes, coverage.failed))
+        unexplained = by_shard == FAILED
+        for row, view in coverage.reasons:
+            unexplained[row // shard_videos, row % shard_videos, view] = False
+        unread |= unexplained.any(axis=1)
+    known = set(zip(*(axis.tolist() for axis in np.nonzero(~unread)), strict=True)).difference(again)
+    wanted = [pair for pair in whole if pair not in known and (shards is None or pair[0] in shards)]
+    for receipt in read_receipts(folder, wanted):
         _enter(coverage, receipt, folder, spec, videos.ids, shard_videos)
     return coverage
 
@@ -155,16 +157,42 @@ def save_coverage(folder: Path, coverage: Coverage, videos: Manifest) -> None:
             "rows": videos.rows,
             "segments": list(videos.segments),
             "crc32c": {name: _checksum(coverage.columns[name]) for name in COLUMNS},
+            "reasons": _by_reason(coverage.reasons),
         },
     )
 
 
-def _read_index(folder: Path, coverage: Coverage, videos: Manifest) -> dict[str, NDArray[np.generic]]:
+def _by_reason(reasons: Mapping[tuple[int, int], str]) -> dict[str, list[int]]:
+    """Each reason with the rows and views that it is of: row, view, row, view, …"""
+    found: dict[str, list[int]] = {}
+    for (row, view), reason in sorted(reasons.items()):
+        found.setdefault(reason, []).extend((row, view))
+    return found
+
+
+def _read_reasons(attributes: Mapping[str, Any], failed: NDArray[np.bool_]) -> dict[tuple[int, int], str]:
+    """What `_by_reason` gave, as far as it speaks of videos that `failed`; the receipts tell the rest."""
+    found: dict[tuple[int, int], str] = {}
+    by_reason = attributes.get("reasons")
+    if not isinstance(by_reason, dict):
+        return found
+    rows, views = failed.shape
+    for reason, flat in by_reason.items():
+        if not isinstance(flat, list) or not {int}.issuperset(map(type, flat)):
+            return {}
+        for row, view in zip(flat[::2], flat[1::2], strict=False):
+            if 0 <= row < rows and 0 <= view < views and failed[row, view]:
+                found[row, view] = one_line(reason)
+    return found
+
+
+def _read_index(
+    folder: Path, attributes: Mapping[str, Any], coverage: Coverage, videos: Manifest
+) -> dict[str, NDArray[np.generic]]:
     """The consolidated columns that `coverage` wants; empty where they are damaged, or of other videos.
 
     Two runs may finalise at once, or one be stopped half-way: only columns of one and the same writing are used.
     """
-    attributes = read_attributes(folder)
     rows, segments, checksums = (attributes.get(name) for name in ("rows", "segments", "crc32c"))
     if type(rows) is not int or not isinstance(segments, list) or not isinstance(checksums, dict):
         return {}
@@ -187,7 +215,8 @@ def _column(name: str, shape: tuple[int, ...]) -> Column:
 
 
 def _checksum(values: NDArray[np.generic]) -> int:
-    return checksum(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
+    flat = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).reshape(-1)
+    return checksum(flat.view(np.uint8).data)
 
 
 def _enter(
@@ -211,6 +240,7 @@ def _enter(
         if entry.facts is None:
             coverage.reasons[at] = entry.reason
             continue
+        coverage.reasons.pop(at, None)
         facts = entry.facts
         sizes = {len(facts.starts), len(facts.times_seconds), len(facts.padded), len(entry.crc32c)}
         if sizes != {spec.clips}:

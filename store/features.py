@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, partial
 from itertools import pairwise
@@ -20,6 +20,7 @@ from .coverage import Coverage, load_coverage
 from .encoding import checksum, decompress, dequantise
 from .files import read_floats, read_regular
 from .manifest import SEGMENT_BYTES_MAX
+from .receipts import list_receipts
 from .remote import THREADS, RemotePath
 from .schema import logits_key, maps_key, scales_key
 from .sealed import unseal
@@ -140,6 +141,41 @@ class Features:
         return load_coverage(
             self.folder, self.spec, videos=self.store.videos, shard_videos=self.store.shard_videos
         )
+
+    def lacking(self) -> list[tuple[int, int]]:
+        """The (shard, view) that hold videos and have no receipt, sorted. Opens no receipt."""
+        size = self.store.shard_videos
+        shards = set((np.flatnonzero(self.store.videos.exists) // size).tolist())
+        whole = set(list_receipts(self.folder))
+        return sorted({(shard, view) for shard in shards for view in range(self.views)} - whole)
+
+    def reasons(self, shards: Collection[int]) -> dict[tuple[int, int], str]:
+        """Why videos of some shards failed, by (row, view); reads no receipts but of these."""
+        size = self.store.shard_videos
+        coverage = load_coverage(
+            self.folder,
+            self.spec,
+            videos=self.store.videos,
+            shard_videos=size,
+            names=("status",),
+            shards=shards,
+        )
+        return {key: reason for key, reason in coverage.reasons.items() if key[0] // size in shards}
+
+    def consolidated_failures(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """What the index knows: failed videos, and whether it knows the shard, each (shards, views). Opens no receipt."""
+        coverage = load_coverage(
+            self.folder,
+            self.spec,
+            videos=self.store.videos,
+            shard_videos=self.store.shard_videos,
+            names=("status",),
+            reasons=False,
+            shards=(),
+        )
+        starts = range(0, self.store.videos.rows, self.store.shard_videos)
+        failed = np.add.reduceat(coverage.failed, starts, axis=0, dtype=np.int64)
+        return failed, np.logical_or.reduceat(coverage.status != 0, starts, axis=0)
 
     @cached_property
     def ok(self) -> NDArray[np.bool_]:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .commit import replace, storage_errors
-from .coverage import INDEX_CHUNK_ROWS, coverage_of_receipts, save_coverage
+from .coverage import INDEX_CHUNK_ROWS, load_coverage, save_coverage
 from .derived import Column, write_arrays
 from .manifest import Manifest
 from .reader import Store
+from .receipts import receipt_times
 from .writer import fit_arrays
 
 STRING_CHUNK_BYTES = 1 << 20
+# Receipts that are younger than the index, or nearly so, are read again: clocks of several machines differ.
+CLOCKS_DIFFER_SECONDS = 600.0
 
 
 def finalise(store: Store) -> None:
     """Merge every model's receipts into its `index/` arrays, and rewrite `videos/` and `failures.jsonl`.
+
+    Only receipts that the arrays lack, or that may be newer than they are, are opened.
 
     Raises:
         StoreError: a receipt is malformed.
@@ -28,8 +34,12 @@ def finalise(store: Store) -> None:
     with storage_errors(store.path):
         for model, clip_frames in store.models:
             features = store.features(model, clip_frames)
-            coverage = coverage_of_receipts(
-                features.folder, features.spec, videos=store.videos, shard_videos=store.shard_videos
+            coverage = load_coverage(
+                features.folder,
+                features.spec,
+                videos=store.videos,
+                shard_videos=store.shard_videos,
+                again=_newer_receipts(features.folder),
             )
             save_coverage(features.folder, coverage, store.videos)
             fit_arrays(
@@ -50,6 +60,15 @@ def finalise(store: Store) -> None:
         _save_videos(store, store.videos)
     lines = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
     replace(store.path / "failures.jsonl", lines.encode())
+
+
+def _newer_receipts(folder: Path) -> set[tuple[int, int]]:
+    """The (shard, view) of receipts that may have been put after the index of a model's folder was written."""
+    try:
+        written = (folder / "index" / "zarr.json").stat().st_mtime
+    except FileNotFoundError:
+        return set()  # all are read
+    return {key for key, put in receipt_times(folder).items() if put > written - CLOCKS_DIFFER_SECONDS}
 
 
 def _save_videos(store: Store, videos: Manifest) -> None:

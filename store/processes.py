@@ -1,4 +1,4 @@
-"""One function over many tasks in several processes, which are stopped with their parent and never outlive it."""
+"""One function over many tasks in several processes, which are stopped with their parent and never outlive it; or on dask."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from multiprocessing.connection import wait
 from threading import Thread
 from typing import TypeVar
 
+from ..cluster import WorkerDied, connect, spread
 from ..errors import Interrupted
-from ..stopping import interruptible
+from ..stopping import WARNINGS, blocked, interruptible
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -22,7 +23,12 @@ Result = TypeVar("Result")
 
 @contextmanager
 def map_in_processes(
-    function: Callable[[Task], Result], tasks: Sequence[Task], *, processes: int | None, what_is_kept: str
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    *,
+    processes: int | None,
+    what_is_kept: str,
+    cluster: str | None = None,
 ) -> Iterator[Iterator[Result]]:
     """Run `function` on every task and give the results in the order of the tasks, as they come.
 
@@ -34,21 +40,26 @@ def map_in_processes(
         tasks: what can be pickled.
         processes: how many at once, at most; None means one a core.
         what_is_kept: for the message of a stop, as "whole shards are kept".
+        cluster: dask workers instead, see `cluster.connect`; `processes` of them, where they are this machine's.
 
     Raises:
-        Interrupted: SIGTERM or SIGUSR1, or a process died.
+        Interrupted: SIGTERM, SIGUSR1 or SIGUSR2, or a process died.
         Exception: what `function` raised.
     """
     processes = min(processes or os.cpu_count() or 1, len(tasks))
     with interruptible(what_is_kept):
+        if cluster is not None and tasks:
+            with connect(cluster, workers=processes) as client:
+                yield _in_order(spread(client, function, tasks), what_is_kept)
+            return
         if processes <= 1:
             yield map(function, tasks)
             return
         # What reaches every process of a terminal or a job ends the parent, which ends the others: they inherit the block.
-        with _blocked(signal.SIGUSR1):  # of multiprocessing's own process, which starts here
+        with blocked(*WARNINGS):  # of multiprocessing's own process, which starts here
             pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_follow_parent)
         try:
-            with _blocked(signal.SIGUSR1, signal.SIGINT):
+            with blocked(*WARNINGS, signal.SIGINT):
                 futures = [pool.submit(function, task) for task in tasks]  # starts the processes
             # Not `pool.map`: it cancels futures itself, which the pool's thread stumbles over where a process died.
             yield (future.result() for future in futures)
@@ -60,14 +71,17 @@ def map_in_processes(
             pool.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def _blocked(*signals: signal.Signals) -> Iterator[None]:
-    """Signals wait until the end; processes that are started meanwhile never see them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _in_order(results: Iterator[tuple[int, Result | WorkerDied]], what_is_kept: str) -> Iterator[Result]:
+    """Results by their tasks' places."""
+    early: dict[int, Result] = {}
+    place = 0
+    for at, result in results:
+        if isinstance(result, WorkerDied):
+            raise Interrupted(f"{result}; {what_is_kept}, run the same command again") from result
+        early[at] = result
+        while place in early:
+            yield early.pop(place)
+            place += 1
 
 
 def _follow_parent() -> None:

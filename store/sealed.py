@@ -25,7 +25,14 @@ def digest(value: object) -> str:
 def seal(value: Mapping[str, Any]) -> bytes:
     """The file of a value: its canonical JSON with the format, and a digest over both that makes any change show."""
     sealed = {"format": FORMAT, **value}
-    return canonical_json({**sealed, "digest": digest(sealed)})
+    texts = {key: canonical_json(key) + b":" + canonical_json(item) for key, item in sealed.items()}
+    texts["digest"] = b'"digest":"%s"' % hashlib.sha256(_joined(texts)).hexdigest().encode()
+    return _joined(texts)
+
+
+def _joined(texts: Mapping[str, bytes]) -> bytes:
+    """The canonical JSON of an object whose members' texts are these: each is written once, for some are large."""
+    return b"{%s}" % b",".join(texts[key] for key in sorted(texts))
 
 
 def unseal(data: bytes, *, name: str) -> dict[str, Any]:
@@ -39,10 +46,13 @@ def unseal(data: bytes, *, name: str) -> dict[str, Any]:
         sealed = value.pop("digest")
         if value["format"] != FORMAT:
             raise StoreError(f"{name} has format {value['format']!r}; this version reads {FORMAT}")
-        # The text without its digest is the text that was hashed: no need to write a large value out again.
-        bare = data.replace(b'"digest":%s,' % canonical_json(sealed), b"", 1)
+        # The text without its digest is the text that was hashed: no need to write a large value out again, or copy it.
+        written = b'"digest":%s,' % canonical_json(sealed)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StoreError(f"{name} is damaged, or not of a store: {error!r}") from error
-    if hashlib.sha256(bare).hexdigest() != sealed:
+    at = data.find(written)
+    bare = hashlib.sha256(memoryview(data)[: max(at, 0)])
+    bare.update(memoryview(data)[at + len(written) :])
+    if at < 0 or bare.hexdigest() != sealed:
         raise StoreError(f"{name} was changed after it was written: its digest does not fit")
     return dict(value)

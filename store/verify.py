@@ -82,7 +82,12 @@ class _Task:
 
 
 def verify(
-    path: str | Path, *, repair: bool = False, processes: int | None = None, progress: bool = True
+    path: str | Path,
+    *,
+    repair: bool = False,
+    processes: int | None = None,
+    cluster: str | None = None,
+    progress: bool = True,
 ) -> Verification:
     """Read every receipt and every byte that it speaks of; with `repair`, remove exactly what does not hold.
 
@@ -90,13 +95,14 @@ def verify(
         path: the store. With `repair`, no extraction may be writing it.
         repair: remove bad shards and leftovers, and write the derived arrays again.
         processes: how many read at once; one a core by default.
+        cluster: dask workers read instead, see `cluster.connect`.
         progress: show a progress bar.
 
     Raises:
         UsageError: the store is on object storage.
         StoreError: the store itself cannot be read: its metadata or manifest is damaged.
         StorageError: the disk failed, or a file may not be read.
-        Interrupted: SIGTERM or SIGUSR1, or a process died; nothing was removed.
+        Interrupted: SIGTERM, SIGUSR1 or SIGUSR2, or a process died; nothing was removed.
     """
     require_verifiable(Path(path))
     store = Store(Path(path))
@@ -109,7 +115,9 @@ def verify(
     models = [store.features(*key) for key in store.models]
     tasks = [task for features in models for task in _tasks(store, features)]
     bad, size_bytes = [], 0
-    with map_in_processes(_check, tasks, processes=processes, what_is_kept="nothing was removed") as checked:
+    with map_in_processes(
+        _check, tasks, processes=processes, what_is_kept="nothing was removed", cluster=cluster
+    ) as checked:
         results = tqdm(checked, total=len(tasks), desc="verify", unit="shard", disable=not progress)
         for task, (reason, size) in zip(tasks, results, strict=True):
             size_bytes += size
@@ -201,7 +209,7 @@ def _tasks(store: Store, features: Features) -> Iterator[_Task]:
         keys = shard_keys(features.spec, shard, view)
         here = range(shard * size, min((shard + 1) * size, len(ids)))
         yield _Task(
-            folder=features.folder,
+            folder=features.folder.absolute(),  # dask workers may stand in another one
             model=features.model,
             clip_frames=features.clip_frames,
             shard=shard,

@@ -100,7 +100,7 @@ def test_failed_videos_above_the_limit_end_in_3_and_the_others_are_whole(place: 
     assert "1 of 8 videos failed" in ended[0].errors and "7 whole, 1 failed" in ended[-1].output
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_during_a_slow_decode_drops_the_shard_and_leaves_with_75(
     place: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -119,12 +119,20 @@ def test_a_signal_during_a_slow_decode_drops_the_shard_and_leaves_with_75(
     )
     command = [sys.executable, str(script), "extract", str(place / "videos"), *EXTRACT, "--store", "s.zarr"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
     try:
         while not (tmp_path / "decoding").exists() and process.poll() is None:
             time.sleep(0.05)
-        process.send_signal(number)
+        if number is signal.SIGTERM:
+            process.send_signal(number)
+        else:
+            os.killpg(process.pid, number)  # as a batch system warns: all processes of the job
         _, errors = process.communicate(timeout=20)  # the promise
     finally:
         process.kill()
@@ -139,7 +147,7 @@ def test_a_signal_counts_once_and_also_where_its_exception_is_dropped() -> None:
     with pytest.raises(Interrupted, match="stopped by SIGTERM; all is kept"), interruptible("all is kept"):
         with contextlib.suppress(Interrupted):  # as Python itself does in a destructor
             signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGUSR1)  # does not break off the leaving
+        signal.raise_signal(signal.SIGUSR2)  # does not break off the leaving
         turns += 1
         with interruptible("another"):
             raise_if_stopped()

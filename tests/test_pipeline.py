@@ -306,10 +306,10 @@ def test_evaluation_refuses_videos_that_a_backbone_saw(project: Path) -> None:
 
 
 def test_stage_one_goes_on_bit_for_bit_where_it_was_stopped(project: Path, tmp_path: Path) -> None:
-    from faster.extract import pretrain
+    from faster.extract.pretrain_task import BackboneTask
 
     settings = replace(backbone_config(project, CHEAP), out=str(tmp_path / "weights"))
-    loss = pretrain._BackboneTask.loss
+    loss = BackboneTask.loss
     steps = 0
 
     def stopped(self: object, batch: object) -> torch.Tensor:
@@ -323,7 +323,7 @@ def test_stage_one_goes_on_bit_for_bit_where_it_was_stopped(project: Path, tmp_p
         return loss(self, batch)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(pretrain._BackboneTask, "loss", stopped)
+        patch.setattr(BackboneTask, "loss", stopped)
         train_backbone(settings, say=quiet, progress=False)
     train_backbone(settings, say=quiet, progress=False)
     said: list[str] = []

@@ -9,7 +9,7 @@ import pytest
 from commands import run_commands
 from faster import store as stores
 from faster.errors import StoreError
-from faster.extract.status import status
+from faster.extract.status import Watch, status
 from faster.store import writer
 from faster.store.receipts import receipt_path
 from stores import make_spec, make_store, make_videos
@@ -23,7 +23,9 @@ def store(tmp_path: Path) -> stores.Store:
     return make_store(tmp_path / "s.zarr", SPECS, make_videos(10), failed=FAILED)
 
 
-def test_a_whole_store(store: stores.Store) -> None:
+@pytest.mark.parametrize("consolidated", [True, False])
+def test_a_whole_store(tmp_path: Path, consolidated: bool) -> None:
+    store = make_store(tmp_path / "s.zarr", SPECS, make_videos(10), failed=FAILED, finalise=consolidated)
     found = status(store.path)
     assert found.complete
     for model in found.models:
@@ -51,6 +53,27 @@ def test_what_is_being_written_and_what_is_left(store: stores.Store) -> None:
     assert (dear.whole, dear.lacking) == (3, ())
     assert (cheap.whole, cheap.running, cheap.lacking) == (1, 1, (0, 2))
     assert (cheap.videos_whole, cheap.videos_failed) == (4, 0)
+
+
+def test_what_it_has_read_is_not_read_again(tmp_path: Path) -> None:
+    """A consolidated store's receipts never are; of others each once, however long one watches."""
+    for name, consolidated in (("a.zarr", True), ("b.zarr", False)):
+        store = make_store(tmp_path / name, SPECS, make_videos(10), failed=FAILED, finalise=consolidated)
+        watch = Watch(store.path)
+        first = watch.look()
+        for receipt in store.path.rglob("receipts/*.json"):
+            put = receipt.stat().st_mtime_ns
+            receipt.write_bytes(b"")
+            os.utime(receipt, ns=(put, put))
+        assert watch.look() == first
+        assert (status(store.path) == first) == consolidated
+
+
+def test_stray_receipts_are_not_counted(store: stores.Store) -> None:
+    folder = store.features("r2d26", 8).folder
+    for shard, view in ((7, 0), (0, 3)):
+        receipt_path(folder, shard, view).write_bytes(b"")
+    assert status(store.path).models[0].whole == status(store.path).models[1].whole == 3
 
 
 def test_the_rate_is_that_of_the_last_hour_of_work(store: stores.Store) -> None:

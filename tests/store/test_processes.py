@@ -72,6 +72,7 @@ def test_results_come_in_order_until_the_first_error(processes: int) -> None:
         ("SIGKILL itself", 75, "faster: a process was killed"),
         ("SIGTERM parent", 75, "faster: stopped by SIGTERM; all is kept, run the same command again"),
         ("SIGUSR1 all", 75, "faster: stopped by SIGUSR1; all is kept"),  # as a batch system may do
+        ("SIGUSR2 all", 75, "faster: stopped by SIGUSR2; all is kept"),
         ("SIGTERM all", 75, "faster: "),  # which is told, the signal or the death of a process, is open
         ("SIGINT all", 130, ""),  # as a terminal does
     ],

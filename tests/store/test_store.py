@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from faster.errors import ProvenanceMismatch, StoreError
 from faster.store import manifest as manifests
 from faster.store import writer
 from faster.store.receipts import list_receipts, read_receipt
+from faster.store.schema import logits_key, maps_key
 from faster.store.verify import verify
 from stores import make_facts, make_maps, make_spec, make_store, make_videos, write_shard
 
@@ -301,6 +303,46 @@ def test_failures_and_facts_are_the_same_before_and_after_finalise(tmp_path: Pat
         np.testing.assert_array_equal(values, after.columns[name], err_msg=name)
     lines = [json.loads(line) for line in (unfinished.path / "failures.jsonl").read_text().splitlines()]
     assert [(line["row"], line["reason"]) for line in lines] == list(FAILED.items())
+
+
+def test_finalise_opens_only_receipts_that_the_index_lacks_or_that_are_newer(tmp_path: Path) -> None:
+    spec = make_spec()
+    store = make_store(tmp_path / "s.zarr", [spec], make_videos(12), failed=FAILED)
+    folder = store.path / spec.folder
+    before = {file: file.read_bytes() for file in sorted((folder / "index").rglob("*")) if file.is_file()}
+    old = folder / "receipts/000000.v0.json"
+    old.write_bytes(b"not opened")
+    os.utime(old, (1, 1))
+    newer = folder / "receipts/000002.v0.json"
+    (folder / maps_key(2, 0)).unlink()
+    (folder / logits_key(2, 0)).unlink()
+    newer.unlink()
+    write_shard(store.path, spec, store.videos, 2, 4, failed={8: "gone since"})  # made again, behind our back
+    for receipt in (folder / "receipts").glob("000001*"):
+        os.utime(receipt, (1, 1))
+    assert stores.open(store.path).features("r2d26", 8).reasons({0}) == {(3, 0): FAILED[3]}
+    stores.finalise(stores.open(store.path))
+    assert {file for file, data in before.items() if file.read_bytes() != data}
+    features = stores.open(store.path).features("r2d26", 8)
+    newer.write_bytes(b"not opened either")
+    os.utime(newer, (1, 1))
+    assert features.coverage.reasons == {(3, 0): FAILED[3], (8, 0): "gone since"}
+    assert features.reasons({0, 2}) == features.coverage.reasons
+    assert features.coverage.ok[9, 0] and not features.lacking()
+
+
+@pytest.mark.parametrize(
+    "reasons",
+    [None, [], "x", {"audio only": 3}, {"audio only": [3]}, {"x": ["3", 0]}, {"x": [-1, 0]}, {"x": [0, 0]}],
+)
+def test_reasons_that_the_index_tells_wrong_are_taken_from_receipts(tmp_path: Path, reasons: object) -> None:
+    store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(VIDEOS), failed=FAILED)
+    file = store.path / make_spec().folder / "index/zarr.json"
+    metadata = json.loads(file.read_bytes())
+    metadata["attributes"]["reasons"] = reasons
+    file.write_text(json.dumps(metadata))
+    coverage = stores.open(store.path).features("r2d26", 8).coverage
+    assert coverage.reasons == {(row, 0): reason for row, reason in FAILED.items()}
 
 
 def test_a_reader_sees_shards_newer_than_the_consolidated_arrays(tmp_path: Path) -> None:

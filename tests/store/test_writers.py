@@ -9,7 +9,8 @@ import pytest
 from faster import store as stores
 from faster.store import manifest as manifests
 from faster.store import writer
-from faster.store.coverage import coverage_of_receipts
+from faster.store.coverage import load_coverage
+from faster.store.receipts import list_receipts
 from faster.store.verify import verify
 from shard_writers import write_at_once
 from stores import make_facts, make_maps, make_spec, make_videos
@@ -56,8 +57,12 @@ def mismatches_of(path: Path) -> list[str]:
             features.read_logits(row, 0, np.arange(features.clips)), logits, rtol=1e-6, atol=1e-6
         ):
             wrong.append(f"row {row}: other logits")
-    receipts = coverage_of_receipts(
-        features.folder, features.spec, videos=store.videos, shard_videos=store.shard_videos
+    receipts = load_coverage(
+        features.folder,
+        features.spec,
+        videos=store.videos,
+        shard_videos=store.shard_videos,
+        again=list_receipts(features.folder),
     )
     wrong += [
         f"index/{name} is not what the receipts say"
