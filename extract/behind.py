@@ -45,7 +45,8 @@ class Behind:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._dropping = kind is not None
+        if kind is not None:
+            self._dropping = True
         try:
             self._end()
         except BaseException:

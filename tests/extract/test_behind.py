@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from queue import Queue
+from typing import Any
 
 import pytest
 from faster.errors import StorageError
@@ -42,6 +44,42 @@ def test_no_more_waits_than_was_agreed() -> None:
         go.set()
         giver.join()
     assert behind.idle_seconds > 0
+
+
+def test_what_waits_behind_a_failure_is_dropped_where_all_work_was_given_already() -> None:
+    """The block may be left, without an exception of its own, while the failure is only just known to the thread."""
+    given, failed, leaving = (threading.Event() for _ in range(3))
+    done: list[str] = []
+
+    class Slow(Queue[Any]):
+        """Gives its second piece of work only when the block is left."""
+
+        given = 0
+
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            super().put(item, block, timeout)
+            if item is None:
+                leaving.set()
+
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            self.given += 1
+            if self.given == 2:
+                failed.set()
+                leaving.wait()
+            return super().get(block, timeout)
+
+    def fail() -> None:
+        given.wait()
+        raise StorageError("the disk is full")
+
+    behind = Behind("test", ahead=3)
+    behind._queue = Slow(maxsize=3)
+    with pytest.raises(StorageError, match="full"), behind:
+        behind.do(fail)
+        behind.do(lambda: done.append("after"))
+        given.set()
+        failed.wait()
+    assert not done
 
 
 def test_what_fails_ends_the_work_and_comes_out() -> None:
