@@ -41,8 +41,11 @@ def source_options(command: CommandT) -> CommandT:
 
 
 def share_cores() -> None:
-    """Keep OpenMP's threads from spinning while they wait, for decoder processes need the cores; before torch is imported."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    """Let OpenMP's threads spin for microseconds only while they wait: decoders need the cores. Before torch is imported."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        # Asleep at once, they wake too late for the next of many short operations.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def source_of(source: tuple[str, ...]) -> str | tuple[str, ...] | None:
