@@ -70,12 +70,17 @@ class Ranks:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def sharing_gradients(self, module: nn.Module) -> nn.Module:
-        """The module with each gradient the ranks' mean, exchanged while the others are computed."""
+    def sharing_gradients(self, module: nn.Module, *, varies: bool = False) -> nn.Module:
+        """The module with each gradient the ranks' mean, exchanged while the others are computed.
+
+        With `varies`, which parameters a step uses may differ from step to step and from rank to rank.
+        """
         if self.count == 1:
             return module
-        # The graph is the same at each step, and one clip a video leaves recurrent weights out of it.
-        return nn.parallel.DistributedDataParallel(module, static_graph=True)
+        # One clip a video leaves recurrent weights out of each step's graph, a drawn pattern models out of some.
+        return nn.parallel.DistributedDataParallel(
+            module, static_graph=not varies, find_unused_parameters=varies
+        )
 
     def _reduced(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
         if self.count == 1:

@@ -135,12 +135,14 @@ def fit(
     config: Mapping[str, Any],
     progress: bool = True,
     ranks: Ranks = ALONE,
+    varies: bool = False,
 ) -> BestEpoch:
     """Train `task` in `run_dir`, or go on with what was begun there, and return its best epoch.
 
     `config` is everything besides `options` that decides the run; it becomes config.json. On SIGTERM, SIGUSR1
     or SIGINT the state is saved after the step, and `Interrupted` or KeyboardInterrupt is raised; a second
-    signal acts at once. Of several ranks only the first writes; all read the folder.
+    signal acts at once. Of several ranks only the first writes; all read the folder. `varies` tells that not every
+    step uses the same parameters.
 
     Raises RunError where the folder was begun with another config, or where a loss, gradient, weight or
     validation figure is not finite; StorageError where the disk fails; Interrupted.
@@ -157,7 +159,7 @@ def fit(
         ranks.wait()
         standing = load_last(run_dir, model, optimizer)
         ranks.wait()  # until all have read what the first will write over
-        run = TrainingRun(task, model, optimizer, options, run_dir, standing, ranks)
+        run = TrainingRun(task, model, optimizer, options, run_dir, standing, ranks, varies=varies)
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         stop = stack.enter_context(stop_requests())
         log = stack.enter_context(run.log())
@@ -222,11 +224,13 @@ class TrainingRun:
         run_dir: Path,
         state: Standing,
         ranks: Ranks,
+        *,
+        varies: bool = False,
     ) -> None:
         self.task, self.model, self.optimizer = task, model, optimizer
         self.options, self.run_dir, self.state, self.ranks = options, run_dir, state, ranks
         trains = any(parameter.requires_grad for parameter in model.parameters())
-        self.loss = ranks.sharing_gradients(_LossOf(task)) if trains else _LossOf(task)
+        self.loss = ranks.sharing_gradients(_LossOf(task), varies=varies) if trains else _LossOf(task)
 
     @property
     def finished(self) -> bool:

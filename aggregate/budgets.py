@@ -20,8 +20,13 @@ def budgets(mix: Mix) -> list[Mix]:
     N is 2, 4, 8, … below the mix's own N, and that. To each belong all-E, of 1:1, 1:3, 1:7, 1:15 and 1:31 those that it has
     clips for, and all-C.
     """
-    lengths = [2**k for k in range(1, mix.clips.bit_length()) if 2**k < mix.clips] + [mix.clips]
-    return [_on(mix, pattern, clips) for clips in lengths for pattern in _patterns(clips)]
+    return [_on(mix, pattern, clips) for pattern, clips in drawn_from(mix.clips)]
+
+
+def drawn_from(most: int) -> list[tuple[Pattern, int]]:
+    """The pattern and N of each of these mixtures, of up to `most` clips."""
+    lengths = [2**k for k in range(1, most.bit_length()) if 2**k < most] + [most]
+    return [(pattern, clips) for clips in lengths for pattern in _patterns(clips)]
 
 
 def draw(mix: Mix, videos: int, rng: np.random.Generator) -> tuple[int, NDArray[np.int64]]:
@@ -32,9 +37,9 @@ def draw(mix: Mix, videos: int, rng: np.random.Generator) -> tuple[int, NDArray[
     return clips, (~masks[rng.integers(len(masks), size=videos)]).astype(np.int64)
 
 
-def budget_name(mix: Mix) -> str:
+def budget_name(pattern: Pattern, clips: int) -> str:
     """The name of a mixture's files: 1-7-n32."""
-    return f"{str(mix.pattern).replace(':', '-')}-n{mix.clips}"
+    return f"{str(pattern).replace(':', '-')}-n{clips}"
 
 
 def _on(mix: Mix, pattern: Pattern, clips: int) -> Mix:

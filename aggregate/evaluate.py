@@ -120,7 +120,7 @@ def evaluate(
     own = (str(opened.path.resolve()), split, part) == (config.store, config.split, config.report_part)
     name = "predictions" if own else f"predictions-{opened.path.stem}-{split}-{part}"
     if (config.pattern, config.clips) != own_mixture:
-        name += f"-{budget_name(mix)}"
+        name += f"-{budget_name(mix.pattern, mix.clips)}"
     return report(
         run.aggregator,
         opened,

@@ -124,7 +124,7 @@ class PreparedRun:
         if self.ranks.first:
             write_json(self.run / "trained_on.json", sorted(trained_on))
         for budget in budgets(self.mix) if self.mix.drawn else ():
-            name = self.run / BUDGETS_FOLDER / budget_name(budget)
+            name = self.run / BUDGETS_FOLDER / budget_name(budget.pattern, budget.clips)
             reported = self._report(budget, trained_on, name.with_suffix(".csv"), None)
             if self.ranks.first:
                 settled = {"pattern": str(budget.pattern), "clips": budget.clips}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import RunError, UsageError
 from ..run_folder import read_json
 from ..store.sealed import digest
-from .budgets import BUDGETS_FOLDER
+from .budgets import BUDGETS_FOLDER, budget_name, drawn_from
 from .pattern import ANY, Pattern
 from .runs import RunConfig, load_config
 from .selection import PartCoverage
@@ -119,7 +119,9 @@ class Result:
         words += ["--pattern", pattern, "--clips", clips, "--clip-frames", str(c.clip_frames)]
         words += ["--split", c.split]
         for role in ("expensive", "cheap"):
-            if (model := getattr(c, role)) is not None:
+            if (
+                model := self.values[role]
+            ) is not None:  # of a drawn pattern both, whatever this result is of
                 words += [f"--{role}", model]
         given = {**self.training, **{n: self.values[n] for n in _BESIDE_TRAINING if n in self.values}}
         if (init := self.values.get("init")) is not None:
@@ -217,6 +219,7 @@ def _over_splits(rows: Sequence[dict[int, Result]]) -> tuple[list[Row], list[str
     found: list[Row] = []
     lines: dict[str, None] = {}
     for alike in kinds.values():
+        alike = sorted(alike, key=lambda row: str(next(iter(row.values())).result["split"]))
         names = [next(iter(row.values())).result["split"] for row in alike]
         seeds = [seed for seed in alike[0] if all(seed in row for row in alike)]
         if len(alike) == 1 or len(set(names)) < len(names) or not seeds:
@@ -266,7 +269,13 @@ def _read(folder: Path) -> list[Result]:
     results, reading = [], folder / "config.json"
     try:
         _check_config(config, values)
-        for reading in sorted((folder / BUDGETS_FOLDER).glob("*.json")) if config.drawn else [path]:
+        paths = [path]
+        if config.drawn:
+            names = [budget_name(pattern, clips) for pattern, clips in drawn_from(config.clips)]
+            paths = [folder / BUDGETS_FOLDER / f"{name}.json" for name in names]
+        for reading in paths:
+            if not reading.exists():
+                raise RunError(f"{reading} is missing; run its train-agg command again, it reports anew")
             loaded = read_json(reading)
             _check_result(loaded, len(config.class_names))
             own = config

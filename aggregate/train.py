@@ -99,7 +99,15 @@ def _train(
             )
         reads = prepared.aggregator.reads
         task = prepared.task(ClipReader(mix, store.videos.labels, reads=reads, pin=device.type == "cuda"))
-        best = fit(task, prepared.options, run, config=prepared.values, progress=progress, ranks=ranks)
+        best = fit(
+            task,
+            prepared.options,
+            run,
+            config=prepared.values,
+            progress=progress,
+            ranks=ranks,
+            varies=mix.drawn,
+        )
         say(f"best epoch: {best.epoch} of {config.epochs}, validation top-1 {best.metrics['top1']:.1%}")
         ranks.wait()  # until the first has written it
     else:

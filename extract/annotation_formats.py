@@ -31,7 +31,7 @@ HMDB_LIST = re.compile(r"(.+)_test_split(\d+)\.txt")
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """One mention of one video: `where` is "file:line", `split`/`part` e.g. "split1"/"train", or empty."""
+    """One mention of one video: `where` is "file:line", "" where the folder itself is the list; `split`/`part` e.g. "split1"/"train", or empty."""
 
     id: str
     path: str
@@ -73,8 +73,10 @@ class Listing:
     ) -> None:
         """Add the video at `path` (relative to the root, posix), or note why that is no path of a video.
 
-        `id` defaults to the path; an empty `part` means that the video is not in the split.
+        `id` defaults to the path; an empty `part` means that the video is not in the split. `where` is "" where the
+        folder itself is the list: a million places would take 130 MB.
         """
+        said, where = where, where or f"{self.folder.root}/{path}"
         steps = path.split("/")
         if path.startswith("/") or ".." in steps:
             return self.problem(
@@ -100,7 +102,7 @@ class Listing:
                 id=id or path,
                 path=path,
                 on_disk=path in self.folder.files,
-                where=where,
+                where=said,
                 label=label,
                 split=split if part else "",
                 part=part,
@@ -112,7 +114,7 @@ class Listing:
     def add_links_outside(self) -> None:
         """Note every link that leaves the root: where the folder itself is the list, each is on it."""
         for path in sorted(self.folder.outside):
-            self.add(f"{self.folder.root}/{path}", path, label=-1)
+            self.add("", path, label=-1)
 
     def lines(self, file: Path) -> Iterable[tuple[str, str]]:
         """("file:line", text) of each line that is not blank, without the space around it."""
@@ -422,14 +424,15 @@ def read_class_folders(files: Sequence[Path], listing: Listing) -> None:
     loose = 0
     for path in paths:
         steps = path.split("/")
-        where = f"{root}/{path}"
         part = PARTS[steps[0].lower()] if has_parts and len(steps) > 1 else ""
         if part and len(steps) == 2:
-            listing.problem(where, f"lies in {steps[0]!r}, the folder of a part, and in no class folder")
+            listing.problem(
+                f"{root}/{path}", f"lies in {steps[0]!r}, the folder of a part, and in no class folder"
+            )
             continue
         loose += len(steps) == 1
         label = labels[steps[depth]] if len(steps) > 1 else -1
-        listing.add(where, path, label=label, split="folders", part=part)
+        listing.add("", path, label=label, split="folders", part=part)
     if loose:
         listing.notes.append(f"unlabelled, beside the class folders: {loose:,} videos")
     if len(listing.class_names) == 1:
@@ -442,5 +445,5 @@ def read_class_folders(files: Sequence[Path], listing: Listing) -> None:
 def read_files(files: Sequence[Path], listing: Listing) -> None:
     """Plain video files, unlabelled, sorted by path; `files` is not used where a folder is the source."""
     listing.add_links_outside()
-    for path in sorted(listing.folder.files, key=lambda path: path.split("/")):
-        listing.add(f"{listing.folder.root}/{path}", path, label=-1)
+    for path in sorted(listing.folder.files, key=lambda path: path.replace("/", "\0")):
+        listing.add("", path, label=-1)

@@ -88,12 +88,12 @@ class ClipCache:
     def fill(
         self, entries: Sequence[CacheEntry], *, decoders: int, say: Callable[[str], None], progress: bool
     ) -> dict[str, str]:
-        """Make the files that are not there, and return why videos have none, id → reason.
+        """Make the files that are not there or not whole, and return why videos have none, id → reason.
 
         Raises:
             StorageError: the disk has not the room, told before anything is written, or it fails.
         """
-        lacking = [entry for entry in entries if not entry.file.exists()]
+        lacking = [entry for entry in entries if not _is_whole(entry.file)]
         if not lacking:
             say(f"cache: {self.folder} holds all {len(entries)} videos")
             return {}
@@ -225,6 +225,17 @@ def load_cached_clips(path: Path, *, out: NDArray[np.uint8]) -> LoadedVideo:
     clips = np.load(path, mmap_mode="r")
     out[: len(clips)] = clips
     return _told(out, (0,) * len(clips))
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file is there and as long as its header says: a copy or a full disk may have cut it."""
+    try:
+        with file.open("rb") as opened:
+            np.lib.format.read_magic(opened)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(opened)
+            return dtype == np.uint8 and opened.tell() + prod(shape) == file.stat().st_size
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager

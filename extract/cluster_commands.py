@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,17 +31,21 @@ def status_command(store: Path, script: Path | None, watch: float | None, as_jso
     """Show how far the extraction into STORE is: shards and videos whole, failed, being written and lacking.
 
     Works while jobs write, and after they died: it asks the store alone. Ends with 0 where every shard is whole,
-    and with 75 where some are not yet.
+    and with 75 where some are not yet. With --watch and a job script it waits for the first job to begin the store.
 
     \b
     Examples:
         faster status kinetics.zarr
         faster status kinetics.zarr --watch 30
     """
-    from .status import Watch
+    from .status import Watch, begun
 
     looking = Watch(store)
     while True:
+        if watch is not None and _script_of(store, script) is not None and not begun(store):
+            click.echo(f"{store}: not begun yet")  # its jobs still wait in the queue
+            time.sleep(watch)
+            continue
         found = looking.look()
         if as_json:
             click.echo(json.dumps(found.to_dict()))
@@ -67,15 +72,28 @@ def _print(status: Status, script: Path | None) -> None:
     from .slurm import tasks_of_script
     from .tasks import array_indices
 
-    store = Path(status.store)
-    script = script or (beside if (beside := store.with_name(f"{store.name}.sbatch")).is_file() else None)
+    script = _script_of(Path(status.store), script)
     if script is None:
         click.echo("next: the faster extract command that began it; it skips what is whole")
     else:
         tasks = tasks_of_script(script)
         click.echo(
-            f"next: sbatch --array={array_indices(shard % tasks for shard in status.lacking)} {script}"
+            f"next: sbatch --array={array_indices(shard % tasks for shard in status.lacking)} {_word(script)}"
         )
+
+
+def _script_of(store: Path, named: Path | None) -> Path | None:
+    """The job script that was named, or the one beside the store, where there is one."""
+    if named is not None:
+        return named
+    beside = store.absolute() if not store.name else store  # of ".", the folder's own name
+    beside = beside.with_name(f"{beside.name}.sbatch")
+    return beside if beside.is_file() else None
+
+
+def _word(path: Path) -> str:
+    """A path as one word of a shell command, which is never taken for an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def _pace(model: ModelStatus) -> str:
@@ -129,6 +147,6 @@ def slurm_command(extract_arguments: tuple[str, ...], out: Path | None, go: bool
     click.echo(f"{script.path}: {script.tasks} tasks, logs in {script.logs}")
     if go:
         click.echo(submit(script.path))
-        click.echo(f"next: faster status {script.store}")
+        click.echo(f"next: faster status {_word(script.store)}")
     else:
-        click.echo(f"next: sbatch {script.path}")
+        click.echo(f"next: sbatch {_word(script.path)}")

@@ -16,7 +16,7 @@ import torch
 
 from .. import store as stores
 from ..cluster import LOCAL, WHOLE_WORKER, WorkerDied, connect, spread
-from ..errors import Interrupted, ProvenanceMismatch
+from ..errors import Interrupted, ProvenanceMismatch, SourceError
 from ..store.receipts import read_receipt, receipt_path
 from .decoders import DecoderPool
 from .events import Report, ShardEvent, VideoEvent
@@ -69,6 +69,7 @@ def run_dask(
     Raises:
         UsageError: as `cluster.connect`.
         ProvenanceMismatch: a worker has another store or other weights at the same place, or computes otherwise.
+        SourceError: a worker does not see the videos.
         Interrupted: a signal; the scheduler is gone; or shards kill workers though none of their videos does.
         FasterError: as a worker raised it; whole shards are kept.
     """
@@ -164,7 +165,11 @@ class _Session:
         self._pools: dict[tuple[Shape, int], DecoderPool] = {}
 
     def run(self, task: ShardTask) -> list[VideoEvent | ShardEvent]:
-        """Do a shard and return its events; what is whole by now, as where a result was lost, is not done again."""
+        """Do a shard and return its events; what is whole by now, as where a result was lost, is not done again.
+
+        Raises:
+            SourceError: of its videos none is here; recorded as failed, a worker that sees none would soon fail them all.
+        """
         if self.setup.threads is not None:
             torch.set_num_threads(self.setup.threads)
         events: list[VideoEvent | ShardEvent] = []
@@ -176,6 +181,12 @@ class _Session:
             else:
                 lacking.append((model, view))
         if lacking:
+            root = Path(self.setup.job.root)
+            if not task.trial and not any((root / self._manifest.paths[row]).exists() for row in task.rows):
+                raise SourceError(
+                    f"the worker on {socket.gethostname()} finds none of the videos of shard {task.shard} in {root}; all must "
+                    "see the same ones"
+                )
             run_shards(
                 self.setup.job,
                 self._specs,

@@ -37,7 +37,7 @@ from .pretrain_config import TrainBackboneConfig, TrainBackboneResult
 from .pretrain_init import freeze, require_unseen_by, start_from
 from .pretrain_task import BackboneTask, Parts
 from .slots import MEMORY_BYTES
-from .weights import WeightsInfo, file_stem, save_weights
+from .weights import WeightsInfo, file_stem, load_weights, save_weights
 
 __all__ = ["TrainBackboneConfig", "TrainBackboneResult", "train_backbone"]
 
@@ -79,13 +79,17 @@ def _train(
     options = config.options(str(device))
     settled = {
         "train_backbone": config.deciding(parts.split),
-        "videos": digest([[v.id for v in part] for part in (parts.train, parts.validation)]),
+        "videos": digest([[[v.id, v.label] for v in part] for part in (parts.train, parts.validation)]),
+        "classes": digest(list(source.class_names)),
         "init": None if origin is None else origin.digest,
         "ranks": ranks.count,
         "versions": _versions(),
     }
     if (run_dir / "result.json").exists():
         open_run(run_dir, run_config(options, settled))
+        if ranks.first and not target.exists():
+            finished, info = load_weights(config.model, path=run_dir)
+            save_weights(finished, target, info)
         say(f"{run_dir} is finished: nothing to do")
         return TrainBackboneResult(**read_json(run_dir / "result.json"))
     if target.exists() and not (run_dir / "config.json").exists():
@@ -116,7 +120,11 @@ def _train(
     trained_on = {video.id for video in parts.train}.union(origin.trained_on if origin else ())
     extra = {"split": parts.split, "config": config.deciding(parts.split), "best": asdict(best)}
     if origin is not None:
-        extra["init"] = {"path": origin.path, "digest": origin.digest}
+        extra["init"] = {
+            "path": origin.path,
+            "digest": origin.digest,
+            "trained_on_known": bool(origin.trained_on),
+        }
     if config.folds is not None:
         extra["unseen"] = [video.id for video in parts.unseen]
     info = WeightsInfo(

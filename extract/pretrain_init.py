@@ -33,7 +33,12 @@ def start_from(
     taken = {name: value for name, value in state.items() if name not in fresh}
     backbone.load_state_dict({**backbone.state_dict(), **taken})
     classifier = "its classifier too, the classes are the same" if same_classes else "with a new classifier"
-    return info, f"starts from {info.path}, {len(taken)} tensors, {classifier}"
+    unknown = (
+        ""
+        if info.trained_on
+        else "; which videos it was trained on is unknown: test videos may be among them"
+    )
+    return info, f"starts from {info.path}, {len(taken)} tensors, {classifier}{unknown}"
 
 
 def require_unseen_by(info: WeightsInfo, videos: Sequence[VideoRecord], what: str) -> None:
@@ -65,6 +70,8 @@ def freeze(model: str, backbone: Backbone, parts: Iterable[str]) -> list[nn.Modu
         if part == FEATURES:
             owners = {name.rpartition(".")[0] for name in own}
             frozen += [module for name, module in modules.items() if name not in owners and _is_leaf(module)]
+            for name, parameter in backbone.named_parameters():  # also those that no leaf holds
+                parameter.requires_grad_(parameter.requires_grad and name.rpartition(".")[0] in owners)
         elif part and part in modules:
             frozen.append(modules[part])
         else:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..errors import RunError, SourceError, UsageError, VideoError
+from ..errors import RunError, SourceError, StorageError, UsageError, VideoError
 from ..ranks import Ranks
 from ..store import VideoRecord
 from ..store.commit import replace as write_whole
@@ -80,10 +80,12 @@ class BackboneTask:
         self._failures = failures
         self.failed = read_failures(failures)
         self._logits = _forward(config, model, device)
-        if config.batch_size < 2 * ranks.count:
+        clips = min(config.batch_size, len(parts.train))
+        if clips < 2 * ranks.count:
+            mend = "add videos" if clips < config.batch_size else "raise --batch-size"
             raise UsageError(
-                f"batches of {config.batch_size} clips for {ranks.count} processes: batch norm needs two clips in each; "
-                "raise --batch-size, or start fewer"
+                f"batches of {clips} clips for {ranks.count} processes: batch norm needs two clips in each; "
+                f"{mend}, or start fewer"
             )
 
     @property
@@ -151,7 +153,7 @@ class BackboneTask:
         )
         for i, video in results:
             if isinstance(video, VideoFailure):
-                self.failed[mine[i].id] = video.reason
+                self._leave_out(mine[i], video)
                 continue
             try:
                 _, logits = network(video.clips)
@@ -160,8 +162,8 @@ class BackboneTask:
             scores.append((mine[i].label, torch.from_numpy(logits).softmax(-1).mean(0).numpy()))
         everyones = [each for part in self._ranks.gathered(scores) for each in part]
         if not everyones:
-            reasons = [self.failed[video.id] for video in mine if video.id in self.failed]
-            raise SourceError(f"none of {len(videos)} {what} videos can be decoded: {reasons[0]}")
+            failed = {name: why for part in self._ranks.gathered(self.failed) for name, why in part.items()}
+            raise SourceError(f"none of {len(videos)} {what} videos can be decoded: {failed[videos[0].id]}")
         labels = np.array([label for label, _ in everyones])
         mean_scores = np.stack([score for _, score in everyones]).astype(np.float64)
         own = mean_scores[np.arange(len(labels)), labels]
@@ -169,6 +171,14 @@ class BackboneTask:
             "top1": float((mean_scores.argmax(1) == labels).mean()),
             "loss": float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean()),
         }
+
+    def _leave_out(self, video: VideoRecord, failure: VideoFailure) -> None:
+        """Note a video that cannot be decoded. Raises StorageError where it was: its file in the cache is gone or damaged."""
+        if (entry := self._cached.get(video.id)) is not None:
+            raise StorageError(
+                f"{entry.file} cannot be read any more ({failure.reason}); the same command makes it again, and goes on"
+            )
+        self.failed[video.id] = failure.reason
 
     def _load_batches(self, epoch: int, start_step: int) -> Generator[ClipsLabelsIds, None, None]:
         config, train = self._config, self._parts.train
@@ -186,7 +196,7 @@ class BackboneTask:
             for _ in rows:
                 i, video = next(results)
                 if isinstance(video, VideoFailure):
-                    self.failed[train[i].id] = video.reason
+                    self._leave_out(train[i], video)
                     continue
                 clips[len(kept)].numpy()[:] = video.clips[0]
                 kept.append(train[i])

@@ -14,10 +14,11 @@ from typing import Any
 
 from ..errors import StoreError, UsageError
 from ..store.commit import replace, storage_errors
+from ..store.remote import require_local
 from .tasks import array_indices
 
 GRACE_SECONDS = 120  # between Slurm's warning and its SIGKILL; a task needs less than 20
-_TASKS = re.compile(r"^# faster: tasks (\d+)$", re.MULTILINE)
+_TASKS = re.compile(r"^# faster: tasks ([1-9][0-9]{0,9})$", re.MULTILINE)
 _TIME = re.compile(r"(\d+-)?\d{1,3}(:\d{2}){0,2}")
 
 
@@ -60,13 +61,22 @@ class SlurmJob:
             value = getattr(self, name)
             if value is not None and not re.fullmatch(r"[\w.,@+-]+", value):
                 raise UsageError(f"--{name} is {value!r}; letters, digits and . , @ + - _ are allowed")
+        for word in self.command:
+            _require_one_line(word)
 
     def script(self, logs: Path) -> str:
         """The job script; each task's log is `logs`/<job>_<task>.log.
 
         A task near its time limit gets SIGUSR1, drops the shard in hand, ends with 75 and is put in the queue again, as
         Slurm does with what it preempts; one that ends otherwise, or is cancelled, is not.
+
+        Raises:
+            UsageError: the current folder or `logs` cannot stand in a job script.
         """
+        for place in (Path.cwd(), logs):
+            _require_one_line(place)
+            if "\\" in str(place):
+                raise UsageError(f"{place}: Slurm takes no folder with a backslash; choose another")
         throttle = f"%{self.at_once}" if self.at_once else ""
         options = {
             "job-name": self.name,
@@ -82,7 +92,7 @@ class SlurmJob:
             "signal": f"B:USR1@{GRACE_SECONDS}",
             "open-mode": "append",
             "chdir": shlex.quote(str(Path.cwd())),
-            "output": shlex.quote(str(logs / "%A_%a.log")),
+            "output": shlex.quote(f"{str(logs).replace('%', '%%')}/%A_%a.log"),  # Slurm replaces %b and so on
         }
         lines = [
             f"#SBATCH --{name}" + (f"={value}" if value else "")
@@ -145,6 +155,7 @@ def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, *
         raise UsageError("leave --task out: the script gives each task its own")
     if options["store"] is None:
         raise UsageError("name the store (--store), for all tasks must write the same one")
+    require_local(Path(options["store"]))
     store = Path(options["store"]).absolute()
     command = [sys.executable, "-m", "faster.cli", "extract", *arguments]
     made = SlurmJob(command=command, **job)
@@ -155,7 +166,7 @@ def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, *
             "shard, so fewer tasks do the same work"
         )
     script = Script(
-        path=out or store.with_name(f"{store.name}.sbatch"),
+        path=(out or store.with_name(f"{store.name}.sbatch")).absolute(),
         logs=store.with_name(f"{store.name}.logs"),
         store=store,
         tasks=made.tasks,
@@ -164,6 +175,12 @@ def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, *
         script.logs.mkdir(parents=True, exist_ok=True)
     replace(script.path, made.script(script.logs).encode())
     return script
+
+
+def _require_one_line(text: object) -> None:
+    """A line of the script ends where a path does not: what follows would be run, and other #SBATCH lines not read."""
+    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(text)):
+        raise UsageError(f"{str(text)!r} has a line break or the like, which a job script cannot hold")
 
 
 def max_array_size() -> int | None:
@@ -195,7 +212,8 @@ def tasks_of_script(path: Path) -> int:
     Raises:
         StoreError: it is none.
     """
-    match = _TASKS.search(path.read_text(encoding="utf-8"))
+    with storage_errors(path):
+        match = _TASKS.search(path.read_text(encoding="utf-8", errors="replace"))
     if not match:
         raise StoreError(f"{path}: no job script of faster submit slurm")
     return int(match[1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,16 +136,23 @@ class Watch:
 
         def count(part: Sequence[tuple[int, int, float]]) -> None:
             for shard, view, seconds in part:
-                self._failed[folder, shard, view, seconds] = count_failed(folder, shard, view)
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    self._failed[folder, shard, view, seconds] = count_failed(folder, shard, view)
 
         with ThreadPoolExecutor(READS_AT_ONCE, thread_name_prefix="receipts") as pool:
             list(pool.map(count, [unread[i::READS_AT_ONCE] for i in range(READS_AT_ONCE)]))
         read = sum(
-            self._failed[folder, shard, view, seconds]
+            self._failed.get((folder, shard, view, seconds), 0)
             for (shard, view), seconds in put.items()
             if not known[shard, view]
         )
         return read + int(failed[known].sum())
+
+
+def begun(path: Path) -> bool:
+    """Whether an extraction has begun the store: it has a model and a list of videos."""
+    require_local(path)
+    return any(path.glob("features/*/L*/zarr.json")) and any(path.glob("manifest/*.json"))
 
 
 def status(path: str | Path) -> Status:

@@ -45,7 +45,7 @@ class TaskShare:
             return cls(index=int(match[1]), count=int(match[2]))
         names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN")
         values = [environment.get(name, "") for name in names]
-        if not all(value.isascii() and value.isdigit() for value in values):
+        if not all(re.fullmatch("[0-9]{1,18}", value) for value in values):
             raise UsageError(
                 "--task auto reads SLURM_ARRAY_TASK_ID, _COUNT and _MIN, and this is no task of a Slurm array; say it as "
                 "--task 3/64"

@@ -12,17 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import RunError
+
 CHANNELS = 512
 """Up to so many channels are made of several places."""
 
 
 def norm_relu(x: Tensor, norm: nn.BatchNorm3d, *, relu: bool) -> Tensor:
-    """(n, c) → (n, c) in the type of `x`: the norm over n, and ReLU; updates the running statistics as the module does."""
+    """(n, c) → (n, c) in the type of `x`: the norm over n, and ReLU; updates the running statistics as the module does.
+
+    Raises RunError where n is 1: a single value has no variance.
+    """
+    if (n := len(x)) == 1:
+        raise RunError(
+            "batch norm met a single value: one clip is left of a batch, and its maps have one place; raise --batch-size "
+            "or --size, and use another --out"
+        )
     y, mean, var = _NormReLU.apply(x, norm.weight, norm.bias, norm.eps, relu)  # type: ignore[no-untyped-call]
     assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
     assert norm.num_batches_tracked is not None
     with torch.no_grad():
-        n = len(x)
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(var * (n / (n - 1)), norm.momentum)
         norm.num_batches_tracked.add_(1)

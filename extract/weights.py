@@ -63,12 +63,14 @@ class WeightsInfo:
             raise ValueError(f"unknown keys {sorted(unknown)}")
         if lacking := {"model", "digest"} - set(values):
             raise ValueError(f"no {sorted(lacking)}")
-        names = values.get("class_names")
+        names, seen = values.get("class_names"), values.get("trained_on", [])
+        if not isinstance(seen, list | tuple) or not all(isinstance(name, str) for name in seen):
+            raise ValueError(f"trained_on is no list of ids but {str(seen)[:40]!r}")
         return cls(
             **{
                 **values,
                 "class_names": None if names is None else tuple(names),
-                "trained_on": tuple(values.get("trained_on", ())),
+                "trained_on": tuple(seen),
             }
         )
 
@@ -193,6 +195,10 @@ def weights_digest(state: State) -> str:
 
 def _given(path: Path) -> Path:
     """The file that the user's path means. Raises WeightsError where it means none."""
+    if path.is_dir() and (path / "config.json").exists() and not (path / "result.json").exists():
+        raise WeightsError(
+            f"{path} is not finished: which videos its weights saw is written at the end; run its command again, it goes on"
+        )
     file = path / "best.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise WeightsError(

@@ -148,6 +148,48 @@ def load_coverage(
     return coverage
 
 
+def index_holds(
+    folder: Path,
+    spec: FeatureSpec,
+    *,
+    videos: Manifest,
+    shard_videos: int,
+    whole: Sequence[tuple[int, int]],
+) -> bool:
+    """Whether what is consolidated is what the receipts say, of those shards that it speaks of.
+
+    Copied or restored receipts may differ from an index that was written before.
+
+    Args:
+        folder, spec, videos, shard_videos: as `load_coverage`.
+        whole: (shard, view) whose receipts hold; all of them are opened.
+    """
+    index = empty_coverage(spec, videos.rows)
+    attributes = read_attributes(folder / "index")
+    columns = _read_index(folder / "index", attributes, index, videos)
+    if not columns:
+        return True  # readers take the receipts
+    for name, values in columns.items():
+        index.columns[name][: len(values)] = values
+    index.reasons.update(_read_reasons(attributes, index.failed))
+    for receipt in read_receipts(folder, list(whole)):
+        rows = np.s_[receipt.shard * shard_videos : (receipt.shard + 1) * shard_videos, receipt.view]
+        told = {name: values[rows].copy() for name, values in index.columns.items()}
+        reasons = {
+            at: reason
+            for entry in receipt.videos
+            if (reason := index.reasons.get(at := (entry.row, receipt.view)))
+        }
+        _enter(index, receipt, folder, spec, videos.ids, shard_videos)
+        if not told["status"].any():
+            continue
+        if any(not np.array_equal(told[name], index.columns[name][rows], equal_nan=True) for name in told):
+            return False
+        if any(index.reasons.get(at) != reason for at, reason in reasons.items()):
+            return False
+    return True
+
+
 def save_coverage(folder: Path, coverage: Coverage, videos: Manifest) -> None:
     """Write the columns as Zarr arrays under `index/`, for readers of this and any other Zarr library."""
     write_arrays(
@@ -239,6 +281,8 @@ def _enter(
         coverage.columns["status"][at] = OK if entry.ok else FAILED
         if entry.facts is None:
             coverage.reasons[at] = entry.reason
+            for name in coverage.columns.keys() - {"status"}:  # it may have been whole before
+                coverage.columns[name][at] = COLUMNS[name][2]
             continue
         coverage.reasons.pop(at, None)
         facts = entry.facts

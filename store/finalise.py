@@ -34,14 +34,18 @@ def finalise(store: Store) -> None:
     with storage_errors(store.path):
         for model, clip_frames in store.models:
             features = store.features(model, clip_frames)
+            newer = _newer_receipts(features.folder)
             coverage = load_coverage(
                 features.folder,
                 features.spec,
                 videos=store.videos,
                 shard_videos=store.shard_videos,
-                again=_newer_receipts(features.folder),
+                again=newer,
             )
             save_coverage(features.folder, coverage, store.videos)
+            if newer:  # the next one need not read them again, even where nothing changed
+                index = features.folder / "index" / "zarr.json"
+                replace(index, index.read_bytes())
             fit_arrays(
                 store.path, features.spec, store.videos, store.shard_videos
             )  # of models not run this time, too
@@ -68,7 +72,8 @@ def _newer_receipts(folder: Path) -> set[tuple[int, int]]:
         written = (folder / "index" / "zarr.json").stat().st_mtime
     except FileNotFoundError:
         return set()  # all are read
-    return {key for key, put in receipt_times(folder).items() if put > written - CLOCKS_DIFFER_SECONDS}
+    times = receipt_times(folder, entered=True)
+    return {key for key, put in times.items() if put > written - CLOCKS_DIFFER_SECONDS}
 
 
 def _save_videos(store: Store, videos: Manifest) -> None:

@@ -236,6 +236,7 @@ def append(
             root=root,
         )
         put_if_absent(store / "manifest" / f"{number:06d}.json", segment)
+        del segment  # as long as the list of videos; it is read back now
 
 
 def _new_ones(

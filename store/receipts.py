@@ -145,15 +145,21 @@ def list_receipts(folder: Path) -> list[tuple[int, int]]:
     return sorted(key for name in names if (key := _key(name)) is not None)
 
 
-def receipt_times(folder: Path) -> dict[tuple[int, int], float]:
-    """When each receipt was put, in seconds since 1970, by (shard, view). For local stores; opens none of them."""
+def receipt_times(folder: Path, *, entered: bool = False) -> dict[tuple[int, int], float]:
+    """When each receipt was put, in seconds since 1970, by (shard, view). For local stores; opens none of them.
+
+    Args:
+        folder: the model's.
+        entered: when it came to where it lies, if that is later: a copy may carry its original's time.
+    """
     times = {}
     try:
         with os.scandir(folder / "receipts") as entries:
             for entry in entries:
                 if (key := _key(entry.name)) is not None:
                     with suppress(FileNotFoundError):  # removed meanwhile
-                        times[key] = entry.stat(follow_symlinks=False).st_mtime
+                        found = entry.stat(follow_symlinks=False)
+                        times[key] = max(found.st_mtime, found.st_ctime if entered else 0.0)
     except FileNotFoundError:
         return {}
     return times
@@ -197,6 +203,7 @@ def count_failed(folder: Path, shard: int, view: int) -> int:
     Only for show: nothing is checked. A quote within a string is escaped in JSON, so no reason can look like this.
 
     Raises:
+        FileNotFoundError: it is gone.
         StorageError: it cannot be read.
     """
     path = f"{folder}/receipts/{_name(shard, view)}"
@@ -205,6 +212,8 @@ def count_failed(folder: Path, shard: int, view: int) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             return file.read().count(b'"facts":null')
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import StoreError
@@ -25,14 +25,21 @@ def digest(value: object) -> str:
 def seal(value: Mapping[str, Any]) -> bytes:
     """The file of a value: its canonical JSON with the format, and a digest over both that makes any change show."""
     sealed = {"format": FORMAT, **value}
+    # Each member's text is written once and copied once, for some are large.
     texts = {key: canonical_json(key) + b":" + canonical_json(item) for key, item in sealed.items()}
-    texts["digest"] = b'"digest":"%s"' % hashlib.sha256(_joined(texts)).hexdigest().encode()
-    return _joined(texts)
+    bare = hashlib.sha256()
+    for part in _parts(texts):
+        bare.update(part)
+    texts["digest"] = b'"digest":"%s"' % bare.hexdigest().encode()
+    return b"".join(_parts(texts))
 
 
-def _joined(texts: Mapping[str, bytes]) -> bytes:
-    """The canonical JSON of an object whose members' texts are these: each is written once, for some are large."""
-    return b"{%s}" % b",".join(texts[key] for key in sorted(texts))
+def _parts(texts: Mapping[str, bytes]) -> Iterator[bytes]:
+    """The canonical JSON of an object whose members' texts are these, in parts."""
+    for place, key in enumerate(sorted(texts)):
+        yield b"," if place else b"{"
+        yield texts[key]
+    yield b"}"
 
 
 def unseal(data: bytes, *, name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..errors import StoreError
 from .commit import TEMPORARY_SUFFIX, storage_errors
+from .coverage import index_holds
 from .features import Features
 from .files import METADATA_BYTES_MAX, open_regular, read_regular, require_inside
 from .processes import map_in_processes
@@ -48,8 +49,9 @@ class Verification:
     Attributes:
         shards, size_bytes: receipts and bytes that were read.
         bad: shards that do not hold.
-        descriptions: array metadata, a model's `trained_on.json`, or its classifier, that are not what was written.
-            Repair derives the metadata again and removes the others, which the commands in `remake` put again.
+        descriptions: array metadata, a model's `trained_on.json`, or its classifier, that are not what was written, or
+            an index that is not what the receipts say. Repair derives the metadata and the index again and removes the
+            others, which the commands in `remake` put again.
         leftovers: temporary files, and data without a receipt, relative to the store; they mislead no reader.
         remake: the commands that make again what is bad, once it is removed, as far as the store tells them.
         repaired: whether all of these were mended or removed.
@@ -135,16 +137,18 @@ def verify(
     descriptions = [
         str(file.relative_to(store.path)) for features in models for file in _altered(store, features)
     ]
+    descriptions += [str(file.relative_to(store.path)) for file in _stale_indexes(store, models, bad)]
     if repair:
-        remove_shards(store, [(b.model, b.clip_frames, b.shard, b.view) for b in bad])
         with storage_errors(store.path):
-            for name in leftovers:
-                remove_file(store.path / name, store.path)
-            for name in descriptions:
+            for name in descriptions:  # before the removal below, which consolidates
                 if name.endswith("/head"):  # as a whole: a part of a classifier means nothing
                     shutil.rmtree(store.path / name)
                 else:
                     remove_file(store.path / name, store.path)
+        remove_shards(store, [(b.model, b.clip_frames, b.shard, b.view) for b in bad])
+        with storage_errors(store.path):
+            for name in leftovers:
+                remove_file(store.path / name, store.path)
         for features in models:
             fit_arrays(store.path, features.spec, store.videos, store.shard_videos)
     return Verification(
@@ -186,6 +190,21 @@ def _altered(store: Store, features: Features) -> Iterator[Path]:
         known = digests if isinstance(digests, dict) else {}
         if any(_sha256(head / str(name)) != sha256 for name, sha256 in known.items()):
             yield head
+
+
+def _stale_indexes(store: Store, models: list[Features], bad: list[BadShard]) -> Iterator[Path]:
+    """The attributes of every index that says other than the receipts that hold."""
+    broken = {(shard.model, shard.clip_frames, shard.shard, shard.view) for shard in bad}
+    for features in models:
+        whole = [
+            (shard, view)
+            for shard, view in list_receipts(features.folder)
+            if (features.model, features.clip_frames, shard, view) not in broken
+        ]
+        if not index_holds(
+            features.folder, features.spec, videos=store.videos, shard_videos=store.shard_videos, whole=whole
+        ):
+            yield features.folder / "index" / "zarr.json"
 
 
 def _sha256(file: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from faster.aggregate.selection import choose_mix
 from faster.aggregate.sweep import SweepConfig, sweep
 from faster.aggregate.sweep_grid import Grid
 from faster.aggregate.train import TrainConfig, TrainResult, run_folder, train_agg
-from faster.errors import UsageError
+from faster.errors import RunError, UsageError
 from faster.store import Store
 from stores import make_maps, make_spec, make_store, make_videos
 
@@ -47,8 +48,14 @@ def trained(store: Store, tmp_path_factory: pytest.TempPathFactory) -> TrainResu
 
 
 def test_the_budgets_are_every_n_with_every_pattern_that_it_has_clips_for(store: Store) -> None:
-    assert [budget_name(budget) for budget in budgets(choose_mix(store, pattern="any", clips=4))] == ALL
-    names = [budget_name(budget) for budget in budgets(choose_mix(store, pattern="any", clips=6))]
+    assert [
+        budget_name(budget.pattern, budget.clips)
+        for budget in budgets(choose_mix(store, pattern="any", clips=4))
+    ] == ALL
+    names = [
+        budget_name(budget.pattern, budget.clips)
+        for budget in budgets(choose_mix(store, pattern="any", clips=6))
+    ]
     assert names == [*ALL, "all-E-n6", "1-1-n6", "1-3-n6", "all-C-n6"]
     with pytest.raises(UsageError, match="--clips 1 leaves one; at least 2"):
         choose_mix(store, pattern="any", clips=1)
@@ -134,6 +141,17 @@ def test_the_report_sets_it_beside_the_specialised_runs(
     assert any("2 runs, seeds 0" in line for line in meta.lines)
     command = next(line for line in meta.lines if line.startswith("one of them alone"))
     assert "--pattern any --clips 4" in command
+
+
+def test_the_command_names_both_models_and_no_mixture_may_lack(trained: TrainResult, tmp_path: Path) -> None:
+    """The first row is of all-E, which needs one model; in a store of three, training needs both names."""
+    _, meta = report_of([trained.run])
+    command = next(line for line in meta.lines if line.startswith("one of them alone"))
+    assert "--expensive dear --cheap cheap" in command
+    shutil.copytree(trained.run, tmp_path / "run")
+    (tmp_path / "run/budgets/1-1-n2.json").unlink()
+    with pytest.raises(RunError, match=r"1-1-n2\.json is missing; run its train-agg command again"):
+        report_of([tmp_path / "run"])
 
 
 def test_a_sweep_takes_it_as_a_pattern(store: Store, trained: TrainResult, tmp_path: Path) -> None:

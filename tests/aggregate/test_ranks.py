@@ -83,6 +83,34 @@ def test_two_processes_train_as_one_even_after_one_died(tmp_path: Path) -> None:
     assert {name for name in found if not name.startswith("events.out")} == names
 
 
+@pytest.mark.slow
+def test_two_processes_train_as_one_on_any_pattern(tmp_path: Path) -> None:
+    """Each model has a head, and a step of one or two videos often leaves one out, on one process or on both."""
+    classes = {"num_classes": 2, "class_names": ("x", "y")}  # not the store's, so heads are trained
+    specs = [make_spec("dear", **classes), make_spec("cheap", map_shape=(1, 1, 1, 8), **classes)]
+    store = make_store(tmp_path / "s.zarr", specs, make_videos(48), gflops={"dear": 9.0, "cheap": 1.0})
+    values = {"aggregator": "average", "pattern": "any", "epochs": 2, "batch_size": 2, "device": "cpu"}
+    config = TrainConfig(store=store.path, out=tmp_path / "one", **values)
+    one = train_agg(config, say=[].append, progress=False)
+    options = [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    done = torchrun(
+        *(
+            "-m",
+            "faster.cli",
+            "train-agg",
+            "--store",
+            str(store.path),
+            "--out",
+            str(tmp_path / "two"),
+            *options,
+        )
+    )
+    assert done.returncode == 0, done.stderr
+    weights = load_file(tmp_path / "two" / "last.safetensors")
+    for name, value in load_file(one.run / "last.safetensors").items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("length", [0, 1, 4, 5, 17])
 def test_ranks_share_a_batch_as_equally_as_can_be(length: int, count: int) -> None:

@@ -236,6 +236,12 @@ def test_splits_are_averaged_seed_by_seed(cells, tmp_path):
     assert [row.group for row in rows] == ["one, two, mean of one, two", "one, one"]
     assert pareto_front(rows) == [True, True]
 
+    mean = copied(runs[0], tmp_path / "other one", config={"training.epochs": 7})
+    other = copied(runs[2], tmp_path / "other two", config={"training.epochs": 7})
+    rows, meta = report_of([*runs, other, mean])  # compared, in whatever order they are named
+    assert len(rows) == 2 and rows[0].group == rows[1].group
+    assert sum(line.startswith("note: the figures are means") for line in meta.coverage) == 1
+
     rows, _ = report_of([*runs, cells / f"{GRU}0", copied(cells / f"{GRU}1", tmp_path / "same")])
     assert len(rows) == 1  # a third split joins the mean
     again = copied(runs[0], tmp_path / "again", config={"store": "/b/one.zarr"})

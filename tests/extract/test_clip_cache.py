@@ -103,6 +103,19 @@ def test_a_short_video_repeats_its_last_frame(tmp_path: Path) -> None:
     assert not np.array_equal(out[0, 3], out[0, 4])
 
 
+def test_files_that_are_not_whole_are_made_again(tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4", frames=10)
+    cache = make_cache(tmp_path / "cache")
+    entries = [cache.entry(record("a.mp4"), tmp_path, clips=clips) for clips in (0, 2)]
+    fill(cache, entries)
+    whole = [entry.file.read_bytes() for entry in entries]
+    for damaged in (b"", b"no array", whole[0][:40], whole[0][:-1], whole[0] + b"0"):
+        entries[0].file.write_bytes(damaged)
+        failed, said = fill(cache, entries)
+        assert failed == {} and "1 decoded videos take" in said[0] and "1 are there" in said[0]
+        assert [entry.file.read_bytes() for entry in entries] == whole
+
+
 def test_a_file_that_changed_is_cached_anew(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "cache")
     make_video(tmp_path / "a.mp4", frames=10)

@@ -19,7 +19,7 @@ import torch
 from click.testing import CliRunner
 from faster import store as stores
 from faster.cluster import LOCAL, WorkerDied, connect, spread
-from faster.errors import Interrupted, ProvenanceMismatch, StoreError, UsageError
+from faster.errors import Interrupted, ProvenanceMismatch, SourceError, StoreError, UsageError
 from faster.extract import run as stage
 from faster.extract.dask_executor import REASON
 from faster.extract.events import ShardEvent
@@ -177,6 +177,21 @@ def test_what_a_given_cluster_lacks_is_said(tmp_path: Path, monkeypatch: pytest.
             monkeypatch.setattr(stage, "run_dask", wrong)
             with pytest.raises(ProvenanceMismatch, match=said):
                 run(source, store, cluster=address, devices=("cpu",))
+
+
+def test_a_worker_that_sees_no_videos_fails_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be the fastest, and get them all."""
+    source = make_videos(tmp_path / "videos", ["", ""])
+    real = stage.run_dask
+
+    def unmounted(job: Job, *rest: Any, **more: Any) -> None:
+        real(replace(job, root=str(tmp_path / "elsewhere")), *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "run_dask", unmounted)
+        with pytest.raises(SourceError, match="finds none of the videos of shard 0"):
+            run(source, tmp_path / "s.zarr", cluster=LOCAL, devices=("cpu",))
+    assert not list((tmp_path / "s.zarr").rglob("receipts/*.json"))
 
 
 def square(number: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,15 +14,17 @@ from typing import Any
 
 import pytest
 import torch
-from faster.errors import DataError, Interrupted, RunError, UsageError
+from faster.errors import DataError, Interrupted, RunError, StorageError, UsageError, WeightsError
 from faster.extract.backbones import build
+from faster.extract.decoders import DecoderPool
 from faster.extract.pretrain import TrainBackboneConfig, TrainBackboneResult, choose_parts, train_backbone
 from faster.extract.pretrain_init import freeze
 from faster.extract.pretrain_task import BackboneTask
 from faster.extract.weights import WeightsInfo, load_weights, save_weights
+from faster.ranks import Ranks
 from safetensors.torch import load_file
 from sets import make_bright_set, write_bright_video
-from torch import Tensor
+from torch import Tensor, nn
 
 MODEL = "r2d14-w4"
 
@@ -181,6 +184,96 @@ def test_weights_that_saw_a_test_video_or_the_fold_are_not_started_from(videos: 
         config = config_of(videos, tmp_path / "out", init=str(tmp_path / "w.safetensors"), folds=2, fold=0)
         with pytest.raises(DataError, match=f"1 of the .* {what}.*{seen.id}"):
             train(config)
+
+
+def test_a_cache_that_goes_missing_ends_the_run_and_is_made_again(videos: Path, tmp_path: Path) -> None:
+    """Its videos can be decoded: they must not be left out as those that cannot."""
+    loss = BackboneTask.loss
+
+    def deleting(self: BackboneTask, batch: Any) -> Tensor:
+        for path in (tmp_path / "cache").glob("*.npy"):
+            path.unlink()
+        return loss(self, batch)
+
+    config = config_of(videos, tmp_path, cache="uint8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BackboneTask, "loss", deleting)
+        with pytest.raises(StorageError, match=r"cannot be read any more.*the same command makes it again"):
+            train(config)
+    assert set(train(config)[0].failed) <= {"train/dark/broken.mp4"}
+
+
+def test_weights_of_an_unfinished_run_are_refused_and_unknown_training_is_said(
+    trained: Path, videos: Path, tmp_path: Path
+) -> None:
+    """What a run has seen is written at its end: before, it would look like weights that saw nothing."""
+    begun = shutil.copytree(trained / f"{MODEL}.run", tmp_path / f"{MODEL}.run")
+    (begun / "result.json").unlink()
+    with pytest.raises(WeightsError, match="is not finished: which videos its weights saw"):
+        train(config_of(videos, tmp_path / "out", init=str(begun)))
+    (begun / "best.safetensors.json").unlink()
+    result, said = train(config_of(videos, tmp_path / "out", init=str(begun / "best.safetensors"), epochs=1))
+    assert any("which videos it was trained on is unknown" in line for line in said)
+    extra = load_weights(MODEL, path=result.weights)[1].extra
+    assert extra["init"]["trained_on_known"] is False
+
+    Path(result.weights).unlink()  # the run folder has them still
+    _, said = train(config_of(videos, tmp_path / "out", init=str(begun / "best.safetensors"), epochs=1))
+    assert said[-1].endswith("is finished: nothing to do")
+    again = load_file(result.weights)
+    for name, value in load_file(tmp_path / "out" / f"{MODEL}.run/best.safetensors").items():
+        assert torch.equal(again[name], value)
+    assert load_weights(MODEL, path=result.weights)[1].extra == extra
+
+
+def test_other_labels_are_another_run(videos: Path, tmp_path: Path) -> None:
+    paths = [path for path in sorted((videos / "train").rglob("*.mp4")) if path.name != "broken.mp4"]
+    labels = [int(path.parent.name == "light") for path in paths]
+    listed = tmp_path / "train_list.txt"
+
+    def write() -> None:
+        names = [path.relative_to(videos / "train") for path in paths]
+        lines = [f"{name} {label}\n" for name, label in zip(names, labels, strict=True)]
+        listed.write_text("".join(lines), encoding="utf-8")
+
+    config = replace(config_of(listed, tmp_path / "out", epochs=1), video_root=str(videos / "train"))
+    write()
+    train(config)
+    labels[0] = 1
+    write()
+    with pytest.raises(RunError, match="was begun with another config"):
+        train(config)
+
+
+def test_few_videos_are_not_shared_by_more_processes(videos: Path, tmp_path: Path) -> None:
+    config = config_of(videos, tmp_path)
+    source = config.read([].append)
+    parts = choose_parts(config, source, [].append)
+    shape = (2, 8, 32, 32, 3)
+    with DecoderPool(1, shape=shape, slots=2) as pool, pytest.raises(UsageError, match="add videos"):
+        BackboneTask(
+            config,
+            build(MODEL, 2),
+            source,
+            replace(parts, train=parts.train[:3]),
+            pool,
+            device=torch.device("cpu"),
+            ranks=Ranks(rank=0, count=2),
+            frozen=(),
+            cached={},
+            failures=tmp_path / "failures.jsonl",
+        )
+
+
+def test_features_are_all_but_the_classifier(tmp_path: Path) -> None:
+    """Also what no layer holds, as the tokens of transformers."""
+    backbone = build(MODEL, 2)
+    backbone.register_parameter("token", nn.Parameter(torch.ones(3)))
+    freeze(MODEL, backbone, ["features"])
+    assert {name for name, value in backbone.named_parameters() if value.requires_grad} == {
+        "fc.weight",
+        "fc.bias",
+    }
 
 
 def test_parts_that_cannot_be_frozen_are_refused() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import fake_slurm
 import pytest
-from faster.errors import UsageError
+from faster.errors import StoreError, UsageError
 from faster.extract.slurm import SlurmJob, tasks_of_script
 from faster.extract.status import status
 from faster.store import writer
@@ -84,6 +85,7 @@ def files_of(store: Path) -> dict[str, bytes]:
         (["--tasks", "2000", "--", *EXTRACT], "arrays have at most 1000 (MaxArraySize)"),
         (["--tasks", "2", "--", *EXTRACT, "--task", "0/2"], "leave --task out"),
         (["--tasks", "2", "--", *EXTRACT[:3]], "name the store"),
+        (["--tasks", "2", "--", *EXTRACT[:3], "--store", "s3://x/y"], "object storage"),
         (["--tasks", "2", "--", *EXTRACT, "--clip"], "--clip"),
         (["--tasks", "2", "--time", "a day", "--", *EXTRACT], "--time is 'a day'"),
     ],
@@ -103,6 +105,37 @@ def test_options_cannot_break_out_of_the_script(tmp_path: Path) -> None:
     assert "#SBATCH --array=0-1%1\n" in script
     with pytest.raises(UsageError, match="--partition"):
         SlurmJob(command=[], tasks=1, partition="gpu\n#SBATCH --uid=0")
+
+
+def test_places_of_any_name_stand_whole_in_the_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = SlurmJob(command=["true"], tasks=1).script(tmp_path / "50%b")
+    assert f"#SBATCH --output={tmp_path}/50%%b/%A_%a.log\n" in script  # Slurm would put a number for %b
+    with pytest.raises(UsageError, match="line break"):
+        SlurmJob(command=["extract", "a\nb"], tasks=1)
+    job = SlurmJob(command=["true"], tasks=1)
+    with pytest.raises(UsageError, match="backslash"):
+        job.script(tmp_path / "a\\b")  # Slurm fails a job with one
+    (tmp_path / "a\nrm -rf b").mkdir()
+    monkeypatch.chdir(tmp_path / "a\nrm -rf b")
+    with pytest.raises(UsageError, match="line break"):
+        job.script(tmp_path)
+
+
+def test_what_is_said_to_be_run_next_can_be(place: Path) -> None:
+    environment = fake_slurm.install(place / "slurm")
+    extract = [*EXTRACT[:4], "two words.zarr", *EXTRACT[5:]]
+    submitted = faster(place, environment, "submit", "slurm", "--tasks", "1", "--", *extract)
+    command = shlex.split(submitted.stdout.rpartition("next: ")[2])
+    assert command == ["sbatch", str(place / "two words.zarr.sbatch")]
+
+
+@pytest.mark.parametrize("data", [b"\x8d\xff", b"#!/bin/bash\n", b"# faster: tasks 0\n"])
+def test_what_is_no_job_script_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "job").write_bytes(data)
+    with pytest.raises(StoreError, match="no job script"):
+        tasks_of_script(tmp_path / "job")
 
 
 def test_the_script_is_sound_shell(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from faster import store as stores
 from faster.errors import StoreError
 from faster.extract.status import Watch, status
 from faster.store import writer
-from faster.store.receipts import receipt_path
+from faster.store.receipts import list_receipts, receipt_path
 from stores import make_spec, make_store, make_videos
 
 SPECS = [make_spec("r2plus1d50"), make_spec("r2d26")]
@@ -87,6 +89,32 @@ def test_the_rate_is_that_of_the_last_hour_of_work(store: stores.Store) -> None:
     (folder / "maps/c/1/0/0/0/0/0/.0.1-ab.tmp").write_bytes(b"x")
     (cheap,) = [model for model in status(store.path).models if model.model == "r2d26"]
     assert cheap.seconds_left == pytest.approx(1800)
+
+
+def test_a_receipt_that_goes_while_it_counts_is_no_error(
+    store: stores.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store.path / SPECS[1].folder / "index/zarr.json").unlink()  # so that receipts are opened
+    gone = receipt_path(store.features("r2d26", 8).folder, 2, 0)
+    listed = dict.fromkeys(list_receipts(gone.parents[1]), 1.0)
+    gone.unlink()
+    monkeypatch.setattr("faster.extract.status.receipt_times", lambda _: listed)
+    failed = {model.model: model.videos_failed for model in status(store.path).models}
+    assert failed == {"r2plus1d50": 2, "r2d26": 1}
+
+
+def test_watching_begins_before_the_jobs_do(store: stores.Store, tmp_path: Path) -> None:
+    path = tmp_path / "later.zarr"
+    (ended,) = run_commands([["status", path.name, "--watch", "1"]], cwd=tmp_path)
+    assert ended.code == 65  # no script says that it will come
+    (tmp_path / "later.zarr.sbatch").write_text("# faster: tasks 2\n")
+    command = [sys.executable, "-m", "faster.cli", "status", path.name, "--watch", "1"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == "later.zarr: not begun yet\n"
+        store.path.rename(path)
+        assert "3 of 3 shards whole" in watching.communicate(timeout=60)[0]
+    assert watching.returncode == 0
 
 
 def test_a_store_without_models_is_refused(tmp_path: Path) -> None:

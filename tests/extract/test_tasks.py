@@ -44,6 +44,7 @@ def test_auto_is_the_place_in_slurm_s_array(task: int, count: int, first: int, i
         ("-1/4", {}, "say it as 3/64"),
         ("3", {}, "say it as 3/64"),
         ("auto", {}, "no task of a Slurm array"),
+        ("auto", {**slurm(0, 4, 0), "SLURM_ARRAY_TASK_ID": "1" * 5000}, "no task of a Slurm array"),
         ("auto", slurm(17, 2, 3), "SLURM_ARRAY_TASK_ID/N"),  # sbatch --array=3,17: of how many, nobody says
     ],
 )

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from faster.errors import RunError
 from faster.extract.train_norm import norm_relu
 from torch import Tensor, nn
 
@@ -47,6 +48,11 @@ def test_statistics_of_bfloat16_are_float32() -> None:
     assert y.dtype == torch.bfloat16 and norm.running_mean is not None and norm.running_var is not None
     torch.testing.assert_close(norm.running_mean, x.double().mean(0).float(), rtol=1e-5, atol=0)
     torch.testing.assert_close(norm.running_var, x.double().var(0).float(), rtol=1e-3, atol=0)
+
+
+def test_a_single_value_is_refused_in_one_line() -> None:
+    with pytest.raises(RunError, match=r"one clip is left of a batch.*raise --batch-size"):
+        norm_relu(torch.randn(1, 4), nn.BatchNorm3d(4), relu=True)
 
 
 def test_nothing_is_computed_for_an_input_without_gradient() -> None:

@@ -192,7 +192,8 @@ def test_the_facts_must_be_of_these_weights(tmp_path):
     safetensors.torch.save_file(randomised(MODEL, 3, seed=2).state_dict(), path)
     with pytest.raises(WeightsError, match="is about other weights"):
         load_weights(MODEL, path=path)
-    for text in ("{", "[]", "{}", '{"model": "m", "digest": "d", "colour": 1}'):
+    facts = '{"model": "m", "digest": "d", '
+    for text in ("{", "[]", "{}", facts + '"colour": 1}', facts + '"trained_on": "a.mp4"}'):
         (tmp_path / "w.safetensors.json").write_text(text)
         with pytest.raises(WeightsError, match="is not the record of weights"):
             load_weights(MODEL, path=path)

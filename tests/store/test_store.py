@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -312,23 +313,43 @@ def test_finalise_opens_only_receipts_that_the_index_lacks_or_that_are_newer(tmp
     before = {file: file.read_bytes() for file in sorted((folder / "index").rglob("*")) if file.is_file()}
     old = folder / "receipts/000000.v0.json"
     old.write_bytes(b"not opened")
-    os.utime(old, (1, 1))
+    ahead = time.time() + 3600
+    os.utime(folder / "index/zarr.json", (ahead, ahead))  # which makes all receipts old
     newer = folder / "receipts/000002.v0.json"
     (folder / maps_key(2, 0)).unlink()
     (folder / logits_key(2, 0)).unlink()
     newer.unlink()
     write_shard(store.path, spec, store.videos, 2, 4, failed={8: "gone since"})  # made again, behind our back
-    for receipt in (folder / "receipts").glob("000001*"):
-        os.utime(receipt, (1, 1))
+    os.utime(newer, (ahead, ahead))
     assert stores.open(store.path).features("r2d26", 8).reasons({0}) == {(3, 0): FAILED[3]}
     stores.finalise(stores.open(store.path))
     assert {file for file, data in before.items() if file.read_bytes() != data}
     features = stores.open(store.path).features("r2d26", 8)
     newer.write_bytes(b"not opened either")
-    os.utime(newer, (1, 1))
     assert features.coverage.reasons == {(3, 0): FAILED[3], (8, 0): "gone since"}
     assert features.reasons({0, 2}) == features.coverage.reasons
     assert features.coverage.ok[9, 0] and not features.lacking()
+
+
+def test_finalise_reads_a_receipt_that_came_later_whatever_time_it_carries(tmp_path: Path) -> None:
+    """As rsync -t, cp -p and restored backups leave it; once it is read it is old."""
+    spec = make_spec()
+    made = make_store(tmp_path / "made.zarr", [spec], make_videos(12))
+    store = make_store(tmp_path / "s.zarr", [spec], make_videos(12), failed=FAILED)
+    index = store.path / spec.folder / "index"
+    fresh = {f.relative_to(made.path): f.read_bytes() for f in made.path.rglob("index/**/*") if f.is_file()}
+    for shard in range(3):
+        for key in (f"receipts/{shard:06d}.v0.json", maps_key(shard, 0), logits_key(shard, 0)):
+            os.utime(made.path / spec.folder / key, (1, 1))
+            shutil.copy2(made.path / spec.folder / key, store.path / spec.folder / key)
+    stores.finalise(stores.open(store.path))
+    assert stores.open(store.path).features("r2d26", 8).ok.all()
+    assert {file: (store.path / file).read_bytes() for file in fresh} == fresh
+    assert (store.path / "failures.jsonl").read_bytes() == b""
+    yesterday = time.time() - 86400
+    os.utime(index / "zarr.json", (yesterday, yesterday))
+    stores.finalise(stores.open(store.path))  # all are read, and nothing changed
+    assert (index / "zarr.json").stat().st_mtime > yesterday + 3600
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,23 @@ def test_what_only_other_readers_need_is_verified_too(
     assert {f: f.read_bytes() for f in before} == before
 
 
+def test_an_index_that_is_not_what_the_receipts_say_is_found_and_made_again(
+    copied: Path, tmp_path: Path
+) -> None:
+    """As after another store's index was restored, or receipts came that look older than it."""
+    other = make_store(tmp_path / "other.zarr", [make_spec()], make_videos(11), failed={2: "cut off"})
+    name = f"{make_spec().folder}/index"
+    whole = {f.relative_to(copied): f.read_bytes() for f in (copied / name).rglob("*") if f.is_file()}
+    shutil.copytree(other.path / name, copied / name, dirs_exist_ok=True)
+    assert not stores.open(copied).features("r2d26", 8).ok[2, 0]
+    found = verify(copied, progress=False, processes=1)
+    assert not found.bad and found.descriptions == (f"{name}/zarr.json",) and not found.remake
+    verify(copied, repair=True, progress=False, processes=1)
+    assert stores.open(copied).features("r2d26", 8).ok[2, 0]
+    assert not verify(copied, progress=False, processes=1).descriptions
+    assert {file: (copied / file).read_bytes() for file in whole} == whole
+
+
 def test_leftovers_of_killed_runs_are_named_and_removed(copied: Path) -> None:
     folder = copied / make_spec().folder
     (folder / "maps/c/2/0/0/0/0/0/.0.123-abc.tmp").write_bytes(b"half")
