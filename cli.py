@@ -15,9 +15,9 @@ from .errors import FasterError, one_line
 # verb → module and name of its click command. A command's module imports nothing heavy.
 COMMANDS = {
     "extract": ("extract.commands", "extract_command"),
-    "submit": ("extract.cluster_commands", "submit_group"),
-    "status": ("extract.cluster_commands", "status_command"),
-    "train-backbone": ("extract.pretrain_commands", "train_backbone_command"),
+    "submit": ("extract.jobs.commands", "submit_group"),
+    "status": ("extract.jobs.commands", "status_command"),
+    "train-backbone": ("extract.stage_one.commands", "train_backbone_command"),
     "train-agg": ("aggregate.commands", "train_agg_command"),
     "evaluate": ("aggregate.commands", "evaluate_command"),
     "sweep": ("aggregate.sweep_commands", "sweep_command"),

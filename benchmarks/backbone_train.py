@@ -33,7 +33,7 @@ from faster.allocator import keep_freed_memory
 from faster.devices import choose_device
 from faster.extract.backbones import Backbone, build
 from faster.extract.pretrain import TrainBackboneConfig, train_backbone
-from faster.extract.train_forward import train_forward
+from faster.extract.stage_one.forward import train_forward
 from faster.extract.transforms import normalise
 from faster.flops import backbone_gflops
 from faster.training import TrainingOptions, make_optimizer

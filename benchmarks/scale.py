@@ -24,7 +24,7 @@ from typing import Any
 import click
 import numpy as np
 from faster import store as stores
-from faster.extract.tasks import TaskShare
+from faster.extract.jobs.tasks import TaskShare
 from faster.store.receipts import ClipFacts, Receipt, StoredObject, VideoEntry, receipt_path
 from faster.store.schema import ids_digest, maps_key
 from faster.store.sealed import seal
@@ -74,7 +74,7 @@ except Begun as found:
 """
 
 STATUS = """
-from faster.extract.status import Watch
+from faster.extract.jobs.status import Watch
 watch = Watch(sys.argv[1])
 found = watch.look()
 first = time.perf_counter() - began

@@ -30,13 +30,13 @@ from ..store.sealed import digest
 from ..training import fit, run_config
 from .annotations import Source
 from .backbones import Backbone, build, require_known
-from .clip_cache import CacheEntry, ClipCache
 from .decoders import DecoderPool
-from .folds import fold_of
-from .pretrain_config import TrainBackboneConfig, TrainBackboneResult
-from .pretrain_init import freeze, require_unseen_by, start_from
-from .pretrain_task import BackboneTask, Parts
 from .slots import MEMORY_BYTES
+from .stage_one.clip_cache import CacheEntry, ClipCache
+from .stage_one.config import TrainBackboneConfig, TrainBackboneResult
+from .stage_one.folds import fold_of
+from .stage_one.init import freeze, require_unseen_by, start_from
+from .stage_one.task import BackboneTask, Parts
 from .weights import WeightsInfo, file_stem, load_weights, save_weights
 
 __all__ = ["TrainBackboneConfig", "TrainBackboneResult", "train_backbone"]

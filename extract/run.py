@@ -38,13 +38,13 @@ from .durations import probe_durations
 from .events import Event, StartEvent
 from .executors import run_processes
 from .frozen import FrozenBackbone
+from .jobs.tasks import TaskShare
 from .plan import forget_failures, plan
 from .precision import as_asked
 from .progress import Progress
 from .shards import Job, count_decodes, load_networks, run_shards
 from .specs import gflops_a_clip, specs_of
 from .summary import Estimate, ExtractSummary
-from .tasks import TaskShare
 from .weights import WeightsInfo
 
 __all__ = ["ExtractConfig", "estimate", "extract"]

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Generator
 
 import pytest
-from faster.extract.ahead import made_ahead
+from faster.extract.stage_one.ahead import made_ahead
 
 
 def nothing() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faster.errors import StorageError
-from faster.extract.clip_cache import CacheEntry, ClipCache, load_cached_clip, load_cached_clips
 from faster.extract.decode import load_clips, load_random_video, read_scaled
+from faster.extract.stage_one.clip_cache import CacheEntry, ClipCache, load_cached_clip, load_cached_clips
 from faster.store import VideoRecord
 from videos import frame_number, make_video
 

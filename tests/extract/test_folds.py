@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from faster.errors import SourceError, UsageError
-from faster.extract.folds import fold_of, require_fold
+from faster.extract.stage_one.folds import fold_of, require_fold
 from faster.store import VideoRecord
 
 NAMES = ("a", "b", "c")

@@ -18,8 +18,8 @@ from faster.errors import DataError, Interrupted, RunError, StorageError, UsageE
 from faster.extract.backbones import build
 from faster.extract.decoders import DecoderPool
 from faster.extract.pretrain import TrainBackboneConfig, TrainBackboneResult, choose_parts, train_backbone
-from faster.extract.pretrain_init import freeze
-from faster.extract.pretrain_task import BackboneTask
+from faster.extract.stage_one.init import freeze
+from faster.extract.stage_one.task import BackboneTask
 from faster.extract.weights import WeightsInfo, load_weights, save_weights
 from faster.ranks import Ranks
 from safetensors.torch import load_file

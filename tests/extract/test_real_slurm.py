@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import real_slurm
-from faster.extract.status import status
+from faster.extract.jobs.status import status
 from faster.store import writer
 from real_slurm import ask, wait_for
 from sets import make_bright_set

@@ -10,8 +10,8 @@ from pathlib import Path
 import fake_slurm
 import pytest
 from faster.errors import StoreError, UsageError
-from faster.extract.slurm import SlurmJob, tasks_of_script
-from faster.extract.status import status
+from faster.extract.jobs.slurm import SlurmJob, tasks_of_script
+from faster.extract.jobs.status import status
 from faster.store import writer
 from sets import make_bright_set
 

@@ -11,7 +11,7 @@ import pytest
 from commands import run_commands
 from faster import store as stores
 from faster.errors import StoreError
-from faster.extract.status import Watch, status
+from faster.extract.jobs.status import Watch, status
 from faster.store import writer
 from faster.store.receipts import list_receipts, receipt_path
 from stores import make_spec, make_store, make_videos
@@ -98,7 +98,7 @@ def test_a_receipt_that_goes_while_it_counts_is_no_error(
     gone = receipt_path(store.features("r2d26", 8).folder, 2, 0)
     listed = dict.fromkeys(list_receipts(gone.parents[1]), 1.0)
     gone.unlink()
-    monkeypatch.setattr("faster.extract.status.receipt_times", lambda _: listed)
+    monkeypatch.setattr("faster.extract.jobs.status.receipt_times", lambda _: listed)
     failed = {model.model: model.videos_failed for model in status(store.path).models}
     assert failed == {"r2plus1d50": 2, "r2d26": 1}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from extractor import Extractor
 from faster.errors import UsageError
-from faster.extract.status import status
-from faster.extract.tasks import TaskShare, array_indices
+from faster.extract.jobs.status import status
+from faster.extract.jobs.tasks import TaskShare, array_indices
 from sets import make_bright_set
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from faster.errors import UsageError
 from faster.extract.backbones import Backbone, build
-from faster.extract.train_forward import train_forward
+from faster.extract.stage_one.forward import train_forward
 from faster.extract.transforms import normalise
 from torch import Tensor, nn
 from torch.nn import functional as F

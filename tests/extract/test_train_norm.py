@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from faster.errors import RunError
-from faster.extract.train_norm import norm_relu
+from faster.extract.stage_one.norm import norm_relu
 from torch import Tensor, nn
 
 

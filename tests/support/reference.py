@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import click
@@ -27,9 +28,9 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 
 
 def help_of(name: str) -> str:
-    context = click.Context(
-        dict(commands())[name], info_name=f"faster {name}", max_content_width=100, terminal_width=100
-    )
+    command = copy.copy(dict(commands())[name])
+    command._help_option = None  # click keeps the one of who asked first, here perhaps a test
+    context = click.Context(command, info_name=f"faster {name}", max_content_width=100, terminal_width=100)
     return context.get_help()
 
 

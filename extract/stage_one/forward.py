@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbones import Backbone, ResNet3D
-from .backbones.resnet3d import Block, require_frames
-from .fast_forward import Pixels, flat_layers, stages, tiles
-from .train_norm import norm_relu
+from ..backbones import Backbone, ResNet3D
+from ..backbones.resnet3d import Block, require_frames
+from ..fast_forward import Pixels, flat_layers, stages, tiles
+from .norm import norm_relu
 
 POOL = ((1, 3, 3), (1, 2, 2), (0, 1, 1))
 

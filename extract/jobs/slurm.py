@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoreError, UsageError
-from ..store.commit import replace, storage_errors
-from ..store.remote import require_local
+from ...errors import StoreError, UsageError
+from ...store.commit import replace, storage_errors
+from ...store.remote import require_local
 from .tasks import array_indices
 
 GRACE_SECONDS = 120  # between Slurm's warning and its SIGKILL; a task needs less than 20
@@ -147,7 +147,7 @@ def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, *
         UsageError: an option of either command cannot be meant; or the cluster's arrays are not that large.
         StorageError: the script cannot be written.
     """
-    from .commands import extract_command
+    from ..commands import extract_command
 
     arguments = list(extract_arguments)
     options = extract_command.make_context("extract", list(arguments)).params

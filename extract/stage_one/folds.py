@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SourceError, UsageError
-from ..store import VideoRecord
+from ...errors import SourceError, UsageError
+from ...store import VideoRecord
 
 
 def require_fold(folds: int | None, fold: int | None) -> None:

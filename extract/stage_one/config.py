@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import UsageError
-from ..training import TrainingOptions
+from ...errors import UsageError
+from ...training import TrainingOptions
+from ..source_options import SourceOptions
 from .folds import require_fold
-from .source_options import SourceOptions
 
 CACHES = ("uint8",)
 

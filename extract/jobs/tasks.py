@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from ..errors import UsageError
+from ...errors import UsageError
 
 _TASK = re.compile(r"([0-9]{1,7})/([0-9]{1,7})")
 

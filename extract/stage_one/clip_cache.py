@@ -26,15 +26,15 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..errors import StorageError, VideoError
-from ..phrases import sized
-from ..store import VideoRecord
-from ..store.commit import TEMPORARY_SUFFIX, temporary_beside
-from .clips import random_clip
-from .decode import SCALING, LoadedVideo, load_clips, read_scaled
-from .decoders import DecodeJob, DecoderPool, VideoFailure
-from .transforms import random_view
-from .views import short_sides
+from ...errors import StorageError, VideoError
+from ...phrases import sized
+from ...store import VideoRecord
+from ...store.commit import TEMPORARY_SUFFIX, temporary_beside
+from ..clips import random_clip
+from ..decode import SCALING, LoadedVideo, load_clips, read_scaled
+from ..decoders import DecodeJob, DecoderPool, VideoFailure
+from ..transforms import random_view
+from ..views import short_sides
 
 _VERSION = 1  # of what the files hold
 _PART_FRAMES = 512  # of a long video, between two signs of life

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..stopping import interruptible
-from .commands import share_cores, source_of, source_options
+from ...stopping import interruptible
+from ..commands import share_cores, source_of, source_options
 
 if TYPE_CHECKING:
-    from .pretrain_config import TrainBackboneConfig, TrainBackboneResult
+    from .config import TrainBackboneConfig, TrainBackboneResult
 
 
 @click.command("train-backbone", short_help="Stage one: train a backbone on the same sources.")
@@ -129,10 +129,10 @@ def train_backbone_command(source: tuple[str, ...], as_json: bool, **options: An
     """
     share_cores()
     with interruptible("nothing was begun"):
-        from ..allocator import keep_freed_memory
-        from ..ranks import started
-        from .pretrain import train_backbone
-        from .pretrain_config import TrainBackboneConfig
+        from ...allocator import keep_freed_memory
+        from ...ranks import started
+        from ..pretrain import train_backbone
+        from .config import TrainBackboneConfig
 
         keep_freed_memory()
         config = TrainBackboneConfig(source=source_of(source), **options)

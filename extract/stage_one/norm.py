@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import RunError
+from ...errors import RunError
 
 CHANNELS = 512
 """Up to so many channels are made of several places."""

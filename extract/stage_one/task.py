@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..errors import RunError, SourceError, StorageError, UsageError, VideoError
-from ..ranks import Ranks
-from ..store import VideoRecord
-from ..store.commit import replace as write_whole
+from ...errors import RunError, SourceError, StorageError, UsageError, VideoError
+from ...ranks import Ranks
+from ...store import VideoRecord
+from ...store.commit import replace as write_whole
+from ..annotations import Source
+from ..backbones import Backbone
+from ..decode import LoadedVideo, load_random_video
+from ..decoders import DecodeJob, DecoderPool, VideoFailure
+from ..frozen import FrozenBackbone
+from ..transforms import normalise
 from .ahead import made_ahead
-from .annotations import Source
-from .backbones import Backbone
 from .clip_cache import CacheEntry, load_cached_clip, load_cached_clips
-from .decode import LoadedVideo, load_random_video
-from .decoders import DecodeJob, DecoderPool, VideoFailure
-from .frozen import FrozenBackbone
-from .pretrain_config import TrainBackboneConfig
-from .train_forward import train_forward
-from .transforms import normalise
+from .config import TrainBackboneConfig
+from .forward import train_forward
 
 PREFETCH_BATCHES = 2
 

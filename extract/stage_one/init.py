@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from ..errors import DataError, UsageError
-from ..store import VideoRecord
-from .backbones import Backbone, on_meta
-from .weights import WeightsInfo, load_weights
+from ...errors import DataError, UsageError
+from ...store import VideoRecord
+from ..backbones import Backbone, on_meta
+from ..weights import WeightsInfo, load_weights
 
 FEATURES = "features"
 """For `freeze`: everything but the classifier."""

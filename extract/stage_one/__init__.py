@@ -1,0 +1,1 @@
+"""Stage one of the paper in parts; `pretrain` puts them together."""
