@@ -72,9 +72,12 @@ def choose_parts(
         rows["train"], labels, store.videos.groups, share=validation_share, seed=seed
     )
     if not len(validation):
+        mend = f"add videos: faster extract SOURCE --store {store.path}"
+        if unseen:
+            mend = "leave out --unseen, or extract with weights that were trained on fewer: faster train-backbone … --folds 2 --fold 0"
         raise DataError(
-            f"{store.path}: each class has one train video or group in {split}, which leaves none to choose the "
-            f"best epoch by; add videos: faster extract SOURCE --store {store.path}"
+            f"{store.path}: each class has one {'unseen ' * unseen}train video or group in {split}, which leaves none to choose "
+            f"the best epoch by; {mend}"
         )
     by = "group" if any(store.videos.groups[row] for row in rows["train"]) else "video"
     say(f"validation: {len(validation)} of the {len(rows['train'])} train videos, parted by {by}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -152,10 +153,13 @@ def _print(config: TrainBackboneConfig, result: TrainBackboneResult) -> None:
         f"{result.weights}: best epoch {result.best_epoch}, video top-1: validation "
         f"{100 * result.validation_top1:.1f} %{tested}; trained on {result.trained_on} videos{unseen}"
     )
-    settings = "".join(
-        f" --{name.replace('_', '-')} {getattr(config, name)}"
+    settings = [
+        word
         for name, usual in (("size", 224), ("clip_frames", 8))
-        if getattr(config, name) != usual
-    )
-    weights = "" if config.out == "weights" else f" --weights {result.weights}"
-    click.echo(f"next: faster extract --model {config.model}{settings}{weights}")
+        if (value := getattr(config, name)) != usual
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    weights = [] if config.out == "weights" else ["--weights", result.weights]
+    given = [config.source] if isinstance(config.source, str) else list(config.source or ())
+    words = [*given, *(["--allow-missing"] if config.allow_missing else []), "--model", config.model]
+    click.echo(f"next: faster extract {shlex.join([*words, *settings, *weights])}")
