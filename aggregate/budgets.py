@@ -25,14 +25,12 @@ def budgets(mix: Mix) -> list[Mix]:
 
 def drawn_from(most: int) -> list[tuple[Pattern, int]]:
     """The pattern and N of each of these mixtures, of up to `most` clips."""
-    lengths = [2**k for k in range(1, most.bit_length()) if 2**k < most] + [most]
-    return [(pattern, clips) for clips in lengths for pattern in _patterns(clips)]
+    return [(pattern, clips) for clips in _lengths(most) for pattern in _patterns(clips)]
 
 
 def draw(mix: Mix, videos: int, rng: np.random.Generator) -> tuple[int, NDArray[np.int64]]:
     """N of one step, and which model each clip of each video is of, (videos, N): patterns video by video, all alike likely."""
-    lengths = sorted({budget.clips for budget in budgets(mix)})
-    clips = int(rng.choice(lengths))
+    clips = int(rng.choice(_lengths(mix.clips)))
     masks = np.stack([pattern.expensive_mask(clips) for pattern in _patterns(clips)])
     return clips, (~masks[rng.integers(len(masks), size=videos)]).astype(np.int64)
 
@@ -52,6 +50,10 @@ def _on(mix: Mix, pattern: Pattern, clips: int) -> Mix:
         cheap=mix.cheap if cheap else None,
         drawn=False,
     )
+
+
+def _lengths(most: int) -> list[int]:
+    return [2**k for k in range(1, most.bit_length()) if 2**k < most] + [most]
 
 
 def _patterns(clips: int) -> list[Pattern]:
