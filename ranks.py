@@ -122,7 +122,7 @@ def joined(device: str | None) -> Iterator[tuple[Ranks, torch.device]]:
         torch.cuda.set_device(chosen)
     # Its defaults are the group there is when it is first imported, by a module that shares gradients at the latest: it
     # would keep the group, and the threads that may want the interpreter when that is gone (SIGABRT, rarely).
-    import torch.distributed.nn.functional  # noqa: F401
+    from torch.distributed.nn import functional  # noqa: F401
 
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)

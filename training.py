@@ -122,7 +122,7 @@ class Task(Protocol[BatchT]):
     def validate(self) -> dict[str, float]:
         """Validation figures, the same on every rank, called in eval mode without gradients.
 
-        "top1" in [0, 1], and "loss" to part ties.
+        "top1" in [0, 1], and "loss" to part ties; or nothing at any epoch, and the last one is kept.
         """
         ...
 
@@ -317,7 +317,7 @@ class TrainingRun:
                 raise RunError(
                     f"epoch {epoch + 1}: the validation's {name} is {number}; lower the learning rate"
                 )
-        if state.best is None or _merit(metrics) > _merit(state.best.metrics):
+        if not metrics or state.best is None or _merit(metrics) > _merit(state.best.metrics):
             state.best = BestEpoch(epoch=epoch + 1, metrics=metrics)
             if self.ranks.first:
                 self.keep_best(state.best)

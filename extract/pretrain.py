@@ -138,7 +138,7 @@ def _train(
     result = TrainBackboneResult(
         weights=str(target),
         best_epoch=best.epoch,
-        validation_top1=best.metrics["top1"],
+        validation_top1=best.metrics.get("top1"),
         test_top1=tested,
         trained_on=len(parts.train),
         unseen=len(parts.unseen),
@@ -265,6 +265,8 @@ def _share_out(
     config: TrainBackboneConfig, videos: Sequence[VideoRecord]
 ) -> tuple[list[VideoRecord], list[VideoRecord]]:
     """The training videos, and the share of each class, whole groups, that the best epoch is chosen on."""
+    if not config.validation_share:
+        return list(videos), []
     labels = np.array([video.label for video in videos], dtype=np.int32)
     groups = [video.group for video in videos]
     kept, held = hold_out(

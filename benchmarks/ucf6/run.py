@@ -25,6 +25,7 @@ from crossfit import cross_fit
 
 SPLITS = ("split1", "split2", "split3")
 FOLDS = 2
+PATTERNS = "all-E,1:1,1:3,1:7,1:15,all-C"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class Trial:
                 "backbones",
                 *("train-backbone", self.data / "UCF-101", "--allow-missing", "--split", split),
                 *("--model", model, "--size", size, "--epochs", self.setting.epochs),
-                *("--label-smoothing", 0.1, "--precision", "bf16"),
+                *("--label-smoothing", 0.1, "--precision", "bf16", "--validation-share", 0),
                 *("--cache", "uint8", "--cache-folder", self.out / f"cache{size}", "--out", weights, *words),
             )
 
@@ -160,6 +161,7 @@ class Trial:
             self.sweep(store, split, "--figure", 3, *pair)
             self.sweep(store, split, "--table", 4, *pair)
             self.sweep(store, split, "--table", 6, "--cheap", cheap)
+            self.sweep(store, split, "--aggregators", "average", "--patterns", PATTERNS, *pair)
             self.sweep(store, split, "--aggregators", "fast-gru", "--patterns", "any", *pair)
 
     def report(self) -> None:

@@ -89,7 +89,7 @@ if TYPE_CHECKING:
     type=float,
     default=0.1,
     show_default=True,
-    help="Share of the train part that chooses the best epoch.",
+    help="Share of the train part that chooses the best epoch; 0: train on all, keep the last.",
 )
 @click.option(
     "--validation-clips",
@@ -147,11 +147,12 @@ def train_backbone_command(source: tuple[str, ...], as_json: bool, **options: An
 
 
 def _print(config: TrainBackboneConfig, result: TrainBackboneResult) -> None:
-    tested = "" if result.test_top1 is None else f", test {100 * result.test_top1:.1f} %"
+    figures = (("validation", result.validation_top1), ("test", result.test_top1))
+    tops = ", ".join(f"{name} {100 * top1:.1f} %" for name, top1 in figures if top1 is not None)
     unseen = f", {result.unseen} of fold {config.fold} unseen" if result.unseen else ""
     click.echo(
-        f"{result.weights}: best epoch {result.best_epoch}, video top-1: validation "
-        f"{100 * result.validation_top1:.1f} %{tested}; trained on {result.trained_on} videos{unseen}"
+        f"{result.weights}: {'best' if config.validation_share else 'last'} epoch {result.best_epoch}, "
+        f"{f'video top-1: {tops}; ' if tops else ''}trained on {result.trained_on} videos{unseen}"
     )
     settings = [
         word

@@ -33,7 +33,8 @@ class TrainBackboneConfig(SourceOptions):
         label_smoothing: share of the label's weight that all classes get alike, in [0, 1).
         precision: of the training steps: "float32", or "bf16" with float32 weights, norms and classifier.
         patience: stop after so many epochs in a row without a better one.
-        validation_share: share of the train part, by group, on which the best epoch is chosen.
+        validation_share: share of the train part, by group, on which the best epoch is chosen; 0 trains on all of it, and
+            the last epoch is kept.
         validation_clips: uniform clips a validation or test video, whose scores are averaged.
         cache: "uint8" keeps decoded videos in `cache_folder` (`cache` in `out`), and training reads them from there.
         decoders: decoding processes.
@@ -66,8 +67,14 @@ class TrainBackboneConfig(SourceOptions):
     decoders: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.validation_share < 1:
-            raise UsageError(f"validation_share is {self.validation_share}; it must be between 0 and 1")
+        if not 0 <= self.validation_share < 1:
+            raise UsageError(
+                f"validation_share is {self.validation_share}; it must be at least 0, and less than 1"
+            )
+        if self.patience is not None and not self.validation_share:
+            raise UsageError(
+                "--patience needs a validation share: without one no epoch is better than another"
+            )
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
         if self.validation_clips < 1:
@@ -118,7 +125,7 @@ class TrainBackboneResult:
 
     weights: str
     best_epoch: int
-    validation_top1: float
+    validation_top1: float | None
     test_top1: float | None
     trained_on: int
     unseen: int

@@ -2,8 +2,9 @@
 
 `fast_forward` with batch norms as they are in training. A map lies as (B, T, H, W, C) in memory: seen as B·T pictures
 by the 1×k×k convolutions, as B pictures of T × H·W by the k×1×1 ones. That is faster, and in bfloat16 on a CPU it is
-needed: the gradients that PyTorch's Conv3d gives the weights of 3×1×1 ones there are wrong, up to 1e24 and NaN. The plain
-network (`ResNet3D.forward`) is the oracle.
+needed: the gradients that PyTorch's Conv3d gives the weights there are wrong, up to 1e24 and NaN. So there the 3×3×3 ones,
+too, are run in two dimensions, over pictures with three times' channels. The plain network (`ResNet3D.forward`) is the
+oracle.
 """
 
 from __future__ import annotations
@@ -169,8 +170,20 @@ def _conv_norm(layer: _ConvNorm, x: Tensor) -> Tensor:
         y = F.conv2d(rows, weight.squeeze(4), conv.bias, (stride[0], 1), (padding[0], 0))
         y = _norm(layer, y).movedim(1, -1)
         return y.reshape(*y.shape[:2], *x.shape[2:4], y.shape[3])
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        x = _times_as_channels(x, kernel[0], stride[0], padding[0])
+        y = F.conv2d(_pictures(x), weight.transpose(1, 2).flatten(1, 2), conv.bias, stride[1:], padding[1:])
+        return _places(_norm(layer, y), *x.shape[:2])
     y = F.conv3d(x.movedim(-1, 1), weight, conv.bias, stride, padding)
     return _places(_norm(layer, _pictures(y.movedim(1, -1))), len(y), y.shape[2])
+
+
+def _times_as_channels(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
+    """(B, T, H, W, C) → (B, T', H, W, kernel·C): what each output time of a convolution sees, as channels, zeros outside."""
+    padded = F.pad(x, (0, 0, 0, 0, 0, 0, padding, padding))
+    times = (padded.shape[1] - kernel) // stride + 1
+    seen = [padded[:, k : k + stride * (times - 1) + 1 : stride] for k in range(kernel)]
+    return torch.cat(seen, dim=-1)
 
 
 def _norm(layer: _ConvNorm, y: Tensor) -> Tensor:

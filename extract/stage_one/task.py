@@ -118,9 +118,13 @@ class BackboneTask:
         return batch[2]
 
     def validate(self) -> dict[str, float]:
-        """Figures of the validation share; keeps the list of failures."""
+        """Figures of the validation share, none where there is none; keeps the list of failures."""
         try:
-            return self.figures(self._parts.validation, "validation", progress=False)
+            return (
+                self.figures(self._parts.validation, "validation", progress=False)
+                if self._parts.validation
+                else {}
+            )
         finally:
             self.keep_failures()
 

@@ -128,6 +128,21 @@ def test_folds_leave_each_video_out_once_and_say_so(videos: Path, tmp_path: Path
         train(config_of(videos, tmp_path / "0", epochs=1, folds=2, fold=1))
 
 
+def test_without_a_validation_share_all_videos_train_and_the_last_epoch_is_kept(
+    videos: Path, tmp_path: Path
+) -> None:
+    shared, whole = (
+        choose_parts(config, config.read([].append), [].append)
+        for config in (config_of(videos, tmp_path), config_of(videos, tmp_path, validation_share=0.0))
+    )
+    assert {v.id for v in whole.train} == {v.id for v in (*shared.train, *shared.validation)}
+    result, _ = train(config_of(videos, tmp_path, epochs=3, validation_share=0.0))
+    run = tmp_path / f"{MODEL}.run"
+    assert result.best_epoch == 3 and result.validation_top1 is None and result.test_top1 is not None
+    last, kept = (load_file(run / f"{name}.safetensors") for name in ("last", "best"))
+    assert all(torch.equal(value, last[f"model/{name}"]) for name, value in kept.items())
+
+
 @pytest.fixture(scope="module")
 def three_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_bright_set(tmp_path_factory.mktemp("three") / "other", per_class=5, tests=1)
@@ -292,7 +307,8 @@ def test_parts_that_cannot_be_frozen_are_refused() -> None:
         ({"cache": "float"}, "allowed: uint8"),
         ({"folds": 2}, "go together"),
         ({"label_smoothing": 1.0}, "below 1"),
-        ({"validation_share": 0.0}, "between 0 and 1"),
+        ({"validation_share": 1.0}, "at least 0, and less than 1"),
+        ({"validation_share": 0.0, "patience": 2}, "needs a validation share"),
         ({"validation_clips": 0}, "at least 1"),
         ({"precision": "fp8"}, "float32, bf16"),
     ],

@@ -94,13 +94,14 @@ def test_norms_in_evaluation_mode_keep_their_statistics() -> None:
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_bf16_trains_to_the_loss_of_float32_without_a_wild_gradient() -> None:
-    """The 3×1×1 convolutions that PyTorch's Conv3d gets wrong in bf16 are in every block of R(2+1)D."""
+@pytest.mark.parametrize("model", ["r2plus1d14-w8", "r3d14-w8"])
+def test_bf16_trains_to_the_loss_of_float32_without_a_wild_gradient(model: str) -> None:
+    """The convolutions over times whose gradients PyTorch's Conv3d gets wrong in bf16 are in every block."""
     clips, labels = smooth_clips(16, frames=8, size=48), torch.arange(16) % CLASSES
     last = {}
     for dtype in (torch.float32, torch.bfloat16):
         torch.manual_seed(2)
-        network = build("r2plus1d14-w8", CLASSES)
+        network = build(model, CLASSES)
         forward = train_forward(network, dtype)
         assert forward is not None
         optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
