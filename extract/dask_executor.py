@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from .. import __version__
 from .. import store as stores
 from ..cluster import LOCAL, WHOLE_WORKER, WorkerDied, connect, spread
 from ..errors import Interrupted, ProvenanceMismatch, SourceError
@@ -38,6 +39,7 @@ class Setup:
         segments: of the manifest, as `Manifest.segments`.
         devices: where the networks run; worker i of this machine takes device i.
         threads: of a worker; None leaves what it has.
+        version: of this package, where the command runs.
     """
 
     job: Job
@@ -46,6 +48,7 @@ class Setup:
     segments: tuple[str, ...]
     devices: tuple[str, ...]
     threads: int | None
+    version: str
 
 
 def run_dask(
@@ -68,7 +71,8 @@ def run_dask(
 
     Raises:
         UsageError: as `cluster.connect`.
-        ProvenanceMismatch: a worker has another store or other weights at the same place, or computes otherwise.
+        ProvenanceMismatch: a worker has another store or other weights at the same place, another version of this package, or
+            computes otherwise.
         SourceError: a worker does not see the videos.
         Interrupted: a signal; the scheduler is gone; or shards kill workers though none of their videos does.
         FasterError: as a worker raised it; whole shards are kept.
@@ -81,6 +85,7 @@ def run_dask(
         segments=manifest.segments,
         devices=tuple(devices),
         threads=max(1, torch.get_num_threads() // len(devices)) if local else None,
+        version=__version__,
     )
     needs = {"GPU": 1} if not local and devices[0].startswith("cuda") else {}
     with connect(cluster, workers=len(devices), needs=needs) as client:
@@ -144,6 +149,11 @@ class _Session:
         # Dask makes its workers daemons of multiprocessing, which start no processes; decoders end with their parent.
         multiprocessing.current_process().daemon = False
         self.setup = setup
+        if setup.version != __version__:
+            raise ProvenanceMismatch(
+                f"the worker on {socket.gethostname()} has faster {__version__}, this process {setup.version}; install the "
+                "same one on both"
+            )
         store = stores.open(setup.job.store)
         self._features = [store.features(*key) for key in setup.keys]
         self._specs = [features.spec for features in self._features]

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from faster import store as stores
 from faster.cluster import LOCAL, WorkerDied, connect, spread
 from faster.errors import Interrupted, ProvenanceMismatch, SourceError, StoreError, UsageError
+from faster.extract import dask_executor
 from faster.extract import run as stage
 from faster.extract.dask_executor import REASON
 from faster.extract.events import ShardEvent
@@ -170,13 +171,19 @@ def test_what_a_given_cluster_lacks_is_said(tmp_path: Path, monkeypatch: pytest.
         def otherwise(job: Job, *rest: Any, **more: Any) -> None:
             real(replace(job, precisions=("bf16",)), *rest, **more)
 
+        def older(*values: Any, **more: Any) -> None:
+            monkeypatch.setattr(dask_executor, "__version__", "0.0.9")
+            real(*values, **more)
+
         for wrong, said in (
             (elsewhere, "finds another store at"),
             (otherwise, "in bf16; the store's maps are"),
+            (older, "has faster .*, this process 0.0.9; install the same one"),
         ):
-            monkeypatch.setattr(stage, "run_dask", wrong)
-            with pytest.raises(ProvenanceMismatch, match=said):
-                run(source, store, cluster=address, devices=("cpu",))
+            with monkeypatch.context() as patch:
+                patch.setattr(stage, "run_dask", wrong)
+                with pytest.raises(ProvenanceMismatch, match=said):
+                    run(source, store, cluster=address, devices=("cpu",))
 
 
 def test_a_worker_that_sees_no_videos_fails_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
