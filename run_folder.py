@@ -31,13 +31,25 @@ def open_run(run_dir: Path, config: Mapping[str, Any]) -> None:
         return
     there, asked = _flat(read_json(path)), _flat(config)
     keys = [k for k in there.keys() | asked.keys() if k.split(".")[0] != "versions"]
-    changed = sorted((k for k in keys if there.get(k) != asked.get(k)), key=lambda k: (k.count("."), k))
+    changed = sorted(
+        (k for k in keys if there.get(k) != asked.get(k)),
+        key=lambda k: (_is_digest(there.get(k)), k.count("."), k),
+    )
     if changed:
-        shown = "; ".join(f"{k} is {there.get(k)} there, {asked.get(k)} asked" for k in changed[:4])
+        shown = "; ".join(
+            f"{k} differs"
+            if _is_digest(there.get(k))
+            else f"{k} is {there.get(k)} there, {asked.get(k)} asked"
+            for k in changed[:4]
+        )
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise RunError(
             f"{run_dir} was begun with another config: {shown}{more}; name another folder with --out, or remove this one"
         )
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 
 @contextmanager

@@ -97,6 +97,8 @@ def _train(
             say(
                 "tensorboard is not installed, so no events are written: pip install 'faster-video[tensorboard]'"
             )
+        if (run / "result.json").exists():
+            say(f"{run} is finished: only its report is made again")
         reads = prepared.aggregator.reads
         task = prepared.task(ClipReader(mix, store.videos.labels, reads=reads, pin=device.type == "cuda"))
         best = fit(

@@ -159,6 +159,15 @@ def test_another_config_is_refused_with_the_difference(whole: tuple[Path, Blobs]
         fit(Blobs(), options(), whole[0], config={**CONFIG, "nested": {"width": 32}}, progress=False)
 
 
+def test_digests_that_differ_come_last_and_are_not_spelt_out(tmp_path: Path) -> None:
+    begun = {"classes": "0" * 64, "train": {"epochs": 2}}
+    open_run(tmp_path, begun)
+    with pytest.raises(
+        RunError, match=r"another config: train\.epochs is 2 there, 3 asked; classes differs; name"
+    ):
+        open_run(tmp_path, {"classes": "1" * 64, "train": {"epochs": 3}})
+
+
 def test_versions_are_recorded_and_not_compared(tmp_path: Path) -> None:
     open_run(tmp_path, {"a": 1, "versions": {"torch": "1"}})
     open_run(tmp_path, {"a": 1, "versions": {"torch": "2"}})
