@@ -91,7 +91,8 @@ def connect(cluster: str, *, workers: int, needs: Mapping[str, float] | None = N
                     f"no dask scheduler answers at {cluster} within {CONNECT_SECONDS} s ({error}); its address stands in what "
                     "it prints at its start, as tcp://10.0.0.5:8786"
                 ) from error
-            _require(client, cluster, needs or {})
+            if not _workers_with(client, cluster, needs or {}):
+                click.echo(f"no worker is at {cluster} yet: the work waits for one", err=True)
         yield client
 
 
@@ -169,8 +170,8 @@ def spread(
             )
 
 
-def _require(client: Any, cluster: str, needs: Mapping[str, float]) -> None:
-    """Tasks that no worker can take would wait for ever; where there are no workers yet, some may come."""
+def _workers_with(client: Any, cluster: str, needs: Mapping[str, float]) -> bool:
+    """Whether there are workers yet; some may come. Raises UsageError where there are, and none can take the tasks."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     for name, amount in needs.items():
         if workers and not any(worker["resources"].get(name, 0) >= amount for worker in workers):
@@ -178,6 +179,7 @@ def _require(client: Any, cluster: str, needs: Mapping[str, float]) -> None:
                 f"of the {len(workers)} workers at {cluster} none has the resource {name}; start them with --resources "
                 f'"{name}={amount:g}"'
             )
+    return bool(workers)
 
 
 def _distributed() -> Any:

@@ -228,6 +228,13 @@ def test_results_come_with_their_places_and_errors_as_they_are() -> None:
         assert dict(spread(client, square, [3])) == {0: 9}  # on a worker that took its place
 
 
+def test_work_waits_for_workers_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with a_cluster(0) as cluster, connect(cluster.scheduler_address, workers=0, needs={"GPU": 1}) as client:
+        assert f"no worker is at {cluster.scheduler_address} yet" in capsys.readouterr().err
+        cluster.scale(1)
+        assert dict(spread(client, square, [3])) == {0: 9}
+
+
 def wait_for_ever(number: int) -> None:
     threading.Event().wait()
 
