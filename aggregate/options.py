@@ -56,6 +56,11 @@ _TRAINING = (
         help="Of the training steps; bf16 by autocast.",
     ),
     click.option(
+        "--skip-scores",
+        is_flag=True,
+        help="Add the backbones' averaged scores; aggregators learn what to add to averaging.",
+    ),
+    click.option(
         "--unseen", is_flag=True, help="Train only on videos that no backbone in use was trained on."
     ),
     click.option(
@@ -73,7 +78,7 @@ def model_options(command: Command) -> Command:
 
 
 def training_options(command: Command) -> Command:
-    """--epochs to --patience, and --unseen, as in `TrainConfig`."""
+    """--epochs to --patience, --skip-scores and --unseen, as in `TrainConfig`."""
     return _with(command, _TRAINING)
 
 

@@ -24,6 +24,7 @@ from .evaluate import Evaluation, notes, report
 from .loader import ClipReader
 from .parts import Parts
 from .runs import RunConfig, load_best, store_fingerprint
+from .score_skip import ScoreSkip, own_heads
 from .selection import Mix
 from .task import AggregatorTask
 from .train_config import TrainConfig
@@ -58,8 +59,14 @@ class PreparedRun:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.aggregator = self.settled.build()
+        self.take_scores()
         self.init: dict[str, Any] | None = None
         self.seen_before: frozenset[str] = frozenset()
+
+    def take_scores(self) -> None:
+        """Give a `ScoreSkip` the classifiers that the store keeps of the models in use. Raises DataError where one has none."""
+        if isinstance(self.aggregator, ScoreSkip):
+            self.aggregator.take(own_heads(self.store, self.mix))
 
     @property
     def trains(self) -> bool:
@@ -184,6 +191,7 @@ def _settle(
         expensive=mix.expensive.model if mix.expensive else None,
         cheap=mix.cheap.model if mix.cheap else None,
         drawn=mix.drawn,
+        skip_scores=config.skip_scores,
         class_names=store.class_names,
         models={
             m: {"spec": f.spec.to_dict(), "recorded": dict(f.provenance)} for m, f in mix.features.items()

@@ -13,6 +13,9 @@ from .pooled import POOLED_AGGREGATORS
 
 AggregatorT = TypeVar("AggregatorT", bound=type[Aggregator[Any]])
 
+SCORERS = ("average", "tsn")
+"""Aggregators whose heads score each clip."""
+
 _REGISTRY: dict[str, type[Aggregator[Any]]] = {}
 
 
@@ -62,16 +65,25 @@ def build(
     num_classes: int,
     dropout: float = 0.0,
     reads: str = "maps",
+    skip_scores: bool = False,
 ) -> Aggregator[Any]:
     """An aggregator with fresh weights, drawn from torch's global random state.
 
     `map_shapes` gives each model's (l, h, w, c). `dropout` acts before the last layer. `reads` is "logits"
     to average the models' own class logits, which only "average" and "tsn" can do. Where maps differ in shape
-    and the aggregator needs one, it is `Adapted`: each model's maps are pooled and projected first.
+    and the aggregator needs one, it is `Adapted`: each model's maps are pooled and projected first. With `skip_scores`
+    it is the inner one of a `ScoreSkip`.
 
-    Raises UsageError for an unknown name (it lists the known ones).
+    Raises UsageError for an unknown name (it lists the known ones), or for `skip_scores` where clips are scored anyway.
     """
     require_known(name)
+    if skip_scores:
+        if name in SCORERS:
+            raise UsageError(f"{name} adds up the clips' scores itself; --skip-scores is for the others")
+        from .score_skip import ScoreSkip  # which imports an aggregator, and those import this module
+
+        inner = build(name, map_shapes=map_shapes, num_classes=num_classes, dropout=dropout)
+        return ScoreSkip(map_shapes=map_shapes, num_classes=num_classes, inner=inner)
     extra = {} if reads == "maps" else {"reads": reads}
 
     def of(shapes: Mapping[str, MapShape]) -> Aggregator[Any]:

@@ -34,6 +34,7 @@ _BESIDE_TRAINING = (
     "label_smoothing",
     "balance_classes",
     "unseen",
+    "skip_scores",
 )  # of config.json
 
 

@@ -29,6 +29,7 @@ class RunConfig:
         split, report_part: the named split, and the part of it that is reported on: "test" or "val".
         aggregator, dropout, reads, map_shapes: what `registry.build` takes.
         pattern, clips, clip_frames, expensive, cheap: what `choose_mix` takes; a model not in use is None.
+        skip_scores: whether the backbones' averaged scores are added (`ScoreSkip`).
         drawn: whether training drew the pattern and N (`--pattern any`); `pattern` and `clips` are then what is
             reported on first.
         class_names: what the answers stand for.
@@ -56,6 +57,7 @@ class RunConfig:
     validation_share: float
     videos: Mapping[str, Any]
     drawn: bool = False
+    skip_scores: bool = False
 
     def build(self) -> Aggregator[Any]:
         """The aggregator, with fresh weights."""
@@ -65,6 +67,7 @@ class RunConfig:
             num_classes=len(self.class_names),
             dropout=self.dropout,
             reads=self.reads,
+            skip_scores=self.skip_scores,
         )
 
     def on(self, pattern: str | None = None, clips: int | None = None) -> RunConfig:
@@ -93,8 +96,9 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
         """Read back what `to_dict` gave; other keys are ignored. Raises KeyError or TypeError."""
-        own = {field.name: values[field.name] for field in fields(cls) if field.name != "drawn"}
-        own["drawn"] = values.get("drawn", False)  # not in older runs
+        newer = {"drawn": False, "skip_scores": False}  # not in older runs
+        own = {field.name: values[field.name] for field in fields(cls) if field.name not in newer}
+        own |= {name: values.get(name, default) for name, default in newer.items()}
         shapes = {model: tuple(shape) for model, shape in own["map_shapes"].items()}
         return cls(**{**own, "map_shapes": shapes, "class_names": tuple(own["class_names"])})
 

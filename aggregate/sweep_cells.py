@@ -22,6 +22,7 @@ from .loader import ClipReader
 from .parts import Parts, choose_parts
 from .pooled import POOLED_AGGREGATORS, PooledReader, PooledVectors, pool_maps, pooled_bytes
 from .prepared import PreparedRun
+from .registry import SCORERS
 from .selection import Mix, choose_mix, choose_split, part_rows
 from .shared_pass import Entry, fit_together
 from .sweep_grid import Cell
@@ -35,6 +36,7 @@ def train_config(template: TrainConfig, cell: Cell, folder: Path) -> TrainConfig
     return replace(
         template,
         aggregator=cell.aggregator,
+        skip_scores=template.skip_scores and cell.aggregator not in SCORERS,
         pattern=cell.pattern,
         clips=cell.clips,
         clip_frames=cell.clip_frames,

@@ -35,6 +35,7 @@ class TrainConfig:
         balance_classes: whether every class weighs the same in the loss, however many videos it has.
         dropout: before the last layer, in [0, 1).
         validation_share: share of the train part that chooses the best epoch.
+        skip_scores: add the backbones' own averaged scores, so that the aggregator learns what to add to averaging.
         unseen: train, and choose the best epoch, only on videos that no backbone in use was trained on.
         device: "cpu", "cuda:0"; by default the first GPU, or the CPU.
     """
@@ -63,6 +64,7 @@ class TrainConfig:
     precision: str = "float32"
     patience: int | None = None
     validation_share: float = 0.15
+    skip_scores: bool = False
     unseen: bool = False
     seed: int = 0
     device: str | None = None

@@ -164,6 +164,18 @@ class Trial:
             self.sweep(store, split, "--aggregators", "average", "--patterns", PATTERNS, *pair)
             self.sweep(store, split, "--aggregators", "fast-gru", "--patterns", "any", *pair)
 
+    def skip(self) -> None:
+        """Beside the plain ones, aggregators that start at the averaged scores, at a lower rate."""
+        for split in SPLITS:
+            self.sweep(
+                self.out / split / "ucf6.zarr",
+                split,
+                *("--aggregators", "gru,fast-gru", "--patterns", "all-E,1:1,1:3,1:7,1:15"),
+                *("--expensive", self.setting.expensive[0], "--cheap", self.setting.cheap[0]),
+                *("--skip-scores", "--learning-rate", 0.03),
+                out=self.out / split / "skip",
+            )
+
     def report(self) -> None:
         """One page of the means over the splits."""
         sweeps = [self.out / split / "sweep" for split in SPLITS]
@@ -173,6 +185,7 @@ class Trial:
 STEPS: dict[str, Callable[[Trial], None]] = {
     "backbones": Trial.backbones,
     "tables": Trial.tables,
+    "skip": Trial.skip,
     "report": Trial.report,
     "recipe": Trial.recipe,
 }

@@ -9,6 +9,7 @@ import numpy as np
 from faster import store as stores
 from faster.store import manifest as manifests
 from faster.store import writer
+from faster.store.writer import Head
 from numpy.typing import NDArray
 
 
@@ -70,6 +71,7 @@ def make_store(
     missing: Sequence[stores.VideoRecord] = (),
     trained_on: Sequence[str] = (),
     gflops: Mapping[str, float] | None = None,
+    heads: Mapping[str, Head] | None = None,
     signal: bool = False,
     finalise: bool = True,
 ) -> stores.Store:
@@ -85,7 +87,8 @@ def make_store(
     )
     for i, spec in enumerate(specs):
         recorded = {"gflops_per_clip": (gflops or {}).get(spec.model, 10.0 / (i + 1))}
-        writer.declare(path, spec, recorded=recorded, trained_on=trained_on)
+        head = (heads or {}).get(spec.model)
+        writer.declare(path, spec, recorded=recorded, trained_on=trained_on, head=head)
         writer.fit_arrays(path, spec, manifest, shard_videos)
         for shard in range(-(-manifest.rows // shard_videos)):
             write_shard(path, spec, manifest, shard, shard_videos, failed=failed or {}, signal=signal)
