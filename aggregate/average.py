@@ -48,11 +48,17 @@ class Average(Aggregator[tuple[Tensor, int]]):
         """The floating type that it computes in."""
         return self._like.dtype
 
+    def head(self, model: str) -> nn.Linear:
+        """A model's linear head, where it reads maps."""
+        head = self.heads[self._keys[model]]
+        assert isinstance(head, nn.Linear)
+        return head
+
     def clip_logits(self, model: str, x: Tensor) -> Tensor:
         """The class logits (rows, K) of clips of one model."""
         if self.reads == "logits":
             return x.to(self.dtype)
-        logits: Tensor = self.heads[self._keys[model]](self.dropout(pool(x, self.dtype)))
+        logits: Tensor = self.head(model)(self.dropout(pool(x, self.dtype)))
         return logits
 
     def init(self, x0: Tensor, model0: str) -> tuple[Tensor, int]:
@@ -106,8 +112,7 @@ def plain(module: Average, x: Tensor, models: list[str]) -> Tensor:
     for t, model in enumerate(models):
         clip = x[:, t]
         if module.reads == "maps":
-            head = module.heads[module._keys[model]]
-            assert isinstance(head, nn.Linear)
+            head = module.head(model)
             vector = F.adaptive_avg_pool3d(clip.movedim(-1, 1), 1).flatten(1)
             clip = F.linear(vector, head.weight, head.bias)
         scores.append(torch.softmax(clip, dim=-1))

@@ -206,6 +206,9 @@ def _settle(
     )
     with torch.device("meta"):
         aggregator = settled.build()
+    if isinstance(aggregator, ScoreSkip):
+        say("the backbones' averaged scores are added, by their own classifiers on the stored maps")
+        aggregator = aggregator.inner
     if isinstance(aggregator, Adapted):
         say(aggregator.describe())
     return settled

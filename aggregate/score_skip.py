@@ -45,10 +45,8 @@ class ScoreSkip(Aggregator[tuple[Any, tuple[Tensor, int]]]):
         """Each model's own classifier."""
         with torch.no_grad():
             for model, (weight, bias) in heads.items():
-                layer = self.scores.heads[self.scores._keys[model]]
-                assert isinstance(layer, nn.Linear)
-                layer.weight.copy_(weight)
-                layer.bias.copy_(bias)
+                self.scores.head(model).weight.copy_(weight)
+                self.scores.head(model).bias.copy_(bias)
 
     def init(self, x0: Tensor, model0: str) -> tuple[Any, tuple[Tensor, int]]:
         """Both states after the first clip."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .average import Average
@@ -49,8 +49,7 @@ def plain(module: TSN, x: Tensor, models: list[str]) -> Tensor:
     for t, model in enumerate(models):
         clip = x[:, t]
         if module.reads == "maps":
-            head = module.heads[module._keys[model]]
-            assert isinstance(head, nn.Linear)
+            head = module.head(model)
             vector = F.adaptive_avg_pool3d(clip.movedim(-1, 1), 1).flatten(1)
             clip = F.linear(vector, head.weight, head.bias)
         scores.append(clip)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from batches import MODELS, NUM_CLASSES, make_batch
+from faster.aggregate.average import Average
 from faster.aggregate.base import Aggregator
 from faster.aggregate.evaluate import evaluate
 from faster.aggregate.export import export_model
@@ -36,8 +37,8 @@ def make(name: str, shapes: Any) -> tuple[ScoreSkip, Aggregator[Any]]:
         skip = build(name, map_shapes=shapes, num_classes=NUM_CLASSES, skip_scores=True).double()
         average = build("average", map_shapes=shapes, num_classes=NUM_CLASSES).double()
     assert isinstance(skip, ScoreSkip)
-    layers = {model: average.heads[average._keys[model]] for model in shapes}  # type: ignore[index, union-attr]
-    skip.take({model: (layer.weight, layer.bias) for model, layer in layers.items()})  # type: ignore[union-attr]
+    assert isinstance(average, Average)
+    skip.take({model: (average.head(model).weight, average.head(model).bias) for model in shapes})
     return skip.eval(), average.eval()
 
 
