@@ -36,6 +36,7 @@ _BESIDE_TRAINING = (
     "unseen",
     "skip_scores",
 )  # of config.json
+_DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}  # of what older runs do not name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ class Result:
         if self.config.reads == "logits":
             return {}
         own = {name: value for name, value in self.training.items() if name not in ("seed", "device")}
-        own |= {name: self.values[name] for name in _BESIDE_TRAINING if name in self.values}
+        own |= {name: self.values.get(name, _DEFAULTS[name]) for name in _BESIDE_TRAINING}
         init = self.values.get("init")
         own["trained on"] = "any pattern" if self.config.drawn else "its pattern"
         own["init"] = None if init is None else f"{Path(init['run']).name} {init['sha256'][:8]}"
@@ -127,7 +128,7 @@ class Result:
         given = {**self.training, **{n: self.values[n] for n in _BESIDE_TRAINING if n in self.values}}
         if (init := self.values.get("init")) is not None:
             given["init"] = init["run"]
-        for name, default in ((field.name, field.default) for field in fields(TrainConfig)):
+        for name, default in _DEFAULTS.items():
             value = given.get(name, default)
             if name in given and value != default and value is not None:
                 option = "--" + name.replace("_", "-")

@@ -103,6 +103,8 @@ class Shown:
         folders = [out / split / "sweep" for split in SPLITS]
         folders = [folder for folder in folders if (folder / "cells.jsonl").exists()]
         self.out, self.cells, self.budgets = out, read_cells(folders), read_budgets(folders)
+        skips = [out / split / "skip" for split in SPLITS]
+        self.skips = read_cells(folder for folder in skips if (folder / "cells.jsonl").exists())
         mixed = [key for key in self.cells if key[3] and key[4]]
         self.cheap = mixed[0][4]
         self.expensive = next(key[3] for key in mixed if key[0] == "concat")
@@ -219,6 +221,30 @@ class Shown:
             )
         return table(["sentence", "here", "difference, points", "cost ratio"], rows)
 
+    def skipped(self) -> str:
+        """With the averaged scores as a skip path, beside the plain ones and averaging."""
+        top = self.cell("average", "all-E", self.clips)
+        rows = []
+        for pattern in ("1:1", "1:3", "1:7"):
+            plain = self.cell("average", pattern, self.clips)
+            for kind in ("gru", "fast-gru"):
+                ours = self.skips.get((kind, pattern, self.clips, self.expensive, self.cheap))
+                paper = self.cell(kind, pattern, self.clips)
+                if ours and plain and top:
+                    share = f"{ours.gflops:.3f} ({ours.gflops / top.gflops:.0%})"
+                    gaps = [ours.above(other) if other else "–" for other in (paper, plain, top)]
+                    rows.append([f"{NAMES[kind]} {pattern}", share, ours, paper or "–", *gaps])
+        head = [
+            "",
+            "GFLOPs (of all-E averaged)",
+            "with skip",
+            "plain",
+            "above plain",
+            "above averaging",
+            "above all-E averaged",
+        ]
+        return table(head, rows)
+
     def recipe(self) -> str:
         """Trained on maps that the backbones had seen, had not, and on cross-fitted ones."""
         folder, rows = self.out / "recipe", []
@@ -260,6 +286,7 @@ def main(out: Path) -> None:
         "One aggregator for every budget": shown.by_budget(),
         "R3D in place of R(2+1)D (Table 6)": shown.by_model(),
         "The paper's sentences": shown.claims(),
+        "What helps on few videos": shown.skipped(),
         "Maps to train on": shown.recipe(),
         "Times": shown.times(),
     }
