@@ -31,21 +31,25 @@ def open_run(run_dir: Path, config: Mapping[str, Any]) -> None:
         return
     there, asked = _flat(read_json(path)), _flat(config)
     keys = [k for k in there.keys() | asked.keys() if k.split(".")[0] != "versions"]
+    digests = {k for k in keys if _is_digest(there.get(k)) or _is_digest(asked.get(k))}
     changed = sorted(
-        (k for k in keys if there.get(k) != asked.get(k)),
-        key=lambda k: (_is_digest(there.get(k)), k.count("."), k),
+        # An option that the version which began the folder did not have was off.
+        (k for k in keys if _on(there.get(k)) != _on(asked.get(k))),
+        key=lambda k: (k in digests, k.count("."), k),
     )
     if changed:
         shown = "; ".join(
-            f"{k} differs"
-            if _is_digest(there.get(k))
-            else f"{k} is {there.get(k)} there, {asked.get(k)} asked"
+            f"{k} differs" if k in digests else f"{k} is {there.get(k)} there, {asked.get(k)} asked"
             for k in changed[:4]
         )
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise RunError(
             f"{run_dir} was begun with another config: {shown}{more}; name another folder with --out, or remove this one"
         )
+
+
+def _on(value: object) -> object:
+    return None if value is False else value
 
 
 def _is_digest(value: object) -> bool:

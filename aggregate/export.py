@@ -100,6 +100,7 @@ def export_model(run: str | Path | Run, out: str | Path) -> ExportedModel:
         "input": {model: {"dtype": "float32", "shape": ["B", *shape]} for model, shape in shapes.items()},
         "state": [_describe(leaf) for leaf in leaves],
         "map_shapes": {model: list(shape) for model, shape in config.map_shapes.items()},
+        "skip_scores": config.skip_scores,
         "pattern": config.pattern,
         "expensive": config.expensive,
         "cheap": config.cheap,

@@ -13,6 +13,7 @@ from ..store import Store
 from .base import Aggregator
 from .parts import Parts
 from .runs import Run, RunConfig
+from .score_skip import SCORES
 
 
 def start_from(run: Run, aggregator: Aggregator[Any], config: RunConfig) -> str:
@@ -29,12 +30,17 @@ def start_from(run: Run, aggregator: Aggregator[Any], config: RunConfig) -> str:
         raise DataError(
             f"{run.path} trained {theirs.aggregator}, and {config.aggregator} is asked; add --aggregator {theirs.aggregator}"
         )
+    if theirs.skip_scores != config.skip_scores:
+        mend = "add" if theirs.skip_scores else "leave out"
+        raise DataError(
+            f"{run.path} was trained with{'' if theirs.skip_scores else 'out'} --skip-scores; {mend} it"
+        )
     same_classes = theirs.class_names == config.class_names
     fresh = classifier_names(config)
     taken = {
         name: value
         for name, value in run.aggregator.state_dict().items()
-        if name not in fresh or same_classes
+        if (name not in fresh or same_classes) and not name.startswith(SCORES)
     }
     if not taken.keys() - fresh:
         raise DataError(

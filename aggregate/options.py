@@ -58,7 +58,7 @@ _TRAINING = (
     click.option(
         "--skip-scores",
         is_flag=True,
-        help="Add the backbones' averaged scores; aggregators learn what to add to averaging.",
+        help="Add the backbones' averaged scores to all but average and tsn, which then learn what to add.",
     ),
     click.option(
         "--unseen", is_flag=True, help="Train only on videos that no backbone in use was trained on."

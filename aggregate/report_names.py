@@ -10,6 +10,7 @@ from ..store.sealed import digest
 from .report_runs import Result, Row
 from .runs import RunConfig
 
+_SKIP = "skip_scores"
 SHOWN_DIGITS = 8  # of a digest
 
 
@@ -80,8 +81,15 @@ def _differing_settings(firsts: Sequence[Result]) -> list[str]:
     trained = [r.settings for r in firsts if r.settings]
     names = dict.fromkeys(name for settings in trained for name in settings)
     differ = [name for name in names if len({settings.get(name) for settings in trained}) > 1]
+    # What is not the paper's aggregator is told even where nothing differs.
+    shown = [name for name in differ if name != _SKIP]
     return [
-        ", ".join(f"{name.replace('_', ' ')} {r.settings.get(name)}" for name in differ) if r.settings else ""
+        ", ".join(
+            [f"{name.replace('_', ' ')} {r.settings.get(name)}" for name in shown]
+            + ["with averaged scores"] * r.config.skip_scores
+        )
+        if r.settings
+        else ""
         for r in firsts
     ]
 

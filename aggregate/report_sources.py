@@ -174,7 +174,7 @@ def _made(results: Sequence[Result]) -> list[str]:
                 f"{model}: weights {str(spec['weights_digest'])[:12]}…{random}, transform {spec['transform']}"
             ] = None
     for result in results:
-        own = {name: value for name, value in result.training.items() if name not in ("seed", "device")}
+        own = result.settings or {"nothing": "to train"}
         lines["training: " + ", ".join(f"{name} {value}" for name, value in own.items())] = None
         lines[
             "versions: " + ", ".join(f"{name} {value}" for name, value in result.values["versions"].items())
@@ -182,5 +182,6 @@ def _made(results: Sequence[Result]) -> list[str]:
     seeds = sorted({result.seed for result in results})
     runs = len({result.run for result in results})
     lines[f"{counted(runs, 'run')}, seeds {', '.join(map(str, seeds))}"] = None
-    lines[f"one of them alone: {results[0].command}"] = None
+    shown = next((result for result in results if result.settings), results[0])
+    lines[f"one of them alone: {shown.command}"] = None
     return list(lines)

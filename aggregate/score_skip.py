@@ -17,6 +17,9 @@ from .base import Aggregator, MapShape
 from .batch import ClipBatch
 from .selection import Mix
 
+SCORES = "scores."
+"""What the names of the backbones' own classifiers begin with."""
+
 Heads = Mapping[str, tuple[Tensor, Tensor]]  # weight (K, c) and bias (K,) of each model's classifier
 
 
@@ -100,11 +103,16 @@ def own_heads(store: Store, mix: Mix) -> Heads:
     """
     heads = {}
     for model, features in mix.features.items():
-        head = read_head(features) if features.class_names == store.class_names else None
+        if features.class_names != store.class_names:
+            raise DataError(
+                f"{model} has no classifier for the store's classes, and --skip-scores adds its scores; leave the option out, or "
+                "extract with weights that were trained on these classes"
+            )
+        head = read_head(features)
         if head is None:
             raise DataError(
-                f"{model} has no linear classifier for the store's classes, and --skip-scores adds its scores; leave the option "
-                "out, or extract with weights that were trained on these classes"
+                f"the store keeps no linear classifier of {model} (its scores are not a linear layer on the map's mean, or it was "
+                "imported), and --skip-scores adds its scores; leave the option out"
             )
         heads[model] = (torch.tensor(head[0]), torch.tensor(head[1]))
     return heads

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .. import store as stores
 from ..allocator import keep_freed_memory
 from ..cluster import LOCAL, WHOLE_WORKER, WorkerDied, connect, spread
-from ..errors import FasterError, Interrupted, UsageError
+from ..errors import DataError, FasterError, Interrupted, UsageError
 from ..run_folder import alone_in, open_run
 from ..stopping import interruptible
 from ..store import Store
@@ -28,7 +28,8 @@ from .base import Aggregator
 from .parts import choose_parts
 from .pooled import POOLED_AGGREGATORS, free_memory_bytes
 from .prepared import versions
-from .registry import build, require_known
+from .registry import SCORERS, build, require_known
+from .score_skip import own_heads
 from .selection import choose_split
 from .sweep_cells import CellRunner, Line, cache_bytes, cell_mix, reads_logits
 from .sweep_grid import Cell, EmptyCell, Grid, expand, holdings
@@ -109,7 +110,7 @@ def sweep(config: SweepConfig, *, say: Callable[[str], None] = print, progress: 
     store = stores.open(training.store)
     split = choose_split(store, training.split)
     cells, empty = expand(config.grid, holdings(store, config.grid.clip_frames))
-    cells, empty = _buildable(store, _once(store, cells), empty)
+    cells, empty = _buildable(store, _once(store, cells), empty, skip_scores=training.skip_scores)
     if not cells:
         reasons = "; ".join(sorted({hole.reason for hole in empty}))
         raise UsageError(f"no cell of this grid can be: {reasons}")
@@ -319,17 +320,19 @@ def _once(store: Store, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _buildable(
-    store: Store, cells: Sequence[Cell], empty: Sequence[EmptyCell]
+    store: Store, cells: Sequence[Cell], empty: Sequence[EmptyCell], *, skip_scores: bool
 ) -> tuple[list[Cell], list[EmptyCell]]:
-    """Part off the cells whose aggregator cannot take the models' maps."""
+    """Part off the cells whose aggregator cannot take the models' maps, or adds scores that a model does not have."""
     good, holes = [], {}
     for cell in cells:
         first = replace(cell, seed=0)
         try:
             with torch.device("meta"):
                 _build(store, cell)
+            if skip_scores and cell.aggregator not in SCORERS:
+                own_heads(store, cell_mix(store, cell))
             good.append(cell)
-        except UsageError as error:
+        except (UsageError, DataError) as error:
             holes[first] = EmptyCell(cell=first, reason=str(error))
     return good, [*empty, *holes.values()]
 

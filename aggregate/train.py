@@ -98,8 +98,7 @@ def _train(
             say(
                 "tensorboard is not installed, so no events are written: pip install 'faster-video[tensorboard]'"
             )
-        if (run / "result.json").exists():
-            say(f"{run} is finished: only its report is made again")
+        finished = (run / "result.json").exists() and (run / "last.safetensors").exists()
         reads = prepared.aggregator.reads
         task = prepared.task(ClipReader(mix, store.videos.labels, reads=reads, pin=device.type == "cuda"))
         best = fit(
@@ -111,6 +110,8 @@ def _train(
             ranks=ranks,
             varies=mix.drawn,
         )
+        if finished:
+            say(f"{run} was finished: only its report is made again")
         say(f"best epoch: {best.epoch} of {config.epochs}, validation top-1 {best.metrics['top1']:.1%}")
         ranks.wait()  # until the first has written it
     else:

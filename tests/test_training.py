@@ -168,6 +168,13 @@ def test_digests_that_differ_come_last_and_are_not_spelt_out(tmp_path: Path) -> 
         open_run(tmp_path, {"classes": "1" * 64, "train": {"epochs": 3}})
 
 
+def test_an_option_that_an_older_version_did_not_have_was_off(tmp_path: Path) -> None:
+    open_run(tmp_path, {"a": 1})
+    open_run(tmp_path, {"a": 1, "newer": False})
+    with pytest.raises(RunError, match="newer is None there, True asked"):
+        open_run(tmp_path, {"a": 1, "newer": True})
+
+
 def test_versions_are_recorded_and_not_compared(tmp_path: Path) -> None:
     open_run(tmp_path, {"a": 1, "versions": {"torch": "1"}})
     open_run(tmp_path, {"a": 1, "versions": {"torch": "2"}})

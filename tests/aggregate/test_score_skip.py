@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from faster.aggregate.base import Aggregator
 from faster.aggregate.evaluate import evaluate
 from faster.aggregate.export import export_model
 from faster.aggregate.registry import build
+from faster.aggregate.report import report
 from faster.aggregate.runs import load_run
 from faster.aggregate.score_skip import ScoreSkip
 from faster.aggregate.sweep import SweepConfig, sweep
@@ -115,6 +117,8 @@ def test_training_keeps_the_classifiers_and_runs_say_so(store: Store, tmp_path: 
     assert export_model(run, tmp_path / "exported").files
     again = train(store, tmp_path / "again", init=done.run)
     assert load_run(again.run).config.skip_scores
+    with pytest.raises(DataError, match="was trained with --skip-scores; add it"):
+        train(store, tmp_path / "plain", init=done.run, skip_scores=False)
 
 
 def test_a_sweep_gives_the_same_and_leaves_averaging_as_it_is(store: Store, tmp_path: Path) -> None:
@@ -126,9 +130,42 @@ def test_a_sweep_gives_the_same_and_leaves_averaging_as_it_is(store: Store, tmp_
     assert (cell / "best.safetensors").read_bytes() == (alone.run / "best.safetensors").read_bytes()
     (cell,) = (tmp_path / "sweep" / "cells").glob("average-*")
     assert not load_run(cell).config.skip_scores
+    page = report([tmp_path / "sweep"], out=tmp_path / "report" / "index.html").page.read_text(
+        encoding="utf-8"
+    )
+    assert "with averaged scores" in page and "skip_scores True" in page and "--skip-scores" in page
 
 
 def test_models_without_a_classifier_are_refused(tmp_path: Path) -> None:
     bare = make_store(tmp_path / "s.zarr", [make_spec("dear")], make_videos(24), signal=True)
-    with pytest.raises(DataError, match="dear has no linear classifier for the store's classes"):
+    with pytest.raises(DataError, match="the store keeps no linear classifier of dear"):
         train(bare, tmp_path / "run", pattern="all-E")
+
+
+def test_it_starts_from_a_run_with_more_models(tmp_path: Path) -> None:
+    specs = [make_spec("dear"), make_spec("cheap")]
+    head = (np.eye(3, 16, dtype=np.float32), np.zeros(3, np.float32))
+    heads, costs = dict.fromkeys(("dear", "cheap"), head), {"dear": 9.0, "cheap": 1.0}
+    both = make_store(tmp_path / "s.zarr", specs, make_videos(24), gflops=costs, heads=heads)
+    origin = train(both, tmp_path / "both", epochs=1)
+    begun = train(both, tmp_path / "one", epochs=1, init=origin.run, pattern="all-E", expensive="dear")
+    assert set(load_run(begun.run).config.models) == {"dear"}
+
+
+def test_cells_of_models_without_a_classifier_are_empty_and_the_others_are_not(
+    store: Store, tmp_path: Path
+) -> None:
+    specs = [make_spec("dear"), make_spec("cheap", num_classes=0, class_names=None)]
+    heads = {"dear": (np.eye(3, 16, dtype=np.float32), np.zeros(3, np.float32))}
+    costs = {"dear": 9.0, "cheap": 1.0}
+    mixed = make_store(tmp_path / "s.zarr", specs, make_videos(48), gflops=costs, heads=heads)
+    template = TrainConfig(store=mixed.path, epochs=1, device="cpu", skip_scores=True)
+    grid = Grid(aggregators=("gru",), patterns=("all-E", "all-C", "1:3"), seeds=1)
+    config = SweepConfig(grid=grid, training=template, out=tmp_path / "sweep")
+    sweep(config, say=[].append, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "sweep" / "cells.jsonl").read_text().splitlines()]
+    assert {line["pattern"]: line.get("empty", "")[:23] for line in lines} == {
+        "all-E": "",
+        "all-C": "cheap has no classifier",
+        "1:3": "cheap has no classifier",
+    }

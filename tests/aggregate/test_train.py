@@ -121,7 +121,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
         assert (tmp_path / name).read_bytes() == (finished.run / name).read_bytes(), name
     lines: list[str] = []
     run(store, tmp_path, lines=lines, **options)
-    assert f"{tmp_path} is finished: only its report is made again" in lines
+    assert f"{tmp_path} was finished: only its report is made again" in lines
 
 
 def test_another_config_in_the_same_folder_is_refused(store: Store, finished: TrainResult) -> None:
