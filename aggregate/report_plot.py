@@ -9,6 +9,7 @@ import io
 import itertools
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -101,13 +102,14 @@ def _legend(meta: ReportMeta, unknown: Sequence[ReportRow]) -> str:
 
 def _draw_panels(figure: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> None:
     """A panel an aggregator, all on the same axes; ceilings are left to the table."""
+    rows, usual = without_the_usual(rows)
     panels = panels_of(rows)
     lines = -(-len(panels) // 2)
-    figure.set_size_inches(8.4, 0.9 + 2.75 * lines)
+    figure.set_size_inches(8.4, 1.05 + 2.75 * lines)
     height = figure.get_figheight()
     grid = figure.subplots(lines, 2, squeeze=False)
     figure.subplots_adjust(
-        left=0.08, right=0.985, bottom=0.5 / height, top=1 - 1.0 / height, wspace=0.14, hspace=0.32
+        left=0.08, right=0.985, bottom=0.5 / height, top=1 - 1.15 / height, wspace=0.14, hspace=0.32
     )
     plain = replace(meta, ceilings=())
     others = [(row.gflops_per_video, 100 * row.mean) for row in rows]
@@ -122,6 +124,31 @@ def _draw_panels(figure: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> No
             axes.set_xlabel("")
     for axes in grid.flat[len(panels) :]:
         axes.remove()
+    if usual:
+        figure.text(0.08, 1 - 0.74 / height, f"where nothing else is said: {usual}", fontsize=8, alpha=0.75)
+
+
+def without_the_usual(rows: Sequence[ReportRow]) -> tuple[list[ReportRow], str]:
+    """The rows without the mixture and the setting that most of them have, and what these are: names would be long.
+
+    Kept are those without which a row would look like another of its aggregator.
+    """
+    said = []
+    rows = list(rows)
+    for name in ("mixture", "setting"):
+        counts = Counter(value for row in rows if (value := getattr(row, name)))
+        if len(counts) < 2:
+            continue
+        usual, _ = counts.most_common(1)[0]
+        without = {row.aggregator for row in rows if not getattr(row, name)}
+        rows = [
+            replace(row, **{name: ""})
+            if getattr(row, name) == usual and row.aggregator not in without
+            else row
+            for row in rows
+        ]
+        said.append(usual)
+    return rows, ", ".join(said)
 
 
 def _draw_rows(axes: Any, rows: Sequence[ReportRow], every: Sequence[ReportRow], meta: ReportMeta) -> None:

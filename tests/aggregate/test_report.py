@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -22,6 +23,7 @@ from faster.aggregate.report import (
     table_text,
     write_report,
 )
+from faster.aggregate.report_plot import without_the_usual
 from faster.aggregate.report_rows import ClassGain, series
 from faster.aggregate.report_sources import paper_points, report_of
 from faster.aggregate.report_tables import paper_tables
@@ -587,3 +589,25 @@ def test_the_page_loads_in_a_browser_without_a_console_message(swept, tmp_path):
         check=True,
     )
     assert "CONSOLE" in wrong.stderr  # or the check above would see nothing
+
+
+def test_panels_leave_out_what_most_rows_are_and_say_it():
+    named = [
+        replace(row(), mixture="a + b", setting="its pattern"),
+        replace(row(pattern="1:3"), mixture="a + b", setting="its pattern"),
+        replace(row(), mixture="a + b", setting="any pattern"),
+        replace(row(aggregator="average"), mixture="c"),
+        replace(row(aggregator="gru"), mixture="a + b", setting="its pattern"),
+        replace(row(aggregator="gru"), mixture="a + b"),  # which the one before would look like
+    ]
+    shown, said = without_the_usual(named)
+    assert said == "a + b, its pattern"
+    assert [(each.mixture, each.setting) for each in shown] == [
+        ("", ""),
+        ("", ""),
+        ("", "any pattern"),
+        ("c", ""),
+        ("", "its pattern"),
+        ("", ""),
+    ]
+    assert without_the_usual(named[:2]) == (named[:2], "")
