@@ -140,11 +140,10 @@ def without_the_usual(rows: Sequence[ReportRow]) -> tuple[list[ReportRow], str]:
         if len(counts) < 2:
             continue
         usual, _ = counts.most_common(1)[0]
+        nothing: dict[str, Any] = {name: ""}
         without = {row.aggregator for row in rows if not getattr(row, name)}
         rows = [
-            replace(row, **{name: ""})
-            if getattr(row, name) == usual and row.aggregator not in without
-            else row
+            replace(row, **nothing) if getattr(row, name) == usual and row.aggregator not in without else row
             for row in rows
         ]
         said.append(usual)
