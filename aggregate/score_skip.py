@@ -39,7 +39,6 @@ class ScoreSkip(Aggregator[tuple[Any, tuple[Tensor, int]]]):
         self.scores = Average(map_shapes=map_shapes, num_classes=num_classes, dropout=0.0).requires_grad_(
             False
         )
-        self.map_shapes = dict(map_shapes)
         last = (inner.inner if isinstance(inner, Adapted) else inner).fc
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
