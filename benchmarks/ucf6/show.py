@@ -122,7 +122,7 @@ class Shown:
         rows = []
         for model in (self.expensive, self.rival, self.cheap):
             for key, cell in self.cells.items():
-                alone = key[3] is None or key[4] is None
+                alone = key[1] == ("all-C" if model == self.cheap else "all-E")
                 if key[0] == "average" and alone and model in key[3:] and key[2] == clips:
                     rows.append([model, f"{cell.gflops / clips:.4f}", cell])
         return table(["backbone", "GFLOPs a clip", f"average of {clips} clips"], rows)
@@ -144,11 +144,7 @@ class Shown:
         for pattern in PATTERNS:
             ours = self.cell("fast-gru", pattern, self.clips)
             plain = self.cell("average", pattern, self.clips)
-            dear, cheap = (
-                (None if pattern == "all-C" else self.expensive),
-                (None if pattern == "all-E" else self.cheap),
-            )
-            every = self.budgets.get(("fast-gru", pattern, self.clips, dear, cheap))
+            every = self.budgets.get(("fast-gru", pattern, self.clips, self.expensive, self.cheap))
             cost = ours or every
             if cost and top:
                 share = f"{cost.gflops:.3f} ({cost.gflops / top.gflops:.0%})"
