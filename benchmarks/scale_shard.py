@@ -117,6 +117,9 @@ class FakeBackbone:
         """As `FrozenBackbone`."""
         return 8
 
+    def require_clips_apart(self, clip_frames: int, size: int) -> None:
+        """As `FrozenBackbone`."""
+
 
 def measure_overhead(root: Path, *, few: int = 1, many: int = 5) -> dict[str, Any]:
     """A shard's time outside of waiting for decoders and of the networks, of which the cost is known."""
