@@ -33,6 +33,8 @@ from .train_config import TrainConfig
 class PreparedRun:
     """One run, whether `train_agg` trains it alone or a sweep beside others.
 
+    Raises DataError where scores are to be added, and the store keeps no classifier of a model in use.
+
     Attributes:
         run: its folder.
         settled: what config.json says of the store, the mix and the aggregator.
@@ -59,14 +61,10 @@ class PreparedRun:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.aggregator = self.settled.build()
-        self.take_scores()
+        if isinstance(self.aggregator, ScoreSkip):
+            self.aggregator.take(own_heads(store, mix))
         self.init: dict[str, Any] | None = None
         self.seen_before: frozenset[str] = frozenset()
-
-    def take_scores(self) -> None:
-        """Give a `ScoreSkip` the classifiers that the store keeps of the models in use. Raises DataError where one has none."""
-        if isinstance(self.aggregator, ScoreSkip):
-            self.aggregator.take(own_heads(self.store, self.mix))
 
     @property
     def trains(self) -> bool:

@@ -89,10 +89,6 @@ class ScoreSkip(Aggregator[tuple[Any, tuple[Tensor, int]]]):
         """The floating type that it computes in."""
         return self.inner.dtype
 
-    def classify(self, pooled: Tensor) -> Tensor:
-        """The inner one's, without the scores."""
-        return self.inner.classify(pooled)
-
 
 def own_heads(store: Store, mix: Mix) -> Heads:
     """The classifier of each model in use, as the store keeps it.

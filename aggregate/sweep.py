@@ -323,18 +323,16 @@ def _buildable(
     store: Store, cells: Sequence[Cell], empty: Sequence[EmptyCell], *, skip_scores: bool
 ) -> tuple[list[Cell], list[EmptyCell]]:
     """Part off the cells whose aggregator cannot take the models' maps, or adds scores that a model does not have."""
-    good, holes = [], {}
-    for cell in cells:
-        first = replace(cell, seed=0)
+    holes = {}
+    for first in dict.fromkeys(replace(cell, seed=0) for cell in cells):
         try:
             with torch.device("meta"):
-                _build(store, cell)
-            if skip_scores and cell.aggregator not in SCORERS:
-                own_heads(store, cell_mix(store, cell))
-            good.append(cell)
+                _build(store, first)
+            if skip_scores and first.aggregator not in SCORERS:
+                own_heads(store, cell_mix(store, first))
         except (UsageError, DataError) as error:
             holes[first] = EmptyCell(cell=first, reason=str(error))
-    return good, [*empty, *holes.values()]
+    return [cell for cell in cells if replace(cell, seed=0) not in holes], [*empty, *holes.values()]
 
 
 def _build(store: Store, cell: Cell) -> Aggregator[Any]:

@@ -88,7 +88,6 @@ def _train(
     if config.init is not None:
         origin = load_run(config.init)
         say(start_from(origin, prepared.aggregator, prepared.settled))
-        prepared.take_scores()  # these maps' own
         require_unseen_by(origin, store, parts, split)
         prepared.init, prepared.seen_before = identity(origin), origin.trained_on
     say(f"run folder: {run}")

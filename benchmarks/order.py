@@ -1,6 +1,6 @@
 """Where only the order decides: the demo's videos at full difficulty, and how far each aggregator gets beyond averaging.
 
-python benchmarks/ucf6/order.py --out FOLDER
+python benchmarks/order.py --out FOLDER
 
 At difficulty 1 the kinds of event differ in their motion alone, under noise and among shapes that distract. A class is an
 ordered pair of kinds, so averaging can reach exactly half of the videos in expectation (docs/demo.md), whatever the
