@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...workarounds import conv2d
 from ..backbones import Backbone, ResNet3D
 from ..backbones.resnet3d import Block, require_frames
 from ..fast_forward import Pixels, flat_layers, stages, tiles
@@ -163,7 +164,7 @@ def _conv_norm(layer: _ConvNorm, x: Tensor) -> Tensor:
             weight = weight.transpose(1, 2).flatten(1, 2)
         else:
             weight, x = weight.squeeze(2), x[:, :: stride[0]]
-        y = F.conv2d(_pictures(x), weight, conv.bias, stride[1:], padding[1:])
+        y = conv2d(_pictures(x), weight, conv.bias, stride[1:], padding[1:])
         return _places(_norm(layer, y), *x.shape[:2])
     if kernel[1:] == (1, 1) and stride[1:] == (1, 1):
         rows = x.flatten(2, 3).movedim(-1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from ...errors import RunError, SourceError, StorageError, UsageError, VideoErro
 from ...ranks import Ranks
 from ...store import VideoRecord
 from ...store.commit import replace as write_whole
+from ...workarounds import SafeConvolutions
 from ..annotations import Source
 from ..backbones import Backbone
 from ..decode import LoadedVideo, load_random_video
@@ -281,5 +283,6 @@ def _forward(
 
 
 def _plain(model: Backbone, clips: Tensor) -> Tensor:
-    logits: Tensor = model(normalise(clips, model.mean, model.std))
+    with SafeConvolutions() if clips.device.type == "cpu" else nullcontext():
+        logits: Tensor = model(normalise(clips, model.mean, model.std))
     return logits
