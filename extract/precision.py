@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from ..errors import UsageError
@@ -32,7 +34,15 @@ def as_asked(recorded: str) -> str:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware: Ampere or newer; AVX-512 BF16 or AMX."""
+    """Whether the device multiplies bfloat16 in hardware: Ampere or newer; AVX-512 BF16 or AMX, as oneDNN may use it.
+
+    oneDNN takes no more of a processor than the variable ONEDNN_MAX_CPU_ISA says, where it is set.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    in_hardware = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if not in_hardware or not torch._C._has_mkldnn or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    # That was oneDNN's own answer. It also says yes where it imitates bf16 with AVX-512's float32, which is slow.
+    cap = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", "")
+    return cap.lower() not in ("avx512_core", "avx512_core_vnni")

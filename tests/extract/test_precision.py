@@ -1,5 +1,8 @@
 """What backbones compute in: chosen, said, recorded, and never mixed."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,9 @@ from videos import make_video
 
 MODEL = "r2plus1d14-w4"
 CPU = torch.device("cpu")
+BF16_CAPS = ["AVX512_CORE_BF16", "DNNL_MAX_CPU_ISA=ALL"]
+OTHER_CAPS = ["AVX2", "avx512_core", "AVX512_CORE_VNNI", "DNNL_MAX_CPU_ISA=AVX2", "DNNL_MAX_CPU_ISA=AVX512_CORE"]
+"""What oneDNN may be held to: instructions with bf16 among them, and without."""
 
 
 def config(folder: Path, **changes: str) -> ExtractConfig:
@@ -34,15 +40,31 @@ def config(folder: Path, **changes: str) -> ExtractConfig:
 
 
 def test_auto_is_bf16_where_the_cpu_multiplies_it_and_the_network_takes_it() -> None:
-    flags = Path("/proc/cpuinfo")
-    if flags.exists():
-        words = set(flags.read_text().split())
-        assert has_bf16(CPU) == bool(words & {"avx512_bf16", "amx_bf16"})
     best = "bf16" if has_bf16(CPU) else "float32"
     assert choose_precision("auto", CPU, takes_bf16=True) == best
     assert choose_precision("auto", CPU, takes_bf16=False) == "float32"
     assert choose_precision("bf16", CPU, takes_bf16=False) == "bf16"
     assert choose_precision("float32", CPU, takes_bf16=True) == "float32"
+
+
+@pytest.mark.parametrize("cap", ["", *BF16_CAPS, *OTHER_CAPS])
+def test_bf16_is_in_hardware_where_the_processor_has_it_and_onednn_may_use_it(cap: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if "MAX_CPU_ISA" not in name}
+    if cap:
+        name, _, value = cap.rpartition("=")
+        environment[name or "ONEDNN_MAX_CPU_ISA"] = value
+    code = (
+        "import torch; from faster.extract.precision import choose_precision, has_bf16; cpu = torch.device('cpu'); "
+        "print(has_bf16(cpu), choose_precision('auto', cpu, takes_bf16=True))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
+    flags = Path("/proc/cpuinfo")
+    words = set(flags.read_text().split()) if flags.exists() else set()
+    expected = bool(words & {"avx512_bf16", "amx_bf16"}) and cap not in OTHER_CAPS
+    assert ran.stdout.split() == [str(expected), "bf16" if expected else "float32"]
 
 
 def test_another_precision_is_refused() -> None:
