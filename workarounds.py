@@ -1,7 +1,13 @@
-"""Faults of the libraries below, and how they are gone around. Each has a test in `tests/test_workarounds.py`, in a
-process of its own, that shows the fault: when that test fails with a newer PyTorch, take the workaround out.
+"""Faults of the libraries below, and how they are gone around.
 
-Adapting to what a processor or a library does fast is not here; `docs/log.md` has the measurements.
+`tests/test_workarounds.py` shows in a process of its own that oneDNN's fault is still there: when that test fails with a
+newer PyTorch, take the workaround out.
+
+These stand where they act, and `docs/log.md` says how they were found:
+
+- `extract/stage_one/forward.py`, `task.py`: in bf16 on a CPU, Conv3d's gradients to its weights were not to be trusted.
+- `ranks.py`: a process group made before `torch.distributed.nn.functional` is imported is kept for ever.
+- `aggregate/products.py`: oneDNN multiplies with a transposed slice by its slowest code.
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ from faster.workarounds import SafeConvolutions
 
 SUPPORT = Path(__file__).parent / "support"
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
-HAS_AVX2 = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") and torch.backends.mkldnn.is_available()
+HAS_AVX2 = (
+    torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") and torch.backends.mkldnn.is_available()
+)
 
 
 def run(*arguments: str, threads: int = 1, limit_s: float = 240, **variables: str) -> tuple[str, str]:
@@ -66,12 +68,10 @@ def test_onednns_strided_1x1_convolutions_of_few_channels_still_go_wrong() -> No
 
 
 SLICED = """
-import sys
 import torch
 from torch.nn import functional as F
 from faster.workarounds import SafeConvolutions
 torch.manual_seed(0)
-seen = []
 for convolve, dimensions in ((F.conv1d, 1), (F.conv2d, 2)):
     for stride, padding in ((2, 0), ((2,) * dimensions, "valid"), ((2,), (0,)), (2, 1)):
         x = torch.randn(2, 4, *[9] * dimensions)

@@ -20,7 +20,9 @@ from torch.nn import functional as F
 NAMED = ["r2d14-w8", "r2plus1d14-w8", "r2d14-w16", "r2plus1d26-w16", "r3d26-w16", "r2d26-w16", "r2d14"]
 NARROW = [
     *(f"{name}-w4" for name in known_names()),
-    *(f"{name}-w2" for name in ("r2d14", "r2plus1d14", "r3d14", "r2plus1d34")),  # deeper ones repeat their layers
+    *(
+        f"{name}-w2" for name in ("r2d14", "r2plus1d14", "r3d14", "r2plus1d34")
+    ),  # deeper ones repeat their layers
     *(f"r2plus1d34-w{width}" for width in (1, 8, 15)),
 ]
 
@@ -47,7 +49,9 @@ def layers() -> None:
                     found.append(both_ways(x, weight, strides, padding))
                 found.append(both_ways(x, weight, strides, padding, ours=True))
             for tensors in found:
-                for what, own, exact in zip(("output", "to input", "to weight"), tensors, expected, strict=True):
+                for what, own, exact in zip(
+                    ("output", "to input", "to weight"), tensors, expected, strict=True
+                ):
                     error = float((own - exact).abs().max() / exact.abs().max())
                     if not error < 1e-5:
                         sys.exit(f"{name}: {what} is wrong by {error:.1e} of the largest")
