@@ -17,7 +17,10 @@ def lowest(pyproject: str) -> list[str]:
     Raises ValueError for a requirement of another form than `name[extra]>=version` or a bare name.
     """
     project = tomllib.loads(pyproject)["project"]
-    wanted = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(r for extra in project["optional-dependencies"].values() for r in extra),
+    ]
     found: dict[str, tuple[int, ...]] = {}
     for requirement in wanted:
         bound = _BOUND.fullmatch(requirement)
