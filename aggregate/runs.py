@@ -190,10 +190,14 @@ def load_config(path: Path) -> RunConfig:
 
 
 def _batch_size(path: Path) -> int:
+    """The run's own, from its config.json. Raises RunError where that does not say it."""
     values = read_json(path / "config.json")
     try:
-        return scoring_batch(values["training"]["batch_size"], values.get("ranks", 1))
-    except (KeyError, TypeError, ZeroDivisionError) as error:
+        size = scoring_batch(values["training"]["batch_size"], values.get("ranks", 1))
+        if type(size) is not int or size < 1:
+            raise ValueError(f"batches of {size}")
+        return size
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise RunError(f"{path}/config.json is not of an aggregator's run ({error!r})") from error
 
 

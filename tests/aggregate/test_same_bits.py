@@ -23,7 +23,7 @@ from faster.aggregate.selection import choose_mix
 from faster.aggregate.sweep import SweepConfig, sweep
 from faster.aggregate.sweep_grid import Grid
 from faster.aggregate.train import TrainConfig, TrainResult, train_agg
-from faster.errors import Interrupted
+from faster.errors import Interrupted, RunError
 from faster.ranks import Ranks
 from faster.store import Store
 from stores import make_spec, make_store, make_videos
@@ -192,3 +192,14 @@ def test_several_processes_score_the_batches_of_one(store: Store, count: int) ->
 
 def test_a_processs_share_of_a_step_is_scored_at_a_time() -> None:
     assert [scoring_batch(32, 1), scoring_batch(32, 4), scoring_batch(7, 2)] == [32, 8, 4]
+
+
+@pytest.mark.parametrize("training", [{}, {"batch_size": 0}, {"batch_size": "8"}, {"batch_size": 2.5}, None])
+def test_a_config_that_does_not_say_the_batch_size_is_refused(
+    store: Store, tmp_path: Path, training: object
+) -> None:
+    result = train(store, tmp_path / "r", aggregator="average")
+    path = result.run / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "training": training}))
+    with pytest.raises(RunError, match=r"config\.json is not of an aggregator's run"):
+        load_run(result.run)
