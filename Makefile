@@ -1,16 +1,18 @@
 # make demo · make test · make stress · make check: each sets up .venv by itself.
+# Beside it: make test PYTHON=python3.13 VENV=build/py313. Other Pythons' PyTorch is some GB to download.
 PYTHON ?= python3
 VENV := .venv
+CONSTRAINTS := constraints.txt
 RUN := $(VENV)/bin
 # Bounded threads: two test processes share two cores.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
-.PHONY: demo test stress check format types reference wheel clean
+.PHONY: demo test lowest newest stress check format types reference wheel clean
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@
 
 demo: $(VENV)/.installed
@@ -18,6 +20,19 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(TEST_ENV) $(RUN)/python -m pytest -n 2 --dist loadfile -m 'not stress'
+
+# The tests with the lowest versions that pyproject.toml allows, and with the newest: in environments of their own.
+lowest: build/lowest.txt
+	$(MAKE) test VENV=build/lowest CONSTRAINTS=build/lowest.txt
+
+newest: build/newest.txt
+	$(MAKE) test VENV=build/newest CONSTRAINTS=build/newest.txt
+
+build/lowest.txt: pyproject.toml tests/support/lowest.py
+	mkdir -p build && $(PYTHON) tests/support/lowest.py > $@
+
+build/newest.txt: pyproject.toml
+	mkdir -p build && rm -rf build/newest && touch $@
 
 stress: $(VENV)/.installed
 	$(TEST_ENV) $(RUN)/python -m pytest -m stress -s

@@ -87,12 +87,15 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Note SIGTERM, SIGUSR1, SIGUSR2 and SIGINT instead of acting on them, for work that ends its step first.
 
+    SIGINT stays ignored where it is: a shell's background job was started so, and Ctrl-C is meant for another.
+
     A second signal acts as it would have, but in a child of multiprocessing only the first counts: who signals a group
     of processes reaches it twice, once through its parent. The old handlers return at the end.
     """
     request = StopRequest(once=multiprocessing.parent_process() is not None)
     if threading.current_thread() is threading.main_thread():  # only there can signals be handled
-        for number in (*STOP_SIGNALS, signal.SIGINT):
+        interrupts = () if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else (signal.SIGINT,)
+        for number in (*STOP_SIGNALS, *interrupts):
             request._previous[number] = signal.signal(number, request._ask)
     try:
         yield request

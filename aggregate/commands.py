@@ -133,7 +133,7 @@ def train_agg_command(as_json: bool, **values: Any) -> None:
 @click.option("--pattern", metavar="E:C", help="Another pattern than the run's.")
 @click.option("--clips", type=click.IntRange(min=1), metavar="N", help="Another number of clips.")
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Videos a step."
+    "--batch-size", type=click.IntRange(min=1), help="Videos at a time.  [as in the run's own report]"
 )
 @DEVICE
 @AS_JSON

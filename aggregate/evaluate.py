@@ -86,12 +86,15 @@ def evaluate(
     part: str | None = None,
     pattern: str | None = None,
     clips: int | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     device: str | None = None,
 ) -> Evaluation:
     """Evaluate a run on its own report part, or on another store, split, part or mixture; write the predictions.
 
-    They go into the run's folder as predictions.csv, or predictions-<store>-<split>-<part>.csv where the
+    By default as many videos are taken at a time as in the run's own report: on the same device and number of threads its
+    figures come again bit for bit. With another `batch_size` last bits may differ.
+
+    The predictions go into the run's folder as predictions.csv, or predictions-<store>-<split>-<part>.csv where the
     videos are not the run's own report part, with -<pattern>-n<N> where its mixture is not.
 
     Raises DataError where the part has no labelled video with maps, where a video was in the training of
@@ -129,7 +132,7 @@ def evaluate(
         part=part,
         trained_on=run.trained_on,
         predictions=run.path / f"{name}.csv",
-        batch_size=batch_size,
+        batch_size=batch_size or run.batch_size,
         device=choose_device(device),
     )
 
@@ -150,7 +153,7 @@ def report(
 ) -> Evaluation:
     """Score a part of a split, write the predictions file, and say what the figures cover.
 
-    Several ranks share the videos; each returns the whole, and the first writes. `logits` (n, K) are those of
+    Several ranks share the batches; each returns the whole, and the first writes. `logits` (n, K) are those of
     the part's `part_rows`, where they are known already.
     """
     rows, coverage = part_rows(store, mix, split, part)
@@ -199,11 +202,11 @@ def score(
 ) -> list[NDArray[np.float64]]:
     """Each aggregator's logits (n, K) of the videos by their N uniform clips; a batch is read once for all.
 
-    Several ranks share the videos.
+    Several ranks share the batches.
     """
     own: list[list[NDArray[np.float64]]] = [[] for _ in aggregators]
     with torch.inference_mode():
-        for batch in uniform_batches(reader, rows[ranks.part(len(rows))], batch_size=batch_size):
+        for batch in uniform_batches(reader, rows, batch_size=batch_size, ranks=ranks):
             here = batch.to(device)
             for aggregator, found in zip(aggregators, own, strict=True):
                 found.append(aggregator(here).double().cpu().numpy())

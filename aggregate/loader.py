@@ -155,8 +155,13 @@ class TrainLoader:
         return _prefetched(load, range(start_step, self.steps_per_epoch), self.reader.threads)
 
 
-def uniform_batches(reader: ClipReader, rows: NDArray[np.int64], *, batch_size: int) -> Batches:
-    """The videos in order, each with its N clips spread uniformly over the centre view (FASTER §4)."""
+def uniform_batches(
+    reader: ClipReader, rows: NDArray[np.int64], *, batch_size: int, ranks: Ranks = ALONE
+) -> Batches:
+    """The videos in order, each with its N clips spread uniformly over the centre view (FASTER §4).
+
+    Several ranks share the batches, whose videos and places in them are those of one rank.
+    """
     mix = reader.mix
     chosen, _ = uniform_subset(mix.grid, mix.clips)
 
@@ -166,7 +171,8 @@ def uniform_batches(reader: ClipReader, rows: NDArray[np.int64], *, batch_size: 
         model_of = np.broadcast_to(mix.model_of, clips.shape)
         return reader.read(here, np.zeros(len(here), dtype=np.int64), clips, model_of)
 
-    return _prefetched(load, range(-(-len(rows) // batch_size)), reader.threads)
+    steps = range(-(-len(rows) // batch_size))
+    return _prefetched(load, steps[ranks.part(len(steps))], reader.threads)
 
 
 def _prefetched(load: Callable[[int], ClipBatch], steps: range, threads: int) -> Batches:

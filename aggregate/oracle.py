@@ -79,7 +79,7 @@ def oracle(
     store: str | Path | None = None,
     split: str | None = None,
     part: str | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     device: str | None = None,
 ) -> OracleResult:
     """Choose, video by video and with its label in view, which of its N clips deserve the expensive backbone.
@@ -100,7 +100,7 @@ def oracle(
             "as faster train-agg --pattern 1:7 makes"
         )
     plain = evaluate(run, store=store, split=split, part=part, batch_size=batch_size, device=device)
-    split, part = choose_split(opened, plain.split), plain.part
+    split, part, batch_size = choose_split(opened, plain.split), plain.part, batch_size or run.batch_size
     rows, _ = part_rows(opened, mix, split, part)
     where = choose_device(device)
     choices = _Choices(mix)

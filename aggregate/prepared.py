@@ -23,7 +23,7 @@ from .budgets import BUDGETS_FOLDER, budget_name, budgets
 from .evaluate import Evaluation, notes, report
 from .loader import ClipReader
 from .parts import Parts
-from .runs import RunConfig, load_best, store_fingerprint
+from .runs import RunConfig, load_best, scoring_batch, store_fingerprint
 from .score_skip import ScoreSkip, own_heads
 from .selection import Mix
 from .task import AggregatorTask
@@ -75,6 +75,11 @@ class PreparedRun:
     def options(self) -> TrainingOptions:
         """How to train it."""
         return self.config.options(str(self.device))
+
+    @property
+    def scoring_batch(self) -> int:
+        """Videos at a time in its report."""
+        return scoring_batch(self.config.batch_size, self.ranks.count)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -150,7 +155,7 @@ class PreparedRun:
             part=self.parts.report_part,
             trained_on=trained_on,
             predictions=predictions,
-            batch_size=self.config.batch_size,
+            batch_size=self.scoring_batch,
             device=self.device,
             ranks=self.ranks,
             logits=logits,

@@ -133,12 +133,24 @@ def store_changes(config: RunConfig, store: Store, mix: Mix) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished run: its config, its aggregator with the best weights (eval mode, CPU), the ids it saw."""
+    """A finished run: its config, its aggregator with the best weights (eval mode, CPU), the ids it saw.
+
+    `batch_size` is how many videos its validation and its report took at a time.
+    """
 
     path: Path
     config: RunConfig
     aggregator: Aggregator[Any]
     trained_on: frozenset[str]
+    batch_size: int = 32
+
+
+def scoring_batch(batch_size: int, ranks: int) -> int:
+    """Videos at a time of validation, report and `evaluate`: what each process has of a training step of `batch_size`.
+
+    One number for all of them, because a product's last bits depend on how many rows it has, and at which of them a video is.
+    """
+    return -(-batch_size // ranks)
 
 
 def load_run(path: str | Path) -> Run:
@@ -155,7 +167,13 @@ def load_run(path: str | Path) -> Run:
         not isinstance(trained_on, list) or len(trained_on) < expected
     ):  # more, where it began from another run
         raise RunError(f"{path}/trained_on.json is damaged: it should list {expected} videos")
-    return Run(path=path, config=config, aggregator=aggregator, trained_on=frozenset(trained_on))
+    return Run(
+        path=path,
+        config=config,
+        aggregator=aggregator,
+        trained_on=frozenset(trained_on),
+        batch_size=_batch_size(path),
+    )
 
 
 def load_config(path: Path) -> RunConfig:
@@ -168,6 +186,18 @@ def load_config(path: Path) -> RunConfig:
     except (KeyError, TypeError, AttributeError) as error:
         if (path / "cells.jsonl").exists():
             raise RunError(f"{path} is a sweep's folder; name one of its runs, in {path / 'cells'}") from None
+        raise RunError(f"{path}/config.json is not of an aggregator's run ({error!r})") from error
+
+
+def _batch_size(path: Path) -> int:
+    """The run's own, from its config.json. Raises RunError where that does not say it."""
+    values = read_json(path / "config.json")
+    try:
+        size = scoring_batch(values["training"]["batch_size"], values.get("ranks", 1))
+        if type(size) is not int or size < 1:
+            raise ValueError(f"batches of {size}")
+        return size
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise RunError(f"{path}/config.json is not of an aggregator's run ({error!r})") from error
 
 

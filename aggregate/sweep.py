@@ -162,6 +162,7 @@ def _run_grid(
                     training,
                     folder,
                     jobs=config.jobs,
+                    threads=_threads(config.jobs, cells),
                     cache_bytes=budget,
                     report=report,
                     cluster=config.cluster,
@@ -178,17 +179,25 @@ def share_batches(cells: Sequence[Cell]) -> list[list[Cell]]:
     return [groups[key] for key in sorted(groups, key=str)]
 
 
+def _threads(jobs: int, cells: Sequence[Cell]) -> int:
+    """Threads of each process: by the whole grid, so that a sweep that goes on with its last cells has no other bits."""
+    return max(1, torch.get_num_threads() // min(jobs, len(share_batches(cells))))
+
+
 def run_units(
     units: Sequence[Sequence[Cell]],
     training: TrainConfig,
     folder: Path,
     *,
     jobs: int,
+    threads: int,
     cache_bytes: int,
     report: Callable[[Line], None],
     cluster: str | None = None,
 ) -> None:
     """Run every unit: here, dealt out to local processes, or on dask; `report` gets each cell's line, in this process.
+
+    Each of this machine's processes has so many threads, were it the only one.
 
     Raises:
         FasterError: as a unit raised it; the others are ended, and finished cells are kept.
@@ -196,13 +205,12 @@ def run_units(
     """
     jobs = min(jobs, len(units))
     if cluster is not None:
-        threads = max(1, torch.get_num_threads() // jobs) if cluster == LOCAL else None
         do = partial(
             _do_unit,
             replace(training, store=Path(training.store).absolute()),
             folder.absolute(),
             stores.open(training.store).fingerprint,
-            threads,
+            threads if cluster == LOCAL else None,
             cache_bytes // jobs,
         )
         needs = {"GPU": 1} if cluster != LOCAL and (training.device or "").startswith("cuda") else {}
@@ -214,12 +222,16 @@ def run_units(
                     report(line)
         return
     if jobs <= 1:
-        runner = CellRunner(training, folder, cache_bytes=cache_bytes)
-        for unit in units:
-            runner.run(unit, report)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            runner = CellRunner(training, folder, cache_bytes=cache_bytes)
+            for unit in units:
+                runner.run(unit, report)
+        finally:
+            torch.set_num_threads(before)
         return
     context = multiprocessing.get_context("spawn")
-    threads = max(1, torch.get_num_threads() // jobs)
     processes, pipes = [], []
     try:
         for job in range(jobs):

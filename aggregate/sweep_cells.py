@@ -149,7 +149,7 @@ class CellRunner:
             [one.run.aggregator for one, _ in trained],
             reader,
             group[0].run.parts.report,
-            batch_size=self.template.batch_size,
+            batch_size=group[0].run.scoring_batch,
             device=self.device,
         )
         for (one, best), own in zip(trained, logits, strict=True):

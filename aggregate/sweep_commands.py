@@ -168,7 +168,7 @@ def report_command(paths: tuple[str, ...], out: str, title: str | None, paper: b
 @click.option("--split", metavar="NAME", help="Another split.  [the run's]")
 @click.option("--part", type=click.Choice(["train", "val", "test"]), help="A part of it.  [the run's]")
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Videos at a time."
+    "--batch-size", type=click.IntRange(min=1), help="Videos at a time.  [as in the run's own report]"
 )
 @DEVICE
 @AS_JSON

@@ -19,6 +19,7 @@ from .evaluate import score
 from .loader import ClipReader, TrainLoader
 from .metrics import measure
 from .parts import Parts
+from .runs import scoring_batch
 
 WeighedBatch = tuple[ClipBatch, Tensor]
 
@@ -53,7 +54,7 @@ class AggregatorTask:
     ) -> None:
         self.model = aggregator
         self._ids, self._labels = store.videos.ids, store.videos.labels
-        self._validation, self._batch_size = parts.validation, batch_size
+        self._validation, self._batch_size = parts.validation, scoring_batch(batch_size, ranks.count)
         self._label_smoothing, self._device, self._ranks = label_smoothing, device, ranks
         mix, self._reader = reader.mix, reader
         self._validated = [b for b in budgets(mix) if b.clips == mix.clips] if mix.drawn else [mix]

@@ -133,6 +133,7 @@ class NpyFeatures:
                 raise EOFError("the file is empty")
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             if not isinstance(array, np.ndarray):
+                array.close()
                 raise TypeError("an archive of several arrays")
             return array
 

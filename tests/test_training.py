@@ -18,6 +18,7 @@ from faster.run_folder import open_run
 from faster.store.commit import replace
 from faster.training import _is_finite, fit, learning_rate_at, run_config, step_seed
 from safetensors.torch import load_file
+from signals import interrupts
 from torch import Tensor, nn
 
 
@@ -32,7 +33,7 @@ def stop_and_go_on(whole: tuple[Path, Blobs], folder: Path, stopped: Blobs, **ch
     """Stop a run where `stopped` says, go on with another, and hold both to the uninterrupted one."""
     epoch, step = stopped.stop_at or (0, 0)
     raised = KeyboardInterrupt if stopped.signal == signal.SIGINT else Interrupted
-    with pytest.raises(raised, match=f"step {step + 1} of epoch {epoch + 1}"):
+    with interrupts(), pytest.raises(raised, match=f"step {step + 1} of epoch {epoch + 1}"):
         fit(stopped, options(**changes), folder, config=CONFIG, progress=False)
     assert len(stopped.losses) == epoch * STEPS + step + 1
     assert stopped.closed == epoch + 1  # no generator (and no thread of one) is left behind
@@ -62,6 +63,14 @@ def test_other_signals_stop_a_run_too(
     stopped = Blobs(stop_at=(1, 2))
     stopped.signal = number
     stop_and_go_on(whole, tmp_path, stopped)
+
+
+def test_in_the_background_ctrl_c_does_not_stop_a_run(whole: tuple[Path, Blobs], tmp_path: Path) -> None:
+    task = Blobs(stop_at=(1, 2))
+    task.signal = signal.SIGINT
+    with interrupts(ignored=True):
+        fit(task, options(), tmp_path, config=CONFIG, progress=False)
+    assert contents(tmp_path) == contents(whole[0])
 
 
 @pytest.mark.parametrize("changes", [{"optimizer": "adamw", "learning_rate": 0.01}, {"precision": "bf16"}])

@@ -16,6 +16,7 @@ from faster import store as stores
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.cli import group, main
 from faster.errors import FasterError, SourceError, StoreError
+from faster.exchange.feature_files import NpyFeatures
 from faster.predict import Predictor
 from faster.store.removal import remove_shards
 from faster.store.verify import verify
@@ -303,6 +304,15 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "HDF5 without arrays": ("f.h5", lambda p: h5py.File(p, "w").close(), "no datasets"),
     "HDF5 into other files": ("f.h5", link_h5, "other files"),
 }
+
+
+def test_an_archive_that_is_refused_is_closed(tmp_path: Path) -> None:
+    """While the error is still held, and with it all that stood in its frames."""
+    archive(tmp_path / "v.npy")
+    with pytest.raises(StoreError, match="archive") as error:
+        NpyFeatures(tmp_path).describe("v")
+    held = {fd.readlink() for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()}
+    assert tmp_path / "v.npy" not in held and error.tb is not None
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -25,6 +25,7 @@ from decoder_jobs import (
 from faster.errors import UsageError, VideoError
 from faster.extract.decode import LoadedVideo, load_clips, load_random_video, stream_clips
 from faster.extract.decoders import DecodeJob, DecoderPool, VideoFailure
+from signals import interrupts
 from videos import frame_number, make_video
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -369,14 +370,15 @@ def start_script(tmp_path: Path, guard: str) -> subprocess.Popen[str]:
     script.write_text(SCRIPT.replace("GUARD\nmain()", guard))
     os.mkfifo(tmp_path / "fifo")
     support = Path(__file__).resolve().parents[1] / "support"
-    return subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path / "fifo")],
-        env={**os.environ, "PYTHONPATH": str(support)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    with interrupts():
+        return subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path / "fifo")],
+            env={**os.environ, "PYTHONPATH": str(support)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

@@ -111,6 +111,8 @@ def test_without_onednns_convolutions_the_maps_are_the_same(monkeypatch):
         assert relative_rms(torch.from_numpy(frozen(pixels)[1]), plain(backbone, pixels)[1]) < 1e-5
 
 
+# What torch tells its users on that one release of Python; a graph it is all the same.
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 def test_the_form_for_gpus_compiles_into_one_graph():
     backbone, pixels = randomised("r2plus1d14-w8", 5), clips(2)
     fold_norms(backbone)

@@ -30,6 +30,7 @@ from faster.extract.run import ExtractConfig, estimate, extract
 from faster.extract.transforms import normalise
 from faster.extract.weights import WeightsInfo, load_weights, save_weights
 from sets import make_bright_set
+from signals import interrupts
 from videos import make_video
 
 CHEAP, DEAR = "r2d14-w4", "r2plus1d14-w4"
@@ -234,12 +235,13 @@ def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
     arguments = ["extract", str(bright), "--model", CHEAP, "--model", DEAR, "--allow-random", "--clips", "3"]
     arguments += ["--size", "32", "--devices", "cpu", "--store"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    stopped = subprocess.run(
-        [sys.executable, str(script), "stop", *arguments, str(tmp_path / "s.zarr")],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    with interrupts():
+        stopped = subprocess.run(
+            [sys.executable, str(script), "stop", *arguments, str(tmp_path / "s.zarr")],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
     expected = {signal.SIGTERM: 75, signal.SIGKILL: -9, signal.SIGINT: 130}[number]
     assert stopped.returncode == expected, stopped.stderr
     assert "Traceback" not in stopped.stderr
@@ -252,6 +254,22 @@ def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
     left = {name for name in stopped_files if name.endswith(".tmp")}
     assert bool(left) <= (number == signal.SIGKILL)
     assert {k: v for k, v in stopped_files.items() if k not in left} == whole_files
+
+
+def test_in_the_background_ctrl_c_does_not_stop_an_extraction(
+    bright: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a job that a script started with `&`: the interrupt of another's terminal leaves it alone."""
+    commit = stores.ShardWriter.commit
+
+    def interrupted(self: stores.ShardWriter) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        return commit(self)
+
+    monkeypatch.setattr(stores.ShardWriter, "commit", interrupted)
+    with interrupts(ignored=True):
+        store, _ = run(config(bright, tmp_path / "s.zarr", models=(CHEAP,)))
+    assert store.features(CHEAP, 8).ok.any()
 
 
 def test_videos_of_another_root_are_taken_for_the_same_aloud(bright: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from faster.errors import StoreError
 from faster.store.processes import map_in_processes
+from signals import interrupts
 
 # Its tasks do what they say; the program ends as `faster` does.
 SCRIPT = """
@@ -66,6 +67,19 @@ def test_results_come_in_order_until_the_first_error(processes: int) -> None:
     assert seen == [1, 2]
 
 
+def run(script: Path, task: str, *, ignored: bool = False) -> subprocess.CompletedProcess[str]:
+    with interrupts(ignored=ignored):
+        return subprocess.run(
+            [sys.executable, str(script), task, "1"],
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            timeout=60,  # of every process that holds the pipes
+            check=False,
+        )
+
+
 @pytest.mark.parametrize(
     ("task", "code", "said"),
     [
@@ -80,18 +94,19 @@ def test_results_come_in_order_until_the_first_error(processes: int) -> None:
 def test_every_stop_ends_it_all_in_one_line(tmp_path: Path, task: str, code: int, said: str) -> None:
     script = tmp_path / "work.py"
     script.write_text(SCRIPT)
-    ended = subprocess.run(
-        [sys.executable, str(script), task, "1"],
-        capture_output=True,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=60,  # of every process that holds the pipes
-        check=False,
-    )
+    ended = run(script, task)
     assert ended.returncode == code, ended.stderr
     assert ended.stderr.startswith(said) and ended.stderr.count("\n") == bool(said), ended.stderr
     assert ended.stdout.count("done") < 3000
+
+
+def test_in_the_background_ctrl_c_reaches_nobody(tmp_path: Path) -> None:
+    script = tmp_path / "work.py"
+    script.write_text(SCRIPT)
+    ended = run(script, "SIGINT all", ignored=True)
+    assert (ended.returncode, ended.stderr, ended.stdout.count("done")) == (0, "", 3001)
+    ended = run(script, "SIGTERM parent", ignored=True)
+    assert ended.returncode == 75 and ended.stderr.startswith("faster: stopped by SIGTERM"), ended.stderr
 
 
 def test_no_process_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
