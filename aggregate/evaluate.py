@@ -23,6 +23,7 @@ from ..store.commit import replace
 from ..store.grid import uniform_subset
 from .base import Aggregator
 from .budgets import budget_name
+from .confusion import ConfusionMatrix
 from .loader import ClipReader, uniform_batches
 from .metrics import TOP, Metrics, confusion_matrix, measure, ranked, softmax
 from .runs import Run, RunConfig, store_changes
@@ -46,14 +47,15 @@ _SAME_MAPS = ("weights_digest", "clip_frames", "frame_stride", "map_shape", "tra
 class Evaluation:
     """Video-level figures of one part of a split.
 
-    `confusion` is (K, K), row the label, column the answer; `gflops_per_video` counts the backbones on N
-    clips and the aggregator, in multiply-adds; `notes` are lines that the reader of the figures should see.
+    `confusion` is (K, K), row the label, column the answer, held by its cells that are not zero;
+    `gflops_per_video` counts the backbones on N clips and the aggregator, in multiply-adds; `notes` are lines
+    that the reader of the figures should see.
     """
 
     part: str
     split: str
     metrics: Metrics
-    confusion: NDArray[np.int64]
+    confusion: ConfusionMatrix
     coverage: PartCoverage
     gflops_per_video: float
     notes: tuple[str, ...]
@@ -62,16 +64,16 @@ class Evaluation:
 
     def confused(self, most: int) -> list[tuple[str, str, int]]:
         """The commonest mistakes: (label, answer, videos), the most frequent first."""
-        wrong = self.confusion - np.diag(np.diag(self.confusion))
-        order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-        pairs = [divmod(int(i), len(self.class_names)) for i in order]
-        return [(self.class_names[a], self.class_names[b], int(wrong[a, b])) for a, b in pairs if wrong[a, b]]
+        names = self.class_names
+        return [
+            (names[label], names[answer], videos) for label, answer, videos in self.confusion.mistakes(most)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
         return {
             **asdict(self),
-            "confusion": self.confusion.tolist(),
+            "confusion": self.confusion.to_json(),
             "class_names": list(self.class_names),
             "notes": list(self.notes),
             "predictions": str(self.predictions),
@@ -243,14 +245,14 @@ def _group_notes(store: Store, split: str, part: str) -> list[str]:
 def write_predictions(path: Path, store: Store, rows: NDArray[np.int64], logits: NDArray[np.float64]) -> None:
     """One line a video: id, label, predicted class, and the best five with their probabilities."""
     names, top = store.class_names, ranked(logits, TOP)
-    probabilities = softmax(logits)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ranks = range(1, top.shape[1] + 1)
     header = ["id", "label", "predicted"]
     writer.writerow(header + [f"{what}{k}" for k in ranks for what in ("class", "probability")])
     for index, row in enumerate(rows):
-        best = [x for k in top[index] for x in (names[k], f"{probabilities[index, k]:.6f}")]
+        probabilities = softmax(logits[index : index + 1])[0]
+        best = [x for k in top[index] for x in (names[k], f"{probabilities[k]:.6f}")]
         line = [store.videos.ids[row], names[store.videos.labels[row]], names[top[index, 0]], *best]
         writer.writerow(line)
     replace(path, text.getvalue().encode())

@@ -172,6 +172,13 @@ def _settle(
             else "average: the mean of the backbones' own scores; nothing is trained"
         )
     say(f"{config.aggregator}: {mix.describe()}, {len(store.class_names)} classes")
+    without = len(store.class_names) - len(np.unique(store.videos.labels[parts.train]))
+    if without:
+        has = "has" if without == 1 else "have"
+        say(
+            f"note: {without:,} of the {len(store.class_names):,} classes {has} no video to train on; the classifier has an output "
+            "for each class, whether it has videos or not"
+        )
     for note in notes(mix):
         say(f"note: {note}")
     settled = RunConfig(

@@ -7,8 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
+from .confusion import ConfusionMatrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +78,16 @@ class ReportRow:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Confusion:
-    """Counts of videos by true class (rows) and predicted class (columns), int (K, K); `caption` says of what."""
+    """Counts of videos by true class (rows) and predicted class (columns), (K, K); `caption` says of what."""
 
-    counts: npt.NDArray[np.int64]
+    counts: ConfusionMatrix
     class_names: tuple[str, ...]
     caption: str = "Confusion"
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)
-        if self.counts.shape != (classes, classes):
-            raise ValueError(f"confusion of shape {self.counts.shape} for {classes} class names")
+        if self.counts.classes != classes:
+            raise ValueError(f"a confusion of {self.counts.classes} classes for {classes} class names")
 
 
 @dataclass(frozen=True, kw_only=True)

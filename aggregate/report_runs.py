@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,13 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..errors import RunError, UsageError
 from ..run_folder import read_json
 from ..store.sealed import digest
 from .budgets import BUDGETS_FOLDER, budget_name, drawn_from
+from .confusion import ConfusionMatrix
 from .pattern import ANY, Pattern
 from .runs import RunConfig, load_config
 from .selection import PartCoverage
@@ -90,7 +87,7 @@ class Result:
     def reported_on(self) -> str:
         """Digest of what is known of the reported videos: the manifest, and how many of which class were whole."""
         videos = self.config.videos
-        labels = self.confusion.sum(axis=1).tolist()
+        labels = self.confusion.labelled.tolist()
         return digest([videos.get("segments"), videos["report"], dict(self.result["coverage"]), labels])
 
     @property
@@ -107,9 +104,9 @@ class Result:
         return c.class_names, self.result["part"], c.aggregator, *self.mix, self.gflops_per_video, *settings
 
     @cached_property
-    def confusion(self) -> NDArray[np.int64]:
+    def confusion(self) -> ConfusionMatrix:
         """(K, K), row the label, column the answer."""
-        return np.array(self.result["confusion"], dtype=np.int64)
+        return ConfusionMatrix.from_json(self.result["confusion"], len(self.config.class_names))
 
     @property
     def command(self) -> str:
@@ -190,10 +187,9 @@ class Row:
         return {seed: fmean(run.top1 for run in self.runs if run.seed == seed) for seed in seeds}
 
     @cached_property
-    def confusion(self) -> NDArray[np.int64]:
+    def confusion(self) -> ConfusionMatrix:
         """(K, K) of all runs added up, row the label, column the answer."""
-        total: NDArray[np.int64] = np.sum([run.confusion for run in self.runs], axis=0)
-        return total
+        return ConfusionMatrix.added([run.confusion for run in self.runs])
 
 
 def rows_of(results: Sequence[Result]) -> tuple[list[Row], list[str]]:
@@ -328,12 +324,7 @@ def _check_result(loaded: Mapping[str, Any], classes: int) -> None:
         raise ValueError(f"metrics.top1 is {top1}; it lies in [0, 1]")
     if not (math.isfinite(gflops) and gflops >= 0):
         raise ValueError(f"gflops_per_video is {gflops}; it is finite and at least 0")
-    confusion = loaded["confusion"]
-    square = isinstance(confusion, list) and len(confusion) == classes
-    if not square or not all(isinstance(line, list) and len(line) == classes for line in confusion):
-        raise ValueError(f"the confusion is not {classes} × {classes}, as its classes are")
-    if not all(type(count) is int and 0 <= count < 2**53 for line in confusion for count in line):
-        raise ValueError(f"the confusion holds {json.dumps(confusion)[:40]}…, not counts of videos")
+    ConfusionMatrix.from_json(loaded["confusion"], classes)
 
 
 def _require(value: Any, kind: Any, name: str) -> None:

@@ -111,6 +111,7 @@ def read_source(
         )
     if listing.folder.skipped:
         notes.append(f"{listing.folder.skipped:,} hidden video files or broken links are left out")
+    notes += _gaps(listing.class_names, records)
     if limit is not None and limit < len(videos):
         notes.append(f"limited to {limit:,} of {len(videos):,} videos")
         videos = _spread(videos, limit)
@@ -122,6 +123,18 @@ def read_source(
         class_names=tuple(listing.class_names),
         notes=tuple(notes),
     )
+
+
+def _gaps(class_names: Sequence[str], records: Sequence[tuple[VideoRecord, bool]]) -> list[str]:
+    """A line where labels are numbers, and not all of them up to the largest occur; they are kept as they are given."""
+    classes = len(class_names)
+    occur = len({record.label for record, _ in records if record.label >= 0})
+    if occur == classes or any(name != str(label) for label, name in enumerate(class_names)):
+        return []
+    return [
+        f"the labels leave gaps: of 0 to {classes - 1:,} {occur:,} occur; the numbers are kept as they are given, so a "
+        f"classifier has {classes:,} outputs"
+    ]
 
 
 def segment_source(source: Source, durations: Mapping[str, float], every_seconds: float) -> Source:

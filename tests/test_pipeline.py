@@ -91,7 +91,7 @@ def test_every_stage_learns_brightness_and_says_what_it_covered(project: Path) -
     report = evaluate(load_run(project / "runs/fast-gru"))
     assert report.metrics.top1 == 1.0 and report.metrics.videos == 4
     assert (report.coverage.listed, report.coverage.whole, report.coverage.failed) == (5, 4, 1)
-    np.testing.assert_array_equal(report.confusion, [[2, 0], [0, 2]])
+    np.testing.assert_array_equal(report.confusion.dense(), [[2, 0], [0, 2]])
 
 
 def test_the_store_knows_what_its_backbones_were_trained_on(project: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_run_counts_once_however_it_is_named(cells, tmp_path, monkeypatch):
     assert [row.seeds for row in rows] == [(0, 1)]
     (line,) = [line for line in meta.coverage if "left out" in line]
     assert line == f"note: {copy} is left out: seed 0 of gru 1:1 of 2 clips is counted once, from {first}"
-    assert meta.confusions[0].counts.sum() == 2 * 9
+    assert meta.confusions[0].counts.total == 2 * 9
 
 
 def test_stores_of_one_name_and_parts_are_told_apart(cells, tmp_path):
@@ -225,7 +225,7 @@ def test_splits_are_averaged_seed_by_seed(cells, tmp_path):
     assert "note: the figures are means over one, two" in meta.coverage
     assert meta.confusions[0].caption.endswith("4 runs added up")
     counted = [json.loads((folder / "result.json").read_text())["confusion"] for folder in runs]
-    assert meta.confusions[0].counts.sum() == sum(sum(map(sum, confusion)) for confusion in counted)
+    assert meta.confusions[0].counts.total == sum(sum(confusion["videos"]) for confusion in counted)
 
     (row,), meta = report_of(runs[:3])  # of the second split only one seed is there
     assert row.seeds == (0,) and row.top1 == pytest.approx((0.6,))
@@ -325,6 +325,11 @@ def test_the_command_has_every_option_of_the_run(cells, tmp_path):
         ("result", "confusion", [[1, 0], [0, 1]], "not 3 × 3"),
         ("result", "confusion", [[1, 0, 0], [0, 1, 0], [0, 1]], "not 3 × 3"),
         ("result", "confusion", [[1, 0, 0], [0, -1, 0], [0, 1, 0]], "not counts"),
+        ("result", "confusion", {"labels": [0], "answers": [3], "videos": [1]}, "not 3 × 3"),
+        ("result", "confusion", {"labels": [0], "answers": [1], "videos": [-1]}, "not counts"),
+        ("result", "confusion", {"labels": [0], "answers": [1], "videos": []}, "not counts"),
+        ("result", "confusion", {"labels": [0], "answers": [1]}, "not counts"),
+        ("result", "confusion", 7, "not counts"),
         ("config", "training.seed", ..., "'seed' is missing"),
         ("config", "training", None, "damaged"),
         ("config", "videos.train", ..., "'train' is missing"),
