@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import store as stores
 from ..devices import choose_device
 from ..errors import DataError, RunError
 from ..phrases import counted
@@ -27,6 +26,7 @@ from .confusion import ConfusionMatrix
 from .loader import ClipReader, uniform_batches
 from .metrics import TOP, Metrics, confusion_matrix, measure, ranked, softmax
 from .runs import Run, RunConfig, store_changes
+from .same_store import open_store
 from .selection import (
     Mix,
     PartCoverage,
@@ -98,11 +98,11 @@ def evaluate(
 
     Raises DataError where the part has no labelled video with maps, where a video was in the training of
     the run or of a backbone in use, or where the store's maps or classes are not those of the run; RunError
-    where the run's own store has changed and is not named.
+    where the run's own store has changed, or is no longer where it was, and is not named.
     """
     own_mixture = run.config.pattern, run.config.clips
     config = run.config.on(pattern, clips)
-    opened = stores.open(store or config.store)
+    opened = open_store(config, store, command=["faster", "evaluate", str(run.path)])
     split, part = choose_split(opened, split or config.split), part or config.report_part
     mix = choose_mix(
         opened,
@@ -113,13 +113,14 @@ def evaluate(
         cheap=config.cheap,
     )
     _require_same_maps(opened, mix, config)
-    changes = [] if store else store_changes(config, opened, mix)
-    if changes:
+    changes = store_changes(config, opened, mix)
+    if changes and not store:
         raise RunError(
             f"{opened.path} has changed since the run: {', '.join(changes)}; evaluate on it as it is now: "
             f"faster evaluate {run.path} --store {opened.path}"
         )
-    own = (str(opened.path.resolve()), split, part) == (config.store, config.split, config.report_part)
+    own_store = not changes or str(opened.path.resolve()) == config.store
+    own = own_store and (split, part) == (config.split, config.report_part)
     name = "predictions" if own else f"predictions-{opened.path.stem}-{split}-{part}"
     if (config.pattern, config.clips) != own_mixture:
         name += f"-{budget_name(mix.pattern, mix.clips)}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import DataError
+from ..run_folder import read_json, run_began
 from ..store import Store
 from .base import Aggregator
 from .parts import Parts
@@ -81,10 +83,16 @@ def require_unseen_by(run: Run, store: Store, parts: Parts, split: str) -> None:
         )
 
 
-def identity(run: Run) -> dict[str, str]:
-    """Which run it was, for the new one's config.json."""
-    weights = (run.path / "best.safetensors").read_bytes()
-    return {"run": str(run.path.resolve()), "sha256": hashlib.sha256(weights).hexdigest()}
+def identity(run: Run, *, begun: Path) -> dict[str, str]:
+    """Which run it was, for the new one's config.json; where that was begun from the same weights, as it has it.
+
+    It is known by its weights, wherever its folder lies now. Raises RunError where the new one's config.json is no JSON.
+    """
+    sha256 = hashlib.sha256((run.path / "best.safetensors").read_bytes()).hexdigest()
+    recorded = read_json(begun / "config.json").get("init") if run_began(begun) else None
+    if isinstance(recorded, dict) and recorded.get("sha256") == sha256:
+        return {"run": str(recorded.get("run")), "sha256": sha256}
+    return {"run": str(run.path.resolve()), "sha256": sha256}
 
 
 def classifier_names(config: RunConfig) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .evaluate import Evaluation, notes, report
 from .loader import ClipReader
 from .parts import Parts
 from .runs import RunConfig, load_best, store_fingerprint
+from .same_store import record_place, recorded_place
 from .score_skip import ScoreSkip, own_heads
 from .selection import Mix
 from .task import AggregatorTask
@@ -37,7 +39,8 @@ class PreparedRun:
 
     Attributes:
         run: its folder.
-        settled: what config.json says of the store, the mix and the aggregator.
+        settled: what config.json says of the store, the mix and the aggregator; its path of the store is the one that the
+            run was begun with, where that was the same store.
         aggregator: with the weights that the seed gives.
         init: what config.json says of the run that it starts from. seen_before: ids of the videos that that one saw.
     """
@@ -57,7 +60,9 @@ class PreparedRun:
     ) -> None:
         self.config, self.store, self.mix, self.parts = config, store, mix, parts
         self.run, self.device, self.ranks = run, device, ranks
-        self.settled = _settle(config, store, mix, split, parts, say)
+        self.settled = replace(
+            _settle(config, store, mix, split, parts, say), store=recorded_place(run, store, mix)
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.aggregator = self.settled.build()
@@ -127,6 +132,7 @@ class PreparedRun:
         rows = np.sort(np.concatenate([self.parts.train, self.parts.validation]))
         trained_on = self.seen_before.union(self.store.videos.ids[row] for row in rows)
         if self.ranks.first:
+            record_place(self.run, self.store)
             write_json(self.run / "trained_on.json", sorted(trained_on))
         for budget in budgets(self.mix) if self.mix.drawn else ():
             name = self.run / BUDGETS_FOLDER / budget_name(budget.pattern, budget.clips)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +18,7 @@ from .budgets import BUDGETS_FOLDER, budget_name, drawn_from
 from .confusion import ConfusionMatrix
 from .pattern import ANY, Pattern
 from .runs import RunConfig, load_config
+from .same_store import one_path_each
 from .selection import PartCoverage
 from .splits import SPLITS_FILE
 from .sweep_cells import Line
@@ -136,7 +137,7 @@ class Result:
 def read_results(paths: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
     """The finished runs of run folders, folders of all splits and sweeps, each once; and a line for each that is none.
 
-    A run is the same under another path or link. Raises RunError where a path is none of these, is not
+    A run is the same under another path or link, and so is a store that moved or was copied. Raises RunError where a path is none of these, is not
     finished, or is damaged.
     """
     named: list[Path] = []
@@ -153,7 +154,9 @@ def read_results(paths: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
             named += [path / split for split in splits]
         else:
             named.append(path)
-    return [result for folder in _once(named) for result in _read(folder)], failures
+    results = [result for folder in _once(named) for result in _read(folder)]
+    configs = one_path_each([result.config for result in results])
+    return [replace(result, config=own) for result, own in zip(results, configs, strict=True)], failures
 
 
 def _once(paths: Iterable[Path]) -> list[Path]:

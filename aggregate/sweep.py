@@ -29,6 +29,7 @@ from .parts import choose_parts
 from .pooled import POOLED_AGGREGATORS, free_memory_bytes
 from .prepared import versions
 from .registry import SCORERS, build, require_known
+from .same_store import recorded_sweep_place
 from .score_skip import own_heads
 from .selection import choose_split
 from .sweep_cells import CellRunner, Line, cache_bytes, cell_mix, reads_logits
@@ -124,7 +125,10 @@ def sweep(config: SweepConfig, *, say: Callable[[str], None] = print, progress: 
         unseen=training.unseen,
     )
     folder = config.folder
-    open_run(folder, _identity(training, store, split))
+    place = recorded_sweep_place(folder, store)
+    open_run(folder, _identity(training, store, split, place))
+    if place != str(store.path.resolve()):
+        say(f"the sweep was begun on {place}; {store.path} is the same store by its fingerprint")
     with alone_in(folder):
         return _run_grid(config, store, split, cells, empty, say, progress)
 
@@ -340,11 +344,11 @@ def _build(store: Store, cell: Cell) -> Aggregator[Any]:
     return build(cell.aggregator, map_shapes=shapes, num_classes=len(store.class_names))
 
 
-def _identity(training: TrainConfig, store: Store, split: str) -> dict[str, Any]:
-    """What all cells of a folder share; config.json holds it, and another grid must agree with it."""
+def _identity(training: TrainConfig, store: Store, split: str, place: str) -> dict[str, Any]:
+    """What all cells of a folder share; config.json holds it, and another grid must agree with it. `place` is the store's path."""
     settled = ("aggregator", "pattern", "clips", "clip_frames", "expensive", "cheap", "seed", "out", "init")
     values = {name: value for name, value in asdict(training).items() if name not in settled}
-    values["store"] = str(store.path.resolve())
+    values["store"] = place
     values["split"] = split
     return {"sweep": values, "segments": list(store.videos.segments), "versions": versions()}
 

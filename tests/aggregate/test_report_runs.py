@@ -125,14 +125,32 @@ def test_a_run_counts_once_however_it_is_named(cells, tmp_path, monkeypatch):
 def test_stores_of_one_name_and_parts_are_told_apart(cells, tmp_path):
     first = cells / f"{GRU}0"
     own = json.loads((first / "config.json").read_text(encoding="utf-8"))["store"]
-    moved = copied(first, tmp_path / "moved", config={"store": "/elsewhere/small.zarr"})
-    rows, meta = report_of([first, moved])
+    other = {"store": "/elsewhere/small.zarr", "videos.segments": ["other"]}
+    rows, meta = report_of([first, copied(first, tmp_path / "other", config=other)])
     assert [row.group for row in rows] == [own, "/elsewhere/small.zarr"]
     covered = [line for line in meta.coverage if line.startswith("test part of split1 of ")]
     assert [line.split(" of ")[2].split(",")[0] for line in covered] == [own, "/elsewhere/small.zarr"]
     validated = copied(first, tmp_path / "validated", result={"part": "val"})
     rows, _ = report_of([first, validated])
     assert [row.group for row in rows] == ["test part", "val part"]
+
+
+def test_a_store_that_moved_is_the_same_in_a_report(cells, tmp_path):
+    """Its path only says where to look: what it holds says which store it is."""
+    first = cells / f"{GRU}0"
+    own = json.loads((first / "config.json").read_text(encoding="utf-8"))["store"]
+    gone = "/elsewhere/renamed.zarr"
+    moved = copied(cells / f"{GRU}1", tmp_path / "moved", config={"store": gone})
+    for paths in ([first, moved], [moved, first]):
+        (row,), meta = report_of(paths)
+        assert row.group == "" and sorted(row.seeds) == [0, 1]
+        assert gone not in str(meta) and own in str(meta)  # the place that is still there
+    unknown = {"store": gone, "videos.segments": []}  # of older runs the manifest is not known
+    rows, _ = report_of([first, copied(moved, tmp_path / "older", config=unknown)])
+    assert len(rows) == 2
+    remade = {"store": gone, "models.small.spec.weights_digest": "1" * 64, "store_fingerprint": "2" * 64}
+    rows, _ = report_of([first, copied(moved, tmp_path / "remade", config=remade)])
+    assert len(rows) == 2
 
 
 def grid_row(aggregator, pattern, clips, top1, gflops, **names):
