@@ -148,7 +148,7 @@ def test_a_store_that_moved_is_the_same_in_a_report(cells, tmp_path):
     unknown = {"store": gone, "videos.segments": []}  # of older runs the manifest is not known
     rows, _ = report_of([first, copied(moved, tmp_path / "older", config=unknown)])
     assert len(rows) == 2
-    remade = {"store": gone, "models.small.spec.weights_digest": "1" * 64, "store_fingerprint": "2" * 64}
+    remade = {"store": gone, "models.dear.spec.weights_digest": "1" * 64, "store_fingerprint": "2" * 64}
     rows, _ = report_of([first, copied(moved, tmp_path / "remade", config=remade)])
     assert len(rows) == 2
 
@@ -262,7 +262,8 @@ def test_splits_are_averaged_seed_by_seed(cells, tmp_path):
 
     rows, _ = report_of([*runs, cells / f"{GRU}0", copied(cells / f"{GRU}1", tmp_path / "same")])
     assert len(rows) == 1  # a third split joins the mean
-    again = copied(runs[0], tmp_path / "again", config={"store": "/b/one.zarr"})
+    other = {"store": "/b/one.zarr", "videos.segments": ["other"]}
+    again = copied(runs[0], tmp_path / "again", config=other)
     rows, _ = report_of([*runs, again])  # two stores of one split are compared
     assert len(rows) == 3
 
@@ -276,7 +277,7 @@ def test_the_front_and_the_best_are_each_groups_own(cells, tmp_path):
     ]
     assert pareto_front(rows) == [True, False, True, False]
     other = [
-        copied(run, tmp_path / run.name, config={"store": "/b/other.zarr"})
+        copied(run, tmp_path / run.name, config={"store": "/b/other.zarr", "videos.segments": ["other"]})
         for run in (next(cells.glob("average-*")), cells / f"{GRU}0")
     ]
     _, meta = report_of([cells.parent, *other])
