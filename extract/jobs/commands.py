@@ -98,7 +98,7 @@ def _word(path: Path) -> str:
 
 def _pace(model: ModelStatus) -> str:
     if model.shards_per_hour is None:
-        return "no rate yet" if model.running else "nothing is being written"
+        return "no rate yet, so the time left is not known" if model.running else "nothing is being written"
     pace = f"{model.shards_per_hour:.3g} shards an hour in the last hour of work"
     if model.seconds_left is None:
         return f"{pace}; nothing is being written"
