@@ -31,6 +31,7 @@ from ..store.attributes import read_spec
 from ..store.inspect import plain_bytes
 from ..store.removal import finish_removals
 from ..store.schema import shard_videos_for
+from .advice import faster_forward
 from .annotations import Source, segment_source
 from .config import ExtractConfig
 from .dask_executor import run_dask
@@ -166,7 +167,16 @@ def extract(
             time_shares=bar.times.shares,
             bound_by=bar.times.bound_by,
             advice=bar.times.advice(
-                decoders=config.decoders * len(devices), on_gpu=devices[0].startswith("cuda")
+                decoders=config.decoders * len(devices),
+                forward=lambda: (
+                    faster_forward(
+                        [network for network, _ in networks], specs, bar.clips_by_model, devices=len(devices)
+                    )
+                    if config.cluster in (None, LOCAL)
+                    else "use more workers, or faster ones"  # this machine is none of them
+                ),
+                dtype=config.dtype,
+                codec=config.codec,
             ),
         )
 
