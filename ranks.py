@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic, sleep
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed as dist
@@ -168,8 +168,8 @@ def joined(device: str | None) -> Iterator[tuple[Ranks, torch.device]]:
         dist.destroy_process_group()
 
 
-def _meet(ranks: Ranks) -> dist.Store:
-    """Where ranks that torchrun did not start found each other. Raises UsageError where they do not, within `JOINING`."""
+def _meet(ranks: Ranks) -> Any:
+    """The store of `torch.distributed` at which ranks that torchrun did not start have met. Raises UsageError where they do not, within `JOINING`."""
     host, port, deadline = (
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
@@ -178,7 +178,7 @@ def _meet(ranks: Ranks) -> dist.Store:
     try:
         if not ranks.first:
             _await_listener(host, port, deadline)
-        store = dist.TCPStore(
+        store: Any = dist.TCPStore(  # type: ignore[attr-defined]  # it is public, and not said to be
             host, port, ranks.count, is_master=ranks.first, timeout=JOINING, wait_for_workers=False
         )
         store.set(f"here/{ranks.rank}", "")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import DataError
+from ..phrases import agreeing, counted
 from ..run_folder import read_json, run_began
 from ..store import Store
 from .base import Aggregator
@@ -65,7 +66,7 @@ def start_from(run: Run, aggregator: Aggregator[Any], config: RunConfig) -> str:
         not in [theirs_["spec"]["weights_digest"] for theirs_ in theirs.models.values()]
     ]
     note = f"; it never saw maps of {', '.join(others)} with these weights" if others else ""
-    return f"starts from {run.path}, {len(taken)} tensors, {classifier}{note}"
+    return f"starts from {run.path}, {counted(len(taken), 'tensor')}, {classifier}{note}"
 
 
 def require_unseen_by(run: Run, store: Store, parts: Parts, split: str) -> None:
@@ -78,7 +79,7 @@ def require_unseen_by(run: Run, store: Store, parts: Parts, split: str) -> None:
     seen = [name for name in ids if name in run.trained_on]
     if seen:
         raise DataError(
-            f"{len(seen)} of the {len(ids)} {parts.report_part} videos of {split} were in the training of {run.path} "
+            f"{len(seen)} of the {len(ids)} {parts.report_part} videos of {split} {agreeing(len(seen), 'was', 'were')} in the training of {run.path} "
             f"({seen[0]}, …), so it must not be started from; start from a run on the same split, or on other videos"
         )
 

@@ -58,7 +58,7 @@ def softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:
 def ranked(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:
     """The k best classes of each video, best first: (n, min(k, K)); of equal scores the lower class first."""
     if k == 1:
-        return scores.argmax(axis=1)[:, None]
+        return np.asarray(scores.argmax(axis=1)[:, None])
     parts = [np.argsort(-part, axis=1, kind="stable")[:, :k].copy() for part in _row_blocks(scores)]
     return np.concatenate(parts)
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from .. import __version__
+from ..phrases import agreeing, counted
 from ..ranks import ALONE, Ranks
 from ..run_folder import open_run, write_json, write_tensors
 from ..store import Store
@@ -177,12 +178,11 @@ def _settle(
             if own
             else "average: the mean of the backbones' own scores; nothing is trained"
         )
-    say(f"{config.aggregator}: {mix.describe()}, {len(store.class_names)} classes")
+    say(f"{config.aggregator}: {mix.describe()}, {counted(len(store.class_names), 'class', 'classes')}")
     without = len(store.class_names) - len(np.unique(store.videos.labels[parts.train]))
     if without:
-        has = "has" if without == 1 else "have"
         say(
-            f"note: {without:,} of the {len(store.class_names):,} classes {has} no video to train on; the classifier has an output "
+            f"note: {without:,} of the {counted(len(store.class_names), 'class', 'classes')} {agreeing(without, 'has', 'have')} no video to train on; the classifier has an output "
             "for each class, whether it has videos or not"
         )
     for note in notes(mix):

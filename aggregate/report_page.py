@@ -191,4 +191,4 @@ def _frequent_confusions(confusion: Confusion) -> str:
         f"{names[true]} taken for {names[predicted]}: {counted(videos, 'video')}"
         for true, predicted, videos in confusion.counts.mistakes(LISTED_CONFUSIONS)
     ]
-    return f'<p class="note">{len(names)} classes; the most frequent confusions.</p>{_list(lines)}'
+    return f'<p class="note">{counted(len(names), "class", "classes")}; the most frequent confusions.</p>{_list(lines)}'

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..phrases import counted
 from .confusion import ConfusionMatrix
 
 
@@ -41,7 +42,7 @@ class ReportRow:
     def __post_init__(self) -> None:
         if len(self.seeds) != len(self.top1) or not self.top1:
             raise ValueError(
-                f"{len(self.seeds)} seeds with {len(self.top1)} accuracies: one each, at least one"
+                f"{counted(len(self.seeds), 'seed')} with {len(self.top1)} accuracies: one each, at least one"
             )
         if not all(0 <= value <= 1 for value in self.top1):
             raise ValueError(f"top1={self.top1}: accuracies lie in [0, 1]")
@@ -87,7 +88,9 @@ class Confusion:
     def __post_init__(self) -> None:
         classes = len(self.class_names)
         if self.counts.classes != classes:
-            raise ValueError(f"a confusion of {self.counts.classes} classes for {classes} class names")
+            raise ValueError(
+                f"a confusion of {counted(self.counts.classes, 'class', 'classes')} for {counted(classes, 'class name')}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

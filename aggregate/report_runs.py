@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from ..errors import RunError, UsageError
+from ..phrases import counted
 from ..run_folder import read_json
 from ..store.sealed import digest
 from .budgets import BUDGETS_FOLDER, budget_name, drawn_from
@@ -207,7 +208,7 @@ def rows_of(results: Sequence[Result]) -> tuple[list[Row], list[str]]:
         first = row.setdefault(result.seed, result)
         if first is not result:
             c = result.config
-            what = f"seed {result.seed} of {c.aggregator} {c.pattern} of {c.clips} clips"
+            what = f"seed {result.seed} of {c.aggregator} {c.pattern} of {counted(c.clips, 'clip')}"
             notes.append(f"note: {result.run} is left out: {what} is counted once, from {first.run}")
     averaged, lines = _over_splits(list(rows.values()))
     return averaged, [*notes, *lines]
@@ -231,7 +232,7 @@ def _over_splits(rows: Sequence[dict[int, Result]]) -> tuple[list[Row], list[str
         for seed in dict.fromkeys(seed for row in alike for seed in row if seed not in seeds):
             c = alike[0][seeds[0]].config
             lines[
-                f"note: seed {seed} of {c.aggregator} {c.pattern} of {c.clips} clips is left out: not every split has it"
+                f"note: seed {seed} of {c.aggregator} {c.pattern} of {counted(c.clips, 'clip')} is left out: not every split has it"
             ] = None
     return found, list(lines)
 
@@ -253,7 +254,7 @@ def _not_there(lines: Sequence[Line]) -> list[str]:
         what = "failed" if "failed" in line else "empty"
         if what in line:
             seed = f", seed {line['seed']}" if what == "failed" else ""
-            mix = f"{line['pattern']} of {line['clips']} clips of {line['clip_frames']} frames"
+            mix = f"{line['pattern']} of {counted(line['clips'], 'clip')} of {counted(line['clip_frames'], 'frame')}"
             reasons.setdefault(f"{what}: {mix}{seed}: {line[what]}", {})[line["aggregator"]] = None
     return [f"{reason} ({', '.join(names)})" for reason, names in reasons.items()]
 

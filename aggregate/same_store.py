@@ -105,7 +105,7 @@ def one_path_each(configs: Sequence[RunConfig]) -> list[RunConfig]:
                 break
         else:
             groups.append([place])
-    path_of = {}
+    path_of: dict[tuple[str, str], str] = {}
     for group in groups:
         there = [path for path, _ in group if (Path(path) / "zarr.json").exists()]
         path_of |= dict.fromkeys(group, (there or [group[0][0]])[0])

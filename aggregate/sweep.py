@@ -21,6 +21,7 @@ from .. import store as stores
 from ..allocator import keep_freed_memory
 from ..cluster import LOCAL, WHOLE_WORKER, WorkerDied, connect, spread
 from ..errors import DataError, FasterError, Interrupted, UsageError
+from ..phrases import counted
 from ..run_folder import alone_in, open_run
 from ..stopping import interruptible
 from ..store import Store
@@ -62,7 +63,7 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
-            raise UsageError(f"{self.jobs} jobs; at least 1")
+            raise UsageError(f"{counted(self.jobs, 'job')}; at least 1")
         if self.cache_bytes is not None and self.cache_bytes < 0:
             raise UsageError("the cache cannot be smaller than nothing")
 
@@ -148,8 +149,10 @@ def _run_grid(
     book.enter([hole_line(hole) for hole in empty])
     todo = [cell for cell in cells if not book.is_finished(cell)]
     for hole in empty:
-        say(f"empty: {hole.cell.aggregator} {hole.cell.pattern} of {hole.cell.clips} clips: {hole.reason}")
-    say(f"{len(cells)} cells into {folder}, {len(cells) - len(todo)} of them finished before")
+        say(
+            f"empty: {hole.cell.aggregator} {hole.cell.pattern} of {counted(hole.cell.clips, 'clip')}: {hole.reason}"
+        )
+    say(f"{counted(len(cells), 'cell')} into {folder}, {len(cells) - len(todo)} of them finished before")
     budget = _cache_budget(config, store, split, todo, say)
     with tqdm(total=len(todo), desc="sweep", unit="cell", disable=not progress) as bar:
 

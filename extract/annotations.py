@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import SourceError, UsageError
+from ..phrases import agreeing, counted
 from ..store import VideoRecord
 from ..store.manifest import collector_paused
 from .annotation_formats import Entry, Format, Listing, file_formats, get_format
@@ -107,13 +108,15 @@ def read_source(
         raise _missing_error(missing, len(records), " or ".join(searched), listing.folder, candidate.what)
     if missing:
         notes.append(
-            f"{len(missing):,} of {len(records):,} listed videos are not on disk: recorded as missing"
+            f"{len(missing):,} of {counted(len(records), 'listed video')} {agreeing(len(missing), 'is', 'are')} not on disk: recorded as missing"
         )
     if listing.folder.skipped:
-        notes.append(f"{listing.folder.skipped:,} hidden video files or broken links are left out")
+        notes.append(
+            f"{counted(listing.folder.skipped, 'hidden video file')} or broken {agreeing(listing.folder.skipped, 'link is', 'links are')} left out"
+        )
     notes += _gaps(listing.class_names, records)
     if limit is not None and limit < len(videos):
-        notes.append(f"limited to {limit:,} of {len(videos):,} videos")
+        notes.append(f"limited to {limit:,} of {counted(len(videos), 'video')}")
         videos = _spread(videos, limit)
     return Source(
         root=listing.folder.root,
@@ -442,11 +445,11 @@ def _missing_error(
     names = ", ".join(repr(record.path) for record in missing[:3]) + (", …" if len(missing) > 3 else "")
     if len(missing) == listed:
         return SourceError(
-            f"none of the {listed:,} videos listed by {what} is under {searched}{links}: {names}; name their "
+            f"none of the {counted(listed, 'video')} listed by {what} is under {searched}{links}: {names}; name their "
             "folder with --video-root, or do without the list with --format class-folders or files"
         )
     return SourceError(
-        f"{len(missing):,} of {listed:,} listed videos are not under {str(folder.root)!r}{links}: {names}; "
+        f"{len(missing):,} of {counted(listed, 'listed video')} {agreeing(len(missing), 'is', 'are')} not under {str(folder.root)!r}{links}: {names}; "
         "fetch them, or go on without them with --allow-missing"
     )
 

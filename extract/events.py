@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..phrases import agreeing, counted
+
 # Waiting for more than this share of the time is a sign of what bounds a run.
 BOUND_SHARE = 0.1
 
@@ -62,8 +64,8 @@ class StageTimes:
         if self.bound_by == "decode":
             found = f"decoding bounds this run (the forward pass waited for it {shares['decode wait']:.0%} of the time)"
             if decoders < cores:
-                return f"{found}: raise --decoders (now {decoders}; {cores} cores here)"
-            return f"{found}, and all {cores} cores decode: use a machine with more cores, or videos of fewer pixels"
+                return f"{found}: raise --decoders (now {decoders}; {counted(cores, 'core')} here)"
+            return f"{found}, and {'the one core' if cores == 1 else f'all {cores} cores'} {agreeing(cores, 'decodes', 'decode')}: use a machine with more cores, or videos of fewer pixels"
         if self.bound_by == "write":
             found = f"writing bounds this run (the forward pass waited for it {shares['write wait']:.0%} of the time)"
             if codec != "none":

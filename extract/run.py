@@ -24,6 +24,7 @@ from .. import store as stores
 from ..cluster import LOCAL
 from ..devices import choose_device
 from ..errors import SourceError, UsageError
+from ..phrases import counted
 from ..stopping import interruptible
 from ..store import manifest as manifests
 from ..store import writer
@@ -305,9 +306,9 @@ def _plan_line(path: Path, specs: Sequence[stores.FeatureSpec], videos: int, tod
     random = [spec.model for spec in specs if spec.weights_random]
     sizes = sorted({spec.transform["size"] for spec in specs})
     warning = f"; RANDOM WEIGHTS for {', '.join(random)}: smoke tests and timing only" if random else ""
-    views = f" in {specs[0].views} views" if specs[0].views > 1 else ""
-    whole = "all whole already" if not todo else f"{todo} to do in {shards} shards"
+    views = f" in {counted(specs[0].views, 'view')}" if specs[0].views > 1 else ""
+    whole = "all whole already" if not todo else f"{todo} to do in {counted(shards, 'shard')}"
     return (
-        f"{path}: {videos} videos ({whole}), {specs[0].clips} clips of {specs[0].clip_frames} frames at "
+        f"{path}: {counted(videos, 'video')} ({whole}), {counted(specs[0].clips, 'clip')} of {counted(specs[0].clip_frames, 'frame')} at "
         f"{' and '.join(f'{size}×{size}' for size in sizes)}{views}, {' and '.join(f'{spec.model} in {spec.precision}' for spec in specs)}{warning}"
     )

@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import StoreError
+from ..phrases import counted
 from .commit import TEMPORARY_SUFFIX, storage_errors
 from .coverage import index_holds
 from .features import Features
@@ -222,7 +223,7 @@ def _tasks(store: Store, features: Features) -> Iterator[_Task]:
     for shard, view in list_receipts(features.folder):
         if shard * size >= len(ids) or view >= features.views:
             raise StoreError(
-                f"{receipt_path(features.folder, shard, view)}: a shard beyond the manifest's {len(ids)} rows: a file of "
+                f"{receipt_path(features.folder, shard, view)}: a shard beyond the manifest's {counted(len(ids), 'row')}: a file of "
                 f"{store.path / 'manifest'} is missing; restore it (nothing was removed)"
             )
         keys = shard_keys(features.spec, shard, view)
@@ -267,7 +268,7 @@ def _check(task: _Task) -> tuple[str, int]:
             return str(error), size_bytes
         size_bytes += size
         if size != stored.size_bytes:
-            return f"{stored.key}: {size} bytes, its receipt says {stored.size_bytes}", size_bytes
+            return f"{stored.key}: {counted(size, 'byte')}, its receipt says {stored.size_bytes}", size_bytes
         if sha256 != stored.sha256:
             return f"{stored.key}: its bytes are not those that were written", size_bytes
     return "", size_bytes

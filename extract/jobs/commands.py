@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...phrases import counted
+
 if TYPE_CHECKING:
     from .status import ModelStatus, Status
 
@@ -61,8 +63,8 @@ def status_command(store: Path, script: Path | None, watch: float | None, as_jso
 def _print(status: Status, script: Path | None) -> None:
     for model in status.models:
         click.echo(
-            f"{status.store}: {model.model}, {model.clip_frames} frames: {model.whole} of {model.shards} shards whole, "
-            f"{model.running} being written; {model.videos_whole} of {model.videos} videos whole, "
+            f"{status.store}: {model.model}, {counted(model.clip_frames, 'frame')}: {model.whole:,} of {counted(model.shards, 'shard')} whole, "
+            f"{model.running} being written; {model.videos_whole:,} of {counted(model.videos, 'video')} whole, "
             f"{model.videos_failed} failed"
         )
         if model.lacking:
@@ -144,7 +146,7 @@ def slurm_command(extract_arguments: tuple[str, ...], out: Path | None, go: bool
     from .slurm import submit, write_script
 
     script = write_script(extract_arguments, out=out, **values)
-    click.echo(f"{script.path}: {script.tasks} tasks, logs in {script.logs}")
+    click.echo(f"{script.path}: {counted(script.tasks, 'task')}, logs in {script.logs}")
     if go:
         click.echo(submit(script.path))
         click.echo(f"next: faster status {_word(script.store)}")
