@@ -177,7 +177,8 @@ def _workers_with(client: Any, cluster: str, needs: Mapping[str, float]) -> bool
     for name, amount in needs.items():
         if workers and not any(worker["resources"].get(name, 0) >= amount for worker in workers):
             raise UsageError(
-                f"of the {counted(len(workers), 'worker')} at {cluster} none has the resource {name}; start them with --resources "
+                f"of the {counted(len(workers), 'worker')} at {cluster} none has the resource {name}; start "
+                "them with --resources "
                 f'"{name}={amount:g}"'
             )
     return bool(workers)

@@ -163,7 +163,8 @@ def _saved(predictions: Sequence[Prediction]) -> str:
     clips = sum(prediction.saved_clips for prediction in whole)
     share = f" ({100 * saved / planned:.1f} %)" if planned else ""
     return (
-        f"{stopped:,} of {counted(len(whole), 'video')} left early: saved {saved:.4g} of {planned:.4g} GFLOPs{share}, "
+        f"{stopped:,} of {counted(len(whole), 'video')} left early: saved {saved:.4g} of {planned:.4g} "
+        f"GFLOPs{share}, "
         f"{clips:,} of {counted(sum(prediction.whole_clips for prediction in whole), 'clip')}"
     )
 

@@ -125,7 +125,8 @@ def _left_over(what: str) -> str:
     world = [f"{name}={os.environ[name]}" for name in _SET_BY_TORCHRUN if os.environ.get(name)]
     names = " ".join(name for name in _SET_BY_TORCHRUN if os.environ.get(name))
     return (
-        f"the environment has {' '.join(world)}, as for one of several processes that train together, and {what}; to train "
+        f"the environment has {' '.join(world)}, as for one of several processes that train together, and "
+        f"{what}; to train "
         f"with this one alone: unset {names}; with several: torchrun --nproc-per-node N -m faster.cli …"
     )
 
@@ -169,7 +170,11 @@ def joined(device: str | None) -> Iterator[tuple[Ranks, torch.device]]:
 
 
 def _meet(ranks: Ranks) -> Any:
-    """The store of `torch.distributed` at which ranks that torchrun did not start have met. Raises UsageError where they do not, within `JOINING`."""
+    """The store of `torch.distributed` at which ranks that torchrun did not start have met.
+
+    Raises:
+        UsageError: they do not, within `JOINING`.
+    """
     host, port, deadline = (
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),

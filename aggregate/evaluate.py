@@ -163,7 +163,8 @@ def report(
     seen = [store.videos.ids[row] for row in rows if store.videos.ids[row] in trained_on]
     if seen:
         raise DataError(
-            f"{len(seen)} of the {len(rows)} {part} videos of {split} {agreeing(len(seen), 'was', 'were')} in this run's own training "
+            f"{len(seen)} of the {len(rows)} {part} videos of {split} {agreeing(len(seen), 'was', 'were')} "
+            "in this run's own training "
             f"({seen[0]}, …); evaluate on the split that it was trained on, or train on this one"
         )
     labels = store.videos.labels[rows].astype(np.int64)
@@ -222,7 +223,8 @@ def notes(mix: Mix) -> list[str]:
     lines = []
     if not uniform_subset(mix.grid, mix.clips)[1]:
         lines.append(
-            f"{mix.clips} does not divide the store's {counted(mix.grid, 'clip')} a video: the nearest clips are taken, "
+            f"{mix.clips} does not divide the store's {counted(mix.grid, 'clip')} a video: the nearest "
+            "clips are taken, "
             "not exactly those that the paper's uniform sampling would give"
         )
     for model, features in mix.features.items():

@@ -121,7 +121,8 @@ class TrainLoader:
         self._split: tuple[int, list[NDArray[np.int64]]] = (-1, [])  # an epoch, and its steps' rows
         if len(rows) // self.steps_per_epoch < ranks.count:
             raise UsageError(
-                f"batches of {counted(len(rows) // self.steps_per_epoch, 'video')} cannot be shared by {counted(ranks.count, 'process', 'processes')}; "
+                f"batches of {counted(len(rows) // self.steps_per_epoch, 'video')} cannot be shared by "
+                f"{counted(ranks.count, 'process', 'processes')}; "
                 "raise --batch-size, or start fewer"
             )
 

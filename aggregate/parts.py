@@ -112,11 +112,13 @@ def _unseen(
         seen.update(features.seen_in_training(ids))
     kept = rows[[name not in seen for name in ids]]
     say(
-        f"unseen: {len(kept):,} of the {counted(len(rows), 'train video')} {agreeing(len(kept), 'was', 'were')} in no backbone's training"
+        f"unseen: {len(kept):,} of the {counted(len(rows), 'train video')} "
+        f"{agreeing(len(kept), 'was', 'were')} in no backbone's training"
     )
     if not len(kept):
         raise DataError(
-            f"{store.path}: the backbones were trained on all {counted(len(rows), 'train video')} of {split}; train them on a part: "
+            f"{store.path}: the backbones were trained on all {counted(len(rows), 'train video')} of "
+            f"{split}; train them on a part: "
             "faster train-backbone … --folds 2 --fold 0, and extract with these weights"
         )
     return kept

@@ -182,7 +182,8 @@ def _settle(
     without = len(store.class_names) - len(np.unique(store.videos.labels[parts.train]))
     if without:
         say(
-            f"note: {without:,} of the {counted(len(store.class_names), 'class', 'classes')} {agreeing(without, 'has', 'have')} no video to train on; the classifier has an output "
+            f"note: {without:,} of the {counted(len(store.class_names), 'class', 'classes')} "
+            f"{agreeing(without, 'has', 'have')} no video to train on; the classifier has an output "
             "for each class, whether it has videos or not"
         )
     for note in notes(mix):

@@ -89,7 +89,8 @@ class Confusion:
         classes = len(self.class_names)
         if self.counts.classes != classes:
             raise ValueError(
-                f"a confusion of {counted(self.counts.classes, 'class', 'classes')} for {counted(classes, 'class name')}"
+                f"a confusion of {counted(self.counts.classes, 'class', 'classes')} for "
+                f"{counted(classes, 'class name')}"
             )
 
 

@@ -232,7 +232,8 @@ def _over_splits(rows: Sequence[dict[int, Result]]) -> tuple[list[Row], list[str
         for seed in dict.fromkeys(seed for row in alike for seed in row if seed not in seeds):
             c = alike[0][seeds[0]].config
             lines[
-                f"note: seed {seed} of {c.aggregator} {c.pattern} of {counted(c.clips, 'clip')} is left out: not every split has it"
+                f"note: seed {seed} of {c.aggregator} {c.pattern} of {counted(c.clips, 'clip')} is left "
+                "out: not every split has it"
             ] = None
     return found, list(lines)
 

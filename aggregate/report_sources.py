@@ -148,7 +148,8 @@ def _coverage(results: Sequence[Result]) -> list[str]:
         coverage = PartCoverage(**values["coverage"])
         of = f" of {c.store}" if several else ""
         lines[
-            f"{values['part']} part of {values['split']}{of}, {models} at {counted(c.clip_frames, 'frame')}: {coverage}"
+            f"{values['part']} part of {values['split']}{of}, {models} at "
+            f"{counted(c.clip_frames, 'frame')}: {coverage}"
         ] = None
     for result in results:
         lines |= {f"note: {note}": None for note in result.result["notes"]}

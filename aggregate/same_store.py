@@ -33,7 +33,8 @@ def open_store(config: RunConfig, named: str | Path | None, *, command: Sequence
         if not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             raise
         raise RunError(
-            f"the run's store is not at {config.store}, where it was when the run was made; say where it is now: "
+            f"the run's store is not at {config.store}, where it was when the run was made; say where it is "
+            "now: "
             f"{shlex.join(command)} --store FOLDER"
         ) from None
 

@@ -129,7 +129,8 @@ def choose_mix(
     total = clips or grid
     if total > grid:
         raise DataError(
-            f"{store.path} holds {counted(grid, 'clip')} a video, {total} {agreeing(total, 'is', 'are')} asked; use --clips {grid} or fewer, or "
+            f"{store.path} holds {counted(grid, 'clip')} a video, {total} {agreeing(total, 'is', 'are')} "
+            f"asked; use --clips {grid} or fewer, or "
             f"extract into a new store with --clips {total}"
         )
     if drawn and None in chosen.values():
@@ -287,6 +288,7 @@ def require_unseen(store: Store, mix: Mix, rows: NDArray[np.int64], split: str, 
         seen = features.seen_in_training(ids)
         if seen:
             raise DataError(
-                f"{len(seen)} of the {len(ids)} {part} videos of {split} {agreeing(len(seen), 'was', 'were')} in the training of {model} ({seen[0]}, …), so "
+                f"{len(seen)} of the {len(ids)} {part} videos of {split} "
+                f"{agreeing(len(seen), 'was', 'were')} in the training of {model} ({seen[0]}, …), so "
                 "the figures would not be of unseen videos; name another --split, or extract with other weights"
             )

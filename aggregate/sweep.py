@@ -150,7 +150,8 @@ def _run_grid(
     todo = [cell for cell in cells if not book.is_finished(cell)]
     for hole in empty:
         say(
-            f"empty: {hole.cell.aggregator} {hole.cell.pattern} of {counted(hole.cell.clips, 'clip')}: {hole.reason}"
+            f"empty: {hole.cell.aggregator} {hole.cell.pattern} of {counted(hole.cell.clips, 'clip')}: "
+            f"{hole.reason}"
         )
     say(f"{counted(len(cells), 'cell')} into {folder}, {len(cells) - len(todo)} of them finished before")
     budget = _cache_budget(config, store, split, todo, say)

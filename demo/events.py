@@ -303,7 +303,8 @@ def write_set(config: EventSet, folder: Path, *, progress: bool = False) -> tupl
     foreign = set(folder.rglob("*.mp4")) - set(paths)
     if foreign:
         raise DataError(
-            f"{folder} holds {counted(len(foreign), 'video')} that are not of this set, such as {min(foreign)}: "
+            f"{folder} holds {counted(len(foreign), 'video')} that are not of this set, such as "
+            f"{min(foreign)}: "
             "choose another folder or remove it"
         )
     todo = [(video, path) for video, path in zip(planned, paths, strict=True) if not path.exists()]

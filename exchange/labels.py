@@ -67,7 +67,8 @@ def labels_from_lists(
         )
     if missing and not allow_missing:
         raise SourceError(
-            f"no features of {len(missing):,} of {counted(len(merged), 'listed video')}: {missing[0].id!r}, …; go on without "
+            f"no features of {len(missing):,} of {counted(len(merged), 'listed video')}: {missing[0].id!r}, "
+            "…; go on without "
             "with --allow-missing"
         )
     notes = [f"labels from {chosen.name} ({where})", *listing.notes]

@@ -108,11 +108,13 @@ def read_source(
         raise _missing_error(missing, len(records), " or ".join(searched), listing.folder, candidate.what)
     if missing:
         notes.append(
-            f"{len(missing):,} of {counted(len(records), 'listed video')} {agreeing(len(missing), 'is', 'are')} not on disk: recorded as missing"
+            f"{len(missing):,} of {counted(len(records), 'listed video')} "
+            f"{agreeing(len(missing), 'is', 'are')} not on disk: recorded as missing"
         )
     if listing.folder.skipped:
         notes.append(
-            f"{counted(listing.folder.skipped, 'hidden video file')} or broken {agreeing(listing.folder.skipped, 'link is', 'links are')} left out"
+            f"{counted(listing.folder.skipped, 'hidden video file')} or broken "
+            f"{agreeing(listing.folder.skipped, 'link is', 'links are')} left out"
         )
     notes += _gaps(listing.class_names, records)
     if limit is not None and limit < len(videos):
@@ -135,7 +137,8 @@ def _gaps(class_names: Sequence[str], records: Sequence[tuple[VideoRecord, bool]
     if occur == classes or any(name != str(label) for label, name in enumerate(class_names)):
         return []
     return [
-        f"the labels leave gaps: of 0 to {classes - 1:,} {occur:,} occur; the numbers are kept as they are given, so a "
+        f"the labels leave gaps: of 0 to {classes - 1:,} {occur:,} occur; the numbers are kept as they are "
+        "given, so a "
         f"classifier has {classes:,} outputs"
     ]
 
@@ -445,11 +448,13 @@ def _missing_error(
     names = ", ".join(repr(record.path) for record in missing[:3]) + (", …" if len(missing) > 3 else "")
     if len(missing) == listed:
         return SourceError(
-            f"none of the {counted(listed, 'video')} listed by {what} is under {searched}{links}: {names}; name their "
+            f"none of the {counted(listed, 'video')} listed by {what} is under {searched}{links}: {names}; "
+            "name their "
             "folder with --video-root, or do without the list with --format class-folders or files"
         )
     return SourceError(
-        f"{len(missing):,} of {counted(listed, 'listed video')} {agreeing(len(missing), 'is', 'are')} not under {str(folder.root)!r}{links}: {names}; "
+        f"{len(missing):,} of {counted(listed, 'listed video')} {agreeing(len(missing), 'is', 'are')} not "
+        f"under {str(folder.root)!r}{links}: {names}; "
         "fetch them, or go on without them with --allow-missing"
     )
 

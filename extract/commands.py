@@ -216,7 +216,8 @@ def extract_command(
         raise click.exceptions.Exit(3)
     if failed > max_failed(summary.videos):
         click.echo(
-            f"{failed:,} of {counted(summary.videos, 'video')} failed, more than --max-failed allows; all others are whole",
+            f"{failed:,} of {counted(summary.videos, 'video')} failed, more than --max-failed allows; all "
+            "others are whole",
             err=True,
         )
         raise click.exceptions.Exit(3)

@@ -105,7 +105,8 @@ def run_dask(
                 return
             todo = sorted(lost, key=lambda task: task.shard)
     raise Interrupted(
-        f"{counted(len(todo), 'shard')} {agreeing(len(todo), 'kills', 'kill')} the workers that run {agreeing(len(todo), 'it', 'them')}, though none of their videos does alone (the first is shard "
+        f"{counted(len(todo), 'shard')} {agreeing(len(todo), 'kills', 'kill')} the workers that run "
+        f"{agreeing(len(todo), 'it', 'them')}, though none of their videos does alone (the first is shard "
         f"{todo[0].shard}); perhaps workers have too little memory. All others are whole: run the same command again"
     )
 

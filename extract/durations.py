@@ -37,7 +37,8 @@ def probe_durations(
     if failures:
         more = f" and {len(failures) - 3} more" if len(failures) > 3 else ""
         say(
-            f"{counted(len(failures), 'video')} cannot be cut into segments, for their length is unknown: {', '.join(failures[:3])}{more}"
+            f"{counted(len(failures), 'video')} cannot be cut into segments, for their length is unknown: "
+            f"{', '.join(failures[:3])}{more}"
         )
     return durations
 

@@ -181,7 +181,8 @@ class FrozenBackbone:
             raise VideoError(_not_finite(maps[:n], first))
         if logits is not None and logits.shape != (len(frames), self.backbone.num_classes):
             raise UsageError(
-                f"the network gives logits {tuple(logits.shape)} of {counted(len(frames), 'clip')}, and says that it has "
+                f"the network gives logits {tuple(logits.shape)} of {counted(len(frames), 'clip')}, and "
+                "says that it has "
                 f"{self.backbone.num_classes} classes"
             )
         if logits is not None and not bool(torch.isfinite(logits[:n]).all()):

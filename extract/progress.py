@@ -84,7 +84,8 @@ class Progress:
                 heapq.heappop(self._slowest)
         if elapsed := self._bar.format_dict["elapsed"]:
             self._bar.set_postfix_str(
-                f"{counted(self.clips, 'clip')}, {self.clips / elapsed:.1f} clips/s, {self.gflops / elapsed:.4g} GFLOP/s, "
+                f"{counted(self.clips, 'clip')}, {self.clips / elapsed:.1f} clips/s, "
+                f"{self.gflops / elapsed:.4g} GFLOP/s, "
                 f"bound by {self.times.bound_by}, {self.failed} failed",
                 refresh=False,
             )

@@ -309,6 +309,7 @@ def _plan_line(path: Path, specs: Sequence[stores.FeatureSpec], videos: int, tod
     views = f" in {counted(specs[0].views, 'view')}" if specs[0].views > 1 else ""
     whole = "all whole already" if not todo else f"{todo} to do in {counted(shards, 'shard')}"
     return (
-        f"{path}: {counted(videos, 'video')} ({whole}), {counted(specs[0].clips, 'clip')} of {counted(specs[0].clip_frames, 'frame')} at "
+        f"{path}: {counted(videos, 'video')} ({whole}), {counted(specs[0].clips, 'clip')} of "
+        f"{counted(specs[0].clip_frames, 'frame')} at "
         f"{' and '.join(f'{size}×{size}' for size in sizes)}{views}, {' and '.join(f'{spec.model} in {spec.precision}' for spec in specs)}{warning}"
     )

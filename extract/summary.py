@@ -28,7 +28,8 @@ class Estimate:
         """For a person."""
         most = "at most " if self.compressed else ""
         return (
-            f"{counted(self.videos, 'video')} {agreeing(self.videos, 'takes', 'take')} {most}{size_text(self.store_bytes)} in the store; "
+            f"{counted(self.videos, 'video')} {agreeing(self.videos, 'takes', 'take')} "
+            f"{most}{size_text(self.store_bytes)} in the store; "
             f"{size_text(self.free_bytes)} are free there"
         )
 
@@ -90,7 +91,8 @@ class ExtractSummary:
         if self.extracted:
             slow = ", ".join(f"{video} {seconds:.2f} s" for video, seconds in self.slowest)
             lines.append(
-                f"  {self.whole:,} of {counted(self.videos, 'video')} {agreeing(self.whole, 'is', 'are')} whole; {size_text(self.written_bytes)} written"
+                f"  {self.whole:,} of {counted(self.videos, 'video')} {agreeing(self.whole, 'is', 'are')} "
+                f"whole; {size_text(self.written_bytes)} written"
                 + (f"; slowest to decode: {slow}" if slow else "")
             )
             lines.append(f"  {self.advice}")

@@ -53,7 +53,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch's reader has no exception type of its own for a file that is not one
         if objects := other_objects(path, str(error)):
             raise WeightsError(
-                f"{path} cannot be read as weights: it holds other Python objects beside tensors ({listed(objects)}), and to read such a file may run any "
+                f"{path} cannot be read as weights: it holds other Python objects beside tensors "
+                f"({listed(objects)}), and to read such a file may run any "
                 f"code in it, so nothing of it was read; {saved_anew(path)}"
             ) from error
         raise WeightsError(f"{path} cannot be read as weights: {reason_of(error)}") from error

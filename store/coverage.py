@@ -85,7 +85,8 @@ def empty_coverage(spec: FeatureSpec, rows: int, names: Collection[str] = COLUMN
     size = sum(prod(shape) * np.dtype(COLUMNS[name][0]).itemsize for name, shape in shapes.items())
     if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2:
         raise StoreError(
-            f"{counted(rows, 'video')} of {counted(spec.views, 'view')} of {counted(spec.clips, 'clip')} of {spec.model} would take "
+            f"{counted(rows, 'video')} of {counted(spec.views, 'view')} of {counted(spec.clips, 'clip')} of "
+            f"{spec.model} would take "
             f"{size / 1e9:,.0f} GB of memory to list: the metadata is damaged, or this machine too small"
         )
     return Coverage(

@@ -145,7 +145,8 @@ def load(store: Path) -> Manifest:
         )
     if [file.stem for file in files] != [f"{number:06d}" for number in range(len(files))]:
         raise StoreError(
-            f"{store / 'manifest'} has {counted(len(files), 'segment')} and not the numbers 0 to {len(files) - 1}: one is missing, and "
+            f"{store / 'manifest'} has {counted(len(files), 'segment')} and not the numbers 0 to "
+            f"{len(files) - 1}: one is missing, and "
             "rows cannot be told without it; restore it, or extract into another --store"
         )
     columns, segments = [], []
@@ -249,7 +250,8 @@ def _new_ones(
 ) -> list[VideoRecord]:
     if tuple(class_names) != current.class_names:
         raise StoreError(
-            f"the source has {counted(len(class_names), 'class', 'classes')}, the store {len(current.class_names)}, or their names or "
+            f"the source has {counted(len(class_names), 'class', 'classes')}, the store "
+            f"{len(current.class_names)}, or their names or "
             "order differ; labels would not mean the same: write to another --store"
         )
     fresh = []

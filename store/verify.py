@@ -223,7 +223,8 @@ def _tasks(store: Store, features: Features) -> Iterator[_Task]:
     for shard, view in list_receipts(features.folder):
         if shard * size >= len(ids) or view >= features.views:
             raise StoreError(
-                f"{receipt_path(features.folder, shard, view)}: a shard beyond the manifest's {counted(len(ids), 'row')}: a file of "
+                f"{receipt_path(features.folder, shard, view)}: a shard beyond the manifest's "
+                f"{counted(len(ids), 'row')}: a file of "
                 f"{store.path / 'manifest'} is missing; restore it (nothing was removed)"
             )
         keys = shard_keys(features.spec, shard, view)

@@ -63,7 +63,8 @@ def status_command(store: Path, script: Path | None, watch: float | None, as_jso
 def _print(status: Status, script: Path | None) -> None:
     for model in status.models:
         click.echo(
-            f"{status.store}: {model.model}, {counted(model.clip_frames, 'frame')}: {model.whole:,} of {counted(model.shards, 'shard')} whole, "
+            f"{status.store}: {model.model}, {counted(model.clip_frames, 'frame')}: {model.whole:,} of "
+            f"{counted(model.shards, 'shard')} whole, "
             f"{model.running} being written; {model.videos_whole:,} of {counted(model.videos, 'video')} whole, "
             f"{model.videos_failed} failed"
         )

@@ -51,7 +51,8 @@ def require_unseen_by(info: WeightsInfo, videos: Sequence[VideoRecord], what: st
     seen = {video.id for video in videos}.intersection(info.trained_on)
     if seen:
         raise DataError(
-            f"{len(seen)} of the {len(videos)} {what} {agreeing(len(seen), 'was', 'were')} in the training of {info.path} ({min(seen)}, …), so it must not "
+            f"{len(seen)} of the {len(videos)} {what} {agreeing(len(seen), 'was', 'were')} in the training "
+            f"of {info.path} ({min(seen)}, …), so it must not "
             "be started from; start from weights of the same split and fold, or of other videos"
         )
 

@@ -85,7 +85,8 @@ class BackboneTask:
         if clips < 2 * ranks.count:
             mend = "add videos" if clips < config.batch_size else "raise --batch-size"
             raise UsageError(
-                f"batches of {counted(clips, 'clip')} for {counted(ranks.count, 'process', 'processes')}: batch norm needs two clips in each; "
+                f"batches of {counted(clips, 'clip')} for {counted(ranks.count, 'process', 'processes')}: "
+                "batch norm needs two clips in each; "
                 f"{mend}, or start fewer"
             )
 
