@@ -28,7 +28,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from ..errors import DataError, StorageError, UsageError
-from ..phrases import counted
+from ..phrases import agreeing, counted
 from .shapes import FORMS, HUES, KINDS, MOTIONS, FloatArray, cover_of, pixel_grid
 
 FrameArray = npt.NDArray[np.uint8]
@@ -303,7 +303,7 @@ def write_set(config: EventSet, folder: Path, *, progress: bool = False) -> tupl
     foreign = set(folder.rglob("*.mp4")) - set(paths)
     if foreign:
         raise DataError(
-            f"{folder} holds {counted(len(foreign), 'video')} that are not of this set, such as "
+            f"{folder} holds {counted(len(foreign), 'video')} that {agreeing(len(foreign), 'is', 'are')} not of this set, such as "
             f"{min(foreign)}: "
             "choose another folder or remove it"
         )

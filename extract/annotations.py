@@ -251,7 +251,11 @@ def _in_folder(folder: Path, chosen: Format | None, video_root: Path | None) -> 
         raise UsageError("--video-root goes with annotation files; for class folders pass the folder alone")
     videos = scan_folder(folder)
     if not videos.files and not videos.outside:
-        hidden = f"; {videos.skipped:,} hidden files or broken links are left out" if videos.skipped else ""
+        hidden = (
+            f"; {counted(videos.skipped, 'hidden file')} or broken {agreeing(videos.skipped, 'link is', 'links are')} left out"
+            if videos.skipped
+            else ""
+        )
         raise SourceError(f"no videos in {str(folder)!r} ({_extensions()}){hidden}")
     has_folders = any("/" in path for path in videos.files)
     if chosen and chosen.name == "class-folders" and not has_folders and not videos.outside:

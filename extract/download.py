@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..errors import StorageError, WeightsError
-from ..phrases import counted
 from ..store.commit import replace
 
 CHUNK_BYTES = 1 << 20
@@ -117,9 +116,7 @@ def _receive(url: str, to: Path, shown: str | None) -> str:
         reason = getattr(error, "reason", None) or error
         raise WeightsError(f"{url} cannot be fetched: {reason or type(error).__name__}") from error
     if total is not None and received != total:
-        raise WeightsError(
-            f"{url} ended after {received:,} of {counted(total, 'byte')}; run the same command again"
-        )
+        raise WeightsError(f"{url} ended after {received} of {total} bytes; run the same command again")
     return sha.hexdigest()
 
 

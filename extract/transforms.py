@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UsageError
-from ..phrases import counted
 
 if TYPE_CHECKING:  # decoder processes import this module; they need no torch
     import torch
@@ -58,9 +57,7 @@ def check_size(size: int) -> int:
         UsageError: a picture cannot have that size.
     """
     if size < 1:
-        raise UsageError(
-            f"a size of {counted(size, 'pixel')}: it must be 1 or more (the paper's is {REFERENCE_SIZE})"
-        )
+        raise UsageError(f"a size of {size} pixels: it must be 1 or more (the paper's is {REFERENCE_SIZE})")
     return size
 
 

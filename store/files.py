@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError
-from ..phrases import counted
 from .remote import RemotePath
 
 METADATA_BYTES_MAX = 1 << 24  # of a `zarr.json`; ours have some thousand bytes
@@ -45,7 +44,7 @@ def read_regular(path: Path, *, size_max: int) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > size_max:
-            raise StoreError(f"{path} has {counted(size, 'byte')}; such a file has at most {size_max}")
+            raise StoreError(f"{path} has {size} bytes; such a file has at most {size_max}")
         return file.read(size)
 
 
@@ -59,7 +58,7 @@ def read_floats(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     size = 4 * prod(shape)
     data = read_regular(path, size_max=size)
     if len(data) != size:
-        raise StoreError(f"{path}: {counted(len(data), 'byte')}, expected float32 of shape {shape}")
+        raise StoreError(f"{path}: {len(data)} bytes, expected float32 of shape {shape}")
     return np.frombuffer(data, dtype="<f4").reshape(shape)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from ..phrases import counted
 
 
 def uniform_subset(grid: int, clips: int) -> tuple[NDArray[np.int64], bool]:
@@ -43,6 +42,4 @@ def random_subset(rng: np.random.Generator, grid: int, clips: int) -> NDArray[np
 
 def _check(grid: int, clips: int) -> None:
     if not 1 <= clips <= grid:
-        raise UsageError(
-            f"{counted(clips, 'clip')} asked of a store that holds {grid} a video; allowed: 1 to {grid}"
-        )
+        raise UsageError(f"{clips} clips asked of a store that holds {grid} a video; allowed: 1 to {grid}")

@@ -16,7 +16,6 @@ from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError, UsageError
-from ..phrases import counted
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -129,7 +128,7 @@ class RemotePath(PosixPath):
             answer = obstore.get(_bucket(self._bucket_name), self._key)
             size = answer.meta["size"]
             if size_max is not None and size > size_max:
-                raise StoreError(f"{self} has {counted(size, 'byte')}; such a file has at most {size_max}")
+                raise StoreError(f"{self} has {size} bytes; such a file has at most {size_max}")
             return bytes(answer.bytes())
 
     def iterdir(self) -> Generator[RemotePath]:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError
-from ..phrases import counted
 from .encoding import checksum, compressed_size_max, decompress, dequantise
 from .ranges import FileRanges, MappedRanges, Ranges
 from .remote import RemotePath, RemoteRanges
@@ -47,7 +46,7 @@ class ShardFile:
         self._ranges = _open(path, mapped)
         self.read_into = self._ranges.read_into  # here, so that a batch's every clip saves a call
         if self._ranges.size < (length := 16 * shard_videos * spec.clips + 4):
-            raise StoreError(f"{path}: {counted(self._ranges.size, 'byte')}: it is cut off")
+            raise StoreError(f"{path}: {self._ranges.size} bytes: it is cut off")
         data = bytearray(length)
         self._ranges.read_into(memoryview(data), self._ranges.size - len(data))
         index = np.frombuffer(data, dtype="<u8", count=len(data) // 8).reshape(-1, 2)

@@ -269,7 +269,7 @@ def _check(task: _Task) -> tuple[str, int]:
             return str(error), size_bytes
         size_bytes += size
         if size != stored.size_bytes:
-            return f"{stored.key}: {counted(size, 'byte')}, its receipt says {stored.size_bytes}", size_bytes
+            return f"{stored.key}: {size} bytes, its receipt says {stored.size_bytes}", size_bytes
         if sha256 != stored.sha256:
             return f"{stored.key}: its bytes are not those that were written", size_bytes
     return "", size_bytes
