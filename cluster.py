@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from .errors import Interrupted, UsageError
+from .phrases import counted
 from .stopping import WARNINGS, blocked, raise_if_stopped
 
 LOCAL = "local"
@@ -176,7 +177,8 @@ def _workers_with(client: Any, cluster: str, needs: Mapping[str, float]) -> bool
     for name, amount in needs.items():
         if workers and not any(worker["resources"].get(name, 0) >= amount for worker in workers):
             raise UsageError(
-                f"of the {len(workers)} workers at {cluster} none has the resource {name}; start them with --resources "
+                f"of the {counted(len(workers), 'worker')} at {cluster} none has the resource {name}; start "
+                "them with --resources "
                 f'"{name}={amount:g}"'
             )
     return bool(workers)

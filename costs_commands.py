@@ -10,6 +10,7 @@ import click
 
 from .errors import UsageError
 from .paper import PRESETS, TABLE_1_NAMES, TABLES, TOTAL_FRAMES, Setting
+from .phrases import counted
 
 if TYPE_CHECKING:
     from .flops import BackboneCost, Cell, PatternCost
@@ -189,7 +190,8 @@ def _print_costs(costs: list[BackboneCost], videos: list[tuple[Setting, PatternC
     for setting, cost in videos:
         title = next((f"{name}: " for name, preset in PRESETS.items() if preset == setting), "")
         click.echo(
-            f"{title}{setting.pattern}, {setting.clips} clips of {setting.clip_frames} frames, {setting.aggregator}"
+            f"{title}{setting.pattern}, {counted(setting.clips, 'clip')} of "
+            f"{counted(setting.clip_frames, 'frame')}, {setting.aggregator}"
         )
         click.echo(f"  expensive  {cost.n_expensive:>3} × {cost.expensive_gflops:8.3f}  {setting.expensive}")
         click.echo(f"  cheap      {cost.n_cheap:>3} × {cost.cheap_gflops:8.3f}  {setting.cheap}")

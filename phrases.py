@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 
-def counted(count: int, noun: str) -> str:
-    """A number of things: "1 shard", "240,000 videos"; for nouns whose plural only adds an s."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number of things: "1 shard", "240,000 videos", "2 classes"; the plural adds an s where none is given."""
+    return f"{count:,} {agreeing(count, noun, plural or f'{noun}s')}"
+
+
+def agreeing(count: int, one: str, many: str) -> str:
+    """The word that goes with a number: "is" or "are", "takes" or "take"."""
+    return one if count == 1 else many
 
 
 def sized(size_bytes: float) -> str:

@@ -28,6 +28,7 @@ from .extract.decode import LoadedVideo
 from .extract.frozen import FrozenBackbone
 from .extract.precision import as_asked
 from .extract.weights import find_weights, load_weights, random_weights
+from .phrases import counted
 from .predictions import BUDGET, CONFIDENT, ClipAnswer, Prediction, write_predictions
 from .store import FeatureSpec
 from .store.grid import uniform_subset
@@ -90,7 +91,7 @@ class Predictor:
         grid = next(iter(self._specs.values())).clips
         if config.clips > grid:
             raise UsageError(
-                f"--clips {config.clips}: the run's store has {grid} clips a video; at most these"
+                f"--clips {config.clips}: the run's store has {counted(grid, 'clip')} a video; at most these"
             )
         places, exact = uniform_subset(grid, config.clips)
         # Where N divides the store's M, N clips asked alone are the very clips that the store has.

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .phrases import agreeing, counted
+
 if TYPE_CHECKING:
     from .predictions import Prediction
 
@@ -100,7 +102,7 @@ def predict_command(
     if exit_probability is not None or budget_gflops is not None:
         click.echo(_saved(done), err=quiet)
     where = f"predictions: {out}" if failed < len(done) else "no predictions"
-    click.echo(where + (f"; {failed} of {len(done)} videos failed" if failed else ""), err=quiet)
+    click.echo(where + (f"; {failed:,} of {counted(len(done), 'video')} failed" if failed else ""), err=quiet)
     if failed:
         raise click.exceptions.Exit(3)
 
@@ -138,14 +140,15 @@ def _line(prediction: Prediction) -> str:
         return f"{prediction.path}: failed: {prediction.reason}"
     best = ", ".join(f"{name} {100 * p:.1f} %" for name, p in prediction.top())
     clips = " + ".join(f"{count} {model}" for model, count in prediction.clips_of.items())
+    noun = agreeing(sum(prediction.clips_of.values()), "clip", "clips")
     stopped = f"; {prediction.stopped_by}: {_share(prediction)}" if prediction.stopped_by else ""
-    return f"{prediction.path}: {best}  ({prediction.gflops:.4g} GFLOPs: {clips} clips{stopped})"
+    return f"{prediction.path}: {best}  ({prediction.gflops:.4g} GFLOPs: {clips} {noun}{stopped})"
 
 
 def _share(prediction: Prediction) -> str:
     return (
         f"saved {prediction.saved_gflops:.4g} of {prediction.whole_gflops:.4g} GFLOPs, "
-        f"{prediction.saved_clips} of {prediction.whole_clips} clips"
+        f"{prediction.saved_clips:,} of {counted(prediction.whole_clips, 'clip')}"
     )
 
 
@@ -160,8 +163,9 @@ def _saved(predictions: Sequence[Prediction]) -> str:
     clips = sum(prediction.saved_clips for prediction in whole)
     share = f" ({100 * saved / planned:.1f} %)" if planned else ""
     return (
-        f"{stopped} of {len(whole)} videos left early: saved {saved:.4g} of {planned:.4g} GFLOPs{share}, "
-        f"{clips} of {sum(prediction.whole_clips for prediction in whole)} clips"
+        f"{stopped:,} of {counted(len(whole), 'video')} left early: saved {saved:.4g} of {planned:.4g} "
+        f"GFLOPs{share}, "
+        f"{clips:,} of {counted(sum(prediction.whole_clips for prediction in whole), 'clip')}"
     )
 
 

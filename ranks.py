@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from time import monotonic, sleep
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed as dist
@@ -20,7 +22,10 @@ ValueT = TypeVar("ValueT")
 
 # A rank waits this long for another; one that has failed is noticed at once, by torchrun.
 PATIENCE = timedelta(hours=2)
+# Processes that torchrun did not start come within this time: variables may be left over, and nobody else be there.
+JOINING = timedelta(seconds=5)
 _SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_TORCHRUNS_OWN = "TORCHELASTIC_RUN_ID"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +99,36 @@ ALONE = Ranks()
 
 
 def started() -> Ranks:
-    """The ranks that torchrun started, and which this one is; `ALONE` without it."""
-    world = [os.environ.get(name, "") for name in _SET_BY_TORCHRUN]
-    if not all(world) or int(world[1]) == 1:
-        return ALONE
-    return Ranks(rank=int(world[0]), count=int(world[1]))
+    """The ranks that torchrun started, and which this one is; `ALONE` without it, and for a world of one.
+
+    Raises:
+        UsageError: some of torchrun's variables are set and others are not, or their values cannot be.
+    """
+    world = {name: value for name in _SET_BY_TORCHRUN if (value := os.environ.get(name, ""))}
+    if world.get("WORLD_SIZE", "1") == "1" or not {"RANK", "LOCAL_RANK"} & world.keys():
+        return ALONE  # WORLD_SIZE alone is something else's
+    if lacking := [name for name in _SET_BY_TORCHRUN if name not in world]:
+        raise UsageError(
+            _left_over(f"{' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not set")
+        )
+    numbers = [world[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")]
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        raise UsageError(_left_over("not all of them are numbers"))
+    rank, count, _, port = map(int, numbers)
+    if not rank < count or port >= 1 << 16:
+        raise UsageError(_left_over("there is no such rank" if port < 1 << 16 else "there is no such port"))
+    return Ranks(rank=rank, count=count)
+
+
+def _left_over(what: str) -> str:
+    """One line: which variables there are, what is wrong with them, and what to do."""
+    world = [f"{name}={os.environ[name]}" for name in _SET_BY_TORCHRUN if os.environ.get(name)]
+    names = " ".join(name for name in _SET_BY_TORCHRUN if os.environ.get(name))
+    return (
+        f"the environment has {' '.join(world)}, as for one of several processes that train together, and "
+        f"{what}; to train "
+        f"with this one alone: unset {names}; with several: torchrun --nproc-per-node N -m faster.cli …"
+    )
 
 
 @contextmanager
@@ -108,7 +138,8 @@ def joined(device: str | None) -> Iterator[tuple[Ranks, torch.device]]:
     Under torchrun `device` is "cpu", or None or "cuda" for the GPU of the rank's own number. May be nested.
 
     Raises:
-        UsageError: no such device, or one GPU named for several ranks.
+        UsageError: no such device, or one GPU named for several ranks; or torchrun's variables are left over from elsewhere,
+            and the other processes do not come.
     """
     ranks = started()
     if ranks == ALONE:
@@ -125,11 +156,57 @@ def joined(device: str | None) -> Iterator[tuple[Ranks, torch.device]]:
     from torch.distributed.nn import functional  # noqa: F401
 
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    if os.environ.get(_TORCHRUNS_OWN):
+        dist.init_process_group(backend, timeout=PATIENCE)
+    else:
+        store = _meet(ranks)
+        dist.init_process_group(
+            backend, store=store, rank=ranks.rank, world_size=ranks.count, timeout=PATIENCE
+        )
     try:
         yield ranks, chosen
     finally:
         dist.destroy_process_group()
+
+
+def _meet(ranks: Ranks) -> Any:
+    """The store of `torch.distributed` at which ranks that torchrun did not start have met.
+
+    Raises:
+        UsageError: they do not, within `JOINING`.
+    """
+    host, port, deadline = (
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        monotonic() + JOINING.total_seconds(),
+    )
+    try:
+        if not ranks.first:
+            _await_listener(host, port, deadline)
+        store: Any = dist.TCPStore(  # type: ignore[attr-defined]  # it is public, and not said to be
+            host, port, ranks.count, is_master=ranks.first, timeout=JOINING, wait_for_workers=False
+        )
+        store.set(f"here/{ranks.rank}", "")
+        left = max(deadline - monotonic(), 1.0)
+        store.wait([f"here/{rank}" for rank in range(ranks.count)], timedelta(seconds=left))
+    except (OSError, RuntimeError) as error:  # PyTorch's own errors of networks and stores are RuntimeErrors
+        taken = ranks.first and "EADDRINUSE" in str(error)
+        what = f"port {port} is taken" if taken else f"not all of them came within {JOINING.seconds} s"
+        raise UsageError(_left_over(what)) from error
+    store.set_timeout(PATIENCE)
+    return store
+
+
+def _await_listener(host: str, port: int, deadline: float) -> None:
+    """Return when somebody listens there. Raises OSError where nobody does until the deadline."""
+    while True:
+        try:
+            with socket.create_connection((host, port), timeout=max(deadline - monotonic(), 0.1)):
+                return
+        except OSError:
+            if monotonic() > deadline:
+                raise
+            sleep(0.1)
 
 
 def _device_of(local_rank: int, name: str | None) -> torch.device:

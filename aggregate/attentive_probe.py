@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UsageError
+from ..phrases import counted
 from .base import Aggregator, MapShape, uniform_
 from .batch import ClipBatch
 from .registry import register
@@ -40,7 +41,9 @@ class AttentiveProbe(Aggregator[State]):
         super().__init__(map_shapes=map_shapes, num_classes=num_classes, dropout=dropout)
         c = self.channels
         if c % HEADS:
-            raise UsageError(f"the maps have {c} channels; attentive-probe needs a multiple of {HEADS}")
+            raise UsageError(
+                f"the maps have {counted(c, 'channel')}; attentive-probe needs a multiple of {HEADS}"
+            )
         self.query_weight = nn.Parameter(torch.empty(HEADS, c))  # rows: qᵀW_K of each head
         self.value_weight = nn.Parameter(torch.empty(c, c))  # rows: head by head
         self.value_bias = nn.Parameter(torch.zeros(c))

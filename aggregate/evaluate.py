@@ -13,19 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import store as stores
 from ..devices import choose_device
 from ..errors import DataError, RunError
-from ..phrases import counted
+from ..phrases import agreeing, counted
 from ..ranks import ALONE, Ranks
 from ..store import FeatureSpec, Store
 from ..store.commit import replace
 from ..store.grid import uniform_subset
 from .base import Aggregator
 from .budgets import budget_name
+from .confusion import ConfusionMatrix
 from .loader import ClipReader, uniform_batches
 from .metrics import TOP, Metrics, confusion_matrix, measure, ranked, softmax
 from .runs import Run, RunConfig, store_changes
+from .same_store import open_store
 from .selection import (
     Mix,
     PartCoverage,
@@ -46,14 +47,15 @@ _SAME_MAPS = ("weights_digest", "clip_frames", "frame_stride", "map_shape", "tra
 class Evaluation:
     """Video-level figures of one part of a split.
 
-    `confusion` is (K, K), row the label, column the answer; `gflops_per_video` counts the backbones on N
-    clips and the aggregator, in multiply-adds; `notes` are lines that the reader of the figures should see.
+    `confusion` is (K, K), row the label, column the answer, held by its cells that are not zero;
+    `gflops_per_video` counts the backbones on N clips and the aggregator, in multiply-adds; `notes` are lines
+    that the reader of the figures should see.
     """
 
     part: str
     split: str
     metrics: Metrics
-    confusion: NDArray[np.int64]
+    confusion: ConfusionMatrix
     coverage: PartCoverage
     gflops_per_video: float
     notes: tuple[str, ...]
@@ -62,16 +64,16 @@ class Evaluation:
 
     def confused(self, most: int) -> list[tuple[str, str, int]]:
         """The commonest mistakes: (label, answer, videos), the most frequent first."""
-        wrong = self.confusion - np.diag(np.diag(self.confusion))
-        order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-        pairs = [divmod(int(i), len(self.class_names)) for i in order]
-        return [(self.class_names[a], self.class_names[b], int(wrong[a, b])) for a, b in pairs if wrong[a, b]]
+        names = self.class_names
+        return [
+            (names[label], names[answer], videos) for label, answer, videos in self.confusion.mistakes(most)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
         return {
             **asdict(self),
-            "confusion": self.confusion.tolist(),
+            "confusion": self.confusion.to_json(),
             "class_names": list(self.class_names),
             "notes": list(self.notes),
             "predictions": str(self.predictions),
@@ -99,11 +101,11 @@ def evaluate(
 
     Raises DataError where the part has no labelled video with maps, where a video was in the training of
     the run or of a backbone in use, or where the store's maps or classes are not those of the run; RunError
-    where the run's own store has changed and is not named.
+    where the run's own store has changed, or is no longer where it was, and is not named.
     """
     own_mixture = run.config.pattern, run.config.clips
     config = run.config.on(pattern, clips)
-    opened = stores.open(store or config.store)
+    opened = open_store(config, store, command=["faster", "evaluate", str(run.path)])
     split, part = choose_split(opened, split or config.split), part or config.report_part
     mix = choose_mix(
         opened,
@@ -114,13 +116,14 @@ def evaluate(
         cheap=config.cheap,
     )
     _require_same_maps(opened, mix, config)
-    changes = [] if store else store_changes(config, opened, mix)
-    if changes:
+    changes = store_changes(config, opened, mix)
+    if changes and not store:
         raise RunError(
             f"{opened.path} has changed since the run: {', '.join(changes)}; evaluate on it as it is now: "
             f"faster evaluate {run.path} --store {opened.path}"
         )
-    own = (str(opened.path.resolve()), split, part) == (config.store, config.split, config.report_part)
+    own_store = not changes or str(opened.path.resolve()) == config.store
+    own = own_store and (split, part) == (config.split, config.report_part)
     name = "predictions" if own else f"predictions-{opened.path.stem}-{split}-{part}"
     if (config.pattern, config.clips) != own_mixture:
         name += f"-{budget_name(mix.pattern, mix.clips)}"
@@ -163,7 +166,8 @@ def report(
     seen = [store.videos.ids[row] for row in rows if store.videos.ids[row] in trained_on]
     if seen:
         raise DataError(
-            f"{len(seen)} of the {len(rows)} {part} videos of {split} were in this run's own training "
+            f"{len(seen)} of the {len(rows)} {part} videos of {split} {agreeing(len(seen), 'was', 'were')} "
+            "in this run's own training "
             f"({seen[0]}, …); evaluate on the split that it was trained on, or train on this one"
         )
     labels = store.videos.labels[rows].astype(np.int64)
@@ -222,7 +226,8 @@ def notes(mix: Mix) -> list[str]:
     lines = []
     if not uniform_subset(mix.grid, mix.clips)[1]:
         lines.append(
-            f"{mix.clips} does not divide the store's {mix.grid} clips a video: the nearest clips are taken, "
+            f"{mix.clips} does not divide the store's {counted(mix.grid, 'clip')} a video: the nearest "
+            "clips are taken, "
             "not exactly those that the paper's uniform sampling would give"
         )
     for model, features in mix.features.items():
@@ -246,14 +251,14 @@ def _group_notes(store: Store, split: str, part: str) -> list[str]:
 def write_predictions(path: Path, store: Store, rows: NDArray[np.int64], logits: NDArray[np.float64]) -> None:
     """One line a video: id, label, predicted class, and the best five with their probabilities."""
     names, top = store.class_names, ranked(logits, TOP)
-    probabilities = softmax(logits)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ranks = range(1, top.shape[1] + 1)
     header = ["id", "label", "predicted"]
     writer.writerow(header + [f"{what}{k}" for k in ranks for what in ("class", "probability")])
     for index, row in enumerate(rows):
-        best = [x for k in top[index] for x in (names[k], f"{probabilities[index, k]:.6f}")]
+        probabilities = softmax(logits[index : index + 1])[0]
+        best = [x for k in top[index] for x in (names[k], f"{probabilities[k]:.6f}")]
         line = [store.videos.ids[row], names[store.videos.labels[row]], names[top[index, 0]], *best]
         writer.writerow(line)
     replace(path, text.getvalue().encode())

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..errors import UsageError
+from ..phrases import counted
 from .base import Aggregator, MapShape, uniform_
 from .batch import ClipBatch
 from .packed import forget, pack, pack_once
@@ -39,7 +40,9 @@ class FastGRU(Aggregator[Tensor]):
         super().__init__(map_shapes=map_shapes, num_classes=num_classes, dropout=dropout)
         c = self.channels
         if c % REDUCTION:
-            raise UsageError(f"the maps have {c} channels; fast-gru needs a multiple of {REDUCTION}")
+            raise UsageError(
+                f"the maps have {counted(c, 'channel')}; fast-gru needs a multiple of {REDUCTION}"
+            )
         self.narrow = n = c // REDUCTION
         self.input_weight = nn.Parameter(torch.empty(2 * n + c, c))  # rows: U_rx, U_zx, V_x
         self.squeeze_weight = nn.Parameter(torch.empty(2 * n, c))  # rows: U_ro, U_zo

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import DataError
+from ..phrases import agreeing, counted
+from ..run_folder import read_json, run_began
 from ..store import Store
 from .base import Aggregator
 from .parts import Parts
@@ -63,7 +66,7 @@ def start_from(run: Run, aggregator: Aggregator[Any], config: RunConfig) -> str:
         not in [theirs_["spec"]["weights_digest"] for theirs_ in theirs.models.values()]
     ]
     note = f"; it never saw maps of {', '.join(others)} with these weights" if others else ""
-    return f"starts from {run.path}, {len(taken)} tensors, {classifier}{note}"
+    return f"starts from {run.path}, {counted(len(taken), 'tensor')}, {classifier}{note}"
 
 
 def require_unseen_by(run: Run, store: Store, parts: Parts, split: str) -> None:
@@ -76,15 +79,22 @@ def require_unseen_by(run: Run, store: Store, parts: Parts, split: str) -> None:
     seen = [name for name in ids if name in run.trained_on]
     if seen:
         raise DataError(
-            f"{len(seen)} of the {len(ids)} {parts.report_part} videos of {split} were in the training of {run.path} "
+            f"{len(seen)} of the {len(ids)} {parts.report_part} videos of {split} "
+            f"{agreeing(len(seen), 'was', 'were')} in the training of {run.path} "
             f"({seen[0]}, …), so it must not be started from; start from a run on the same split, or on other videos"
         )
 
 
-def identity(run: Run) -> dict[str, str]:
-    """Which run it was, for the new one's config.json."""
-    weights = (run.path / "best.safetensors").read_bytes()
-    return {"run": str(run.path.resolve()), "sha256": hashlib.sha256(weights).hexdigest()}
+def identity(run: Run, *, begun: Path) -> dict[str, str]:
+    """Which run it was, for the new one's config.json; where that was begun from the same weights, as it has it.
+
+    It is known by its weights, wherever its folder lies now. Raises RunError where the new one's config.json is no JSON.
+    """
+    sha256 = hashlib.sha256((run.path / "best.safetensors").read_bytes()).hexdigest()
+    recorded = read_json(begun / "config.json").get("init") if run_began(begun) else None
+    if isinstance(recorded, dict) and recorded.get("sha256") == sha256:
+        return {"run": str(recorded.get("run")), "sha256": sha256}
+    return {"run": str(run.path.resolve()), "sha256": sha256}
 
 
 def classifier_names(config: RunConfig) -> set[str]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UsageError
+from ..phrases import counted
 from ..ranks import ALONE, Ranks
 from ..store.grid import random_subset, uniform_subset
 from .batch import ClipBatch
@@ -120,7 +121,8 @@ class TrainLoader:
         self._split: tuple[int, list[NDArray[np.int64]]] = (-1, [])  # an epoch, and its steps' rows
         if len(rows) // self.steps_per_epoch < ranks.count:
             raise UsageError(
-                f"batches of {len(rows) // self.steps_per_epoch} videos cannot be shared by {ranks.count} processes; "
+                f"batches of {counted(len(rows) // self.steps_per_epoch, 'video')} cannot be shared by "
+                f"{counted(ranks.count, 'process', 'processes')}; "
                 "raise --batch-size, or start fewer"
             )
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .confusion import ConfusionMatrix
+
 TOP = 5
 CALIBRATION_BINS = 15  # as Guo et al., On Calibration of Modern Neural Networks, 2017
+_SCORES_AT_ONCE = (
+    1 << 22
+)  # that are sorted or made probabilities: 32 MiB of float64, however many classes there are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +57,16 @@ def softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:
 
 def ranked(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:
     """The k best classes of each video, best first: (n, min(k, K)); of equal scores the lower class first."""
-    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    if k == 1:
+        return np.asarray(scores.argmax(axis=1)[:, None])
+    parts = [np.argsort(-part, axis=1, kind="stable")[:, :k].copy() for part in _row_blocks(scores)]
+    return np.concatenate(parts)
+
+
+def _row_blocks(scores: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
+    """The scores (n, K), some rows at a time; n ≥ 1."""
+    rows = max(1, _SCORES_AT_ONCE // scores.shape[1])
+    return (scores[first : first + rows] for first in range(0, len(scores), rows))
 
 
 def topk_accuracy(scores: NDArray[np.floating], labels: NDArray[np.integer], k: int) -> float:
@@ -59,23 +74,21 @@ def topk_accuracy(scores: NDArray[np.floating], labels: NDArray[np.integer], k: 
     return float((ranked(scores, k) == labels[:, None]).any(axis=1).mean())
 
 
-def confusion_matrix(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.int64]:
+def confusion_matrix(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> ConfusionMatrix:
     """(K, K) counts: row the label, column the best class."""
-    classes = scores.shape[1]
-    cells = np.bincount(labels * classes + ranked(scores, 1)[:, 0], minlength=classes * classes)
-    return cells.reshape(classes, classes).astype(np.int64)
+    return ConfusionMatrix.of(labels, ranked(scores, 1)[:, 0], scores.shape[1])
 
 
-def mean_class_accuracy(confusion: NDArray[np.int64]) -> float:
+def mean_class_accuracy(confusion: ConfusionMatrix) -> float:
     """The mean, over the classes that occur, of the share of their videos that is right."""
-    counts = confusion.sum(axis=1)
-    return float((confusion.diagonal()[counts > 0] / counts[counts > 0]).mean())
+    counts = confusion.labelled
+    return float((confusion.right[counts > 0] / counts[counts > 0]).mean())
 
 
-def macro_f1(confusion: NDArray[np.int64]) -> float:
+def macro_f1(confusion: ConfusionMatrix) -> float:
     """The mean of 2·right / (labels + answers) over the classes that occur as either."""
-    total = confusion.sum(axis=1) + confusion.sum(axis=0)
-    return float((2 * confusion.diagonal()[total > 0] / total[total > 0]).mean())
+    total = confusion.labelled + confusion.answered
+    return float((2 * confusion.right[total > 0] / total[total > 0]).mean())
 
 
 def calibration_error(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
@@ -83,7 +96,7 @@ def calibration_error(logits: NDArray[np.floating], labels: NDArray[np.integer])
 
     The bins are (0, 1/15], (1/15, 2/15], …, each weighted with its share of the videos.
     """
-    confidence = softmax(logits).max(axis=1)
+    confidence = np.concatenate([softmax(part).max(axis=1) for part in _row_blocks(logits)])
     right = ranked(logits, 1)[:, 0] == labels
     bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
     surplus = np.bincount(bins, weights=confidence - right, minlength=CALIBRATION_BINS)

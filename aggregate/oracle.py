@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import store as stores
 from ..devices import choose_device
 from ..errors import DataError
 from ..store import Features, Store
@@ -26,7 +25,8 @@ from .evaluate import evaluate
 from .loader import ClipReader, uniform_batches
 from .pattern import Pattern
 from .runs import Run
-from .selection import Mix, choose_mix, choose_split, part_rows
+from .same_store import mix_of, open_store
+from .selection import Mix, choose_split, part_rows
 
 CHOICES_MAX = 256  # of more ways to choose, only greedy ones are tried
 
@@ -91,8 +91,8 @@ def oracle(
 
     Raises DataError where the pattern leaves no choice, and as `evaluate` does.
     """
-    opened = stores.open(store or run.config.store)
-    mix = _mix_of(opened, run)
+    opened = open_store(run.config, store, command=["faster", "oracle", "--run", str(run.path)])
+    mix = mix_of(run.config, opened)
     expensive, cheap = mix.expensive, mix.cheap
     if expensive is None or cheap is None:
         raise DataError(
@@ -250,15 +250,3 @@ def _batches_of_both(
             labels=one.labels,
             videos=one.videos,
         )
-
-
-def _mix_of(store: Store, run: Run) -> Mix:
-    config = run.config
-    return choose_mix(
-        store,
-        pattern=config.pattern,
-        clips=config.clips,
-        clip_frames=config.clip_frames,
-        expensive=config.expensive,
-        cheap=config.cheap,
-    )

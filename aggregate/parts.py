@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..holdout import hold_out
+from ..phrases import agreeing, counted
 from ..store import Store
 from .selection import Mix, no_videos, part_rows, require_unseen, training_is_known
 
@@ -64,7 +65,7 @@ def choose_parts(
     classes = np.unique(labels[rows["train"]])
     if len(classes) == 1:
         raise DataError(
-            f"{store.path}: all {len(rows['train'])} train videos of {split} are of one class, "
+            f"{store.path}: all {counted(len(rows['train']), 'train video')} of {split} are of one class, "
             f"{store.class_names[classes[0]]}; add videos of another: faster extract SOURCE --store {store.path}"
         )
     require_unseen(store, mix, rows[report_part], split, report_part)
@@ -80,7 +81,9 @@ def choose_parts(
             f"the best epoch by; {mend}"
         )
     by = "group" if any(store.videos.groups[row] for row in rows["train"]) else "video"
-    say(f"validation: {len(validation)} of the {len(rows['train'])} train videos, parted by {by}")
+    say(
+        f"validation: {len(validation):,} of the {counted(len(rows['train']), 'train video')}, parted by {by}"
+    )
     for model, features in mix.features.items():
         if not training_is_known(features):
             say(f"{model}: which videos were in its own training is unknown")
@@ -108,10 +111,14 @@ def _unseen(
             )
         seen.update(features.seen_in_training(ids))
     kept = rows[[name not in seen for name in ids]]
-    say(f"unseen: {len(kept)} of the {len(rows)} train videos were in no backbone's training")
+    say(
+        f"unseen: {len(kept):,} of the {counted(len(rows), 'train video')} "
+        f"{agreeing(len(kept), 'was', 'were')} in no backbone's training"
+    )
     if not len(kept):
         raise DataError(
-            f"{store.path}: the backbones were trained on all {len(rows)} train videos of {split}; train them on a part: "
+            f"{store.path}: the backbones were trained on all {counted(len(rows), 'train video')} of "
+            f"{split}; train them on a part: "
             "faster train-backbone … --folds 2 --fold 0, and extract with these weights"
         )
     return kept

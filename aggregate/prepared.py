@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from .. import __version__
+from ..phrases import agreeing, counted
 from ..ranks import ALONE, Ranks
 from ..run_folder import open_run, write_json, write_tensors
 from ..store import Store
@@ -24,6 +26,7 @@ from .evaluate import Evaluation, notes, report
 from .loader import ClipReader
 from .parts import Parts
 from .runs import RunConfig, load_best, scoring_batch, store_fingerprint
+from .same_store import record_place, recorded_place
 from .score_skip import ScoreSkip, own_heads
 from .selection import Mix
 from .task import AggregatorTask
@@ -37,7 +40,8 @@ class PreparedRun:
 
     Attributes:
         run: its folder.
-        settled: what config.json says of the store, the mix and the aggregator.
+        settled: what config.json says of the store, the mix and the aggregator; its path of the store is the one that the
+            run was begun with, where that was the same store.
         aggregator: with the weights that the seed gives.
         init: what config.json says of the run that it starts from. seen_before: ids of the videos that that one saw.
     """
@@ -57,7 +61,9 @@ class PreparedRun:
     ) -> None:
         self.config, self.store, self.mix, self.parts = config, store, mix, parts
         self.run, self.device, self.ranks = run, device, ranks
-        self.settled = _settle(config, store, mix, split, parts, say)
+        self.settled = replace(
+            _settle(config, store, mix, split, parts, say), store=recorded_place(run, store, mix)
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.aggregator = self.settled.build()
@@ -132,6 +138,7 @@ class PreparedRun:
         rows = np.sort(np.concatenate([self.parts.train, self.parts.validation]))
         trained_on = self.seen_before.union(self.store.videos.ids[row] for row in rows)
         if self.ranks.first:
+            record_place(self.run, self.store)
             write_json(self.run / "trained_on.json", sorted(trained_on))
         for budget in budgets(self.mix) if self.mix.drawn else ():
             name = self.run / BUDGETS_FOLDER / budget_name(budget.pattern, budget.clips)
@@ -176,7 +183,14 @@ def _settle(
             if own
             else "average: the mean of the backbones' own scores; nothing is trained"
         )
-    say(f"{config.aggregator}: {mix.describe()}, {len(store.class_names)} classes")
+    say(f"{config.aggregator}: {mix.describe()}, {counted(len(store.class_names), 'class', 'classes')}")
+    without = len(store.class_names) - len(np.unique(store.videos.labels[parts.train]))
+    if without:
+        say(
+            f"note: {without:,} of the {counted(len(store.class_names), 'class', 'classes')} "
+            f"{agreeing(without, 'has', 'have')} no video to train on; the classifier has an output "
+            "for each class, whether it has videos or not"
+        )
     for note in notes(mix):
         say(f"note: {note}")
     settled = RunConfig(

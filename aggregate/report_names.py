@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..phrases import counted
 from ..store.sealed import digest
 from .report_runs import Result, Row
 from .runs import RunConfig
@@ -74,7 +75,7 @@ def _mixtures(firsts: Sequence[Result]) -> list[str]:
             return ""
         return " + ".join(model for model in (config.expensive, config.cheap) if model)
 
-    return _differing([(f"{r.config.clip_frames} frames", models(r.config)) for r in firsts])
+    return _differing([(counted(r.config.clip_frames, "frame"), models(r.config)) for r in firsts])
 
 
 def _differing_settings(firsts: Sequence[Result]) -> list[str]:
@@ -111,7 +112,7 @@ def _told_apart(names: Sequence[RowName], firsts: Sequence[Result]) -> list[RowN
             [
                 (
                     f"maps {firsts[n].config.store_fingerprint[:SHOWN_DIGITS]}",
-                    f"{firsts[n].config.videos['report']} videos reported",
+                    f"{counted(firsts[n].config.videos['report'], 'video')} reported",
                     f"coverage {firsts[n].reported_on[:SHOWN_DIGITS]}",
                 )
                 for n in numbers

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-import numpy as np
-
+from ..phrases import counted
 from .report_plot import inline_svg
 from .report_rows import (
     HEADINGS,
@@ -167,8 +166,7 @@ def _confusion(confusion: Confusion) -> str:
         return heading + _frequent_confusions(confusion)
     columns = "".join(f"<th>{number}</th>" for number in range(1, len(confusion.class_names) + 1))
     lines = []
-    for true, name in enumerate(confusion.class_names):
-        counts = confusion.counts[true]
+    for name, (true, counts) in zip(confusion.class_names, enumerate(confusion.counts.dense()), strict=True):
         total = max(int(counts.sum()), 1)
         shaded = "".join(
             _matrix_cell(count, count / total, right=predicted == true)
@@ -188,11 +186,9 @@ def _matrix_cell(count: int, share: float, *, right: bool) -> str:
 
 
 def _frequent_confusions(confusion: Confusion) -> str:
-    wrong = confusion.counts.copy()
-    np.fill_diagonal(wrong, 0)
-    names, lines = confusion.class_names, []
-    for cell in np.argsort(-wrong, axis=None, kind="stable")[:LISTED_CONFUSIONS]:
-        true, predicted = np.unravel_index(cell, wrong.shape)
-        if wrong[true, predicted] > 0:
-            lines.append(f"{names[true]} taken for {names[predicted]}: {wrong[true, predicted]} videos")
-    return f'<p class="note">{len(names)} classes; the most frequent confusions.</p>{_list(lines)}'
+    names = confusion.class_names
+    lines = [
+        f"{names[true]} taken for {names[predicted]}: {counted(videos, 'video')}"
+        for true, predicted, videos in confusion.counts.mistakes(LISTED_CONFUSIONS)
+    ]
+    return f'<p class="note">{counted(len(names), "class", "classes")}; the most frequent confusions.</p>{_list(lines)}'

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
+from ..phrases import counted
+from .confusion import ConfusionMatrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class ReportRow:
     def __post_init__(self) -> None:
         if len(self.seeds) != len(self.top1) or not self.top1:
             raise ValueError(
-                f"{len(self.seeds)} seeds with {len(self.top1)} accuracies: one each, at least one"
+                f"{counted(len(self.seeds), 'seed')} with {len(self.top1)} accuracies: one each, at least one"
             )
         if not all(0 <= value <= 1 for value in self.top1):
             raise ValueError(f"top1={self.top1}: accuracies lie in [0, 1]")
@@ -79,16 +79,19 @@ class ReportRow:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Confusion:
-    """Counts of videos by true class (rows) and predicted class (columns), int (K, K); `caption` says of what."""
+    """Counts of videos by true class (rows) and predicted class (columns), (K, K); `caption` says of what."""
 
-    counts: npt.NDArray[np.int64]
+    counts: ConfusionMatrix
     class_names: tuple[str, ...]
     caption: str = "Confusion"
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)
-        if self.counts.shape != (classes, classes):
-            raise ValueError(f"confusion of shape {self.counts.shape} for {classes} class names")
+        if self.counts.classes != classes:
+            raise ValueError(
+                f"a confusion of {counted(self.counts.classes, 'class', 'classes')} for "
+                f"{counted(classes, 'class name')}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

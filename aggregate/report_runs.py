@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..errors import RunError, UsageError
+from ..phrases import counted
 from ..run_folder import read_json
 from ..store.sealed import digest
 from .budgets import BUDGETS_FOLDER, budget_name, drawn_from
+from .confusion import ConfusionMatrix
 from .pattern import ANY, Pattern
 from .runs import RunConfig, load_config
+from .same_store import one_path_each
 from .selection import PartCoverage
 from .splits import SPLITS_FILE
 from .sweep_cells import Line
@@ -90,7 +89,7 @@ class Result:
     def reported_on(self) -> str:
         """Digest of what is known of the reported videos: the manifest, and how many of which class were whole."""
         videos = self.config.videos
-        labels = self.confusion.sum(axis=1).tolist()
+        labels = self.confusion.labelled.tolist()
         return digest([videos.get("segments"), videos["report"], dict(self.result["coverage"]), labels])
 
     @property
@@ -107,9 +106,9 @@ class Result:
         return c.class_names, self.result["part"], c.aggregator, *self.mix, self.gflops_per_video, *settings
 
     @cached_property
-    def confusion(self) -> NDArray[np.int64]:
+    def confusion(self) -> ConfusionMatrix:
         """(K, K), row the label, column the answer."""
-        return np.array(self.result["confusion"], dtype=np.int64)
+        return ConfusionMatrix.from_json(self.result["confusion"], len(self.config.class_names))
 
     @property
     def command(self) -> str:
@@ -139,7 +138,7 @@ class Result:
 def read_results(paths: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
     """The finished runs of run folders, folders of all splits and sweeps, each once; and a line for each that is none.
 
-    A run is the same under another path or link. Raises RunError where a path is none of these, is not
+    A run is the same under another path or link, and so is a store that moved or was copied. Raises RunError where a path is none of these, is not
     finished, or is damaged.
     """
     named: list[Path] = []
@@ -156,7 +155,9 @@ def read_results(paths: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
             named += [path / split for split in splits]
         else:
             named.append(path)
-    return [result for folder in _once(named) for result in _read(folder)], failures
+    results = [result for folder in _once(named) for result in _read(folder)]
+    configs = one_path_each([result.config for result in results])
+    return [replace(result, config=own) for result, own in zip(results, configs, strict=True)], failures
 
 
 def _once(paths: Iterable[Path]) -> list[Path]:
@@ -190,10 +191,9 @@ class Row:
         return {seed: fmean(run.top1 for run in self.runs if run.seed == seed) for seed in seeds}
 
     @cached_property
-    def confusion(self) -> NDArray[np.int64]:
+    def confusion(self) -> ConfusionMatrix:
         """(K, K) of all runs added up, row the label, column the answer."""
-        total: NDArray[np.int64] = np.sum([run.confusion for run in self.runs], axis=0)
-        return total
+        return ConfusionMatrix.added([run.confusion for run in self.runs])
 
 
 def rows_of(results: Sequence[Result]) -> tuple[list[Row], list[str]]:
@@ -208,7 +208,7 @@ def rows_of(results: Sequence[Result]) -> tuple[list[Row], list[str]]:
         first = row.setdefault(result.seed, result)
         if first is not result:
             c = result.config
-            what = f"seed {result.seed} of {c.aggregator} {c.pattern} of {c.clips} clips"
+            what = f"seed {result.seed} of {c.aggregator} {c.pattern} of {counted(c.clips, 'clip')}"
             notes.append(f"note: {result.run} is left out: {what} is counted once, from {first.run}")
     averaged, lines = _over_splits(list(rows.values()))
     return averaged, [*notes, *lines]
@@ -232,7 +232,8 @@ def _over_splits(rows: Sequence[dict[int, Result]]) -> tuple[list[Row], list[str
         for seed in dict.fromkeys(seed for row in alike for seed in row if seed not in seeds):
             c = alike[0][seeds[0]].config
             lines[
-                f"note: seed {seed} of {c.aggregator} {c.pattern} of {c.clips} clips is left out: not every split has it"
+                f"note: seed {seed} of {c.aggregator} {c.pattern} of {counted(c.clips, 'clip')} is left "
+                "out: not every split has it"
             ] = None
     return found, list(lines)
 
@@ -254,7 +255,7 @@ def _not_there(lines: Sequence[Line]) -> list[str]:
         what = "failed" if "failed" in line else "empty"
         if what in line:
             seed = f", seed {line['seed']}" if what == "failed" else ""
-            mix = f"{line['pattern']} of {line['clips']} clips of {line['clip_frames']} frames"
+            mix = f"{line['pattern']} of {counted(line['clips'], 'clip')} of {counted(line['clip_frames'], 'frame')}"
             reasons.setdefault(f"{what}: {mix}{seed}: {line[what]}", {})[line["aggregator"]] = None
     return [f"{reason} ({', '.join(names)})" for reason, names in reasons.items()]
 
@@ -328,12 +329,7 @@ def _check_result(loaded: Mapping[str, Any], classes: int) -> None:
         raise ValueError(f"metrics.top1 is {top1}; it lies in [0, 1]")
     if not (math.isfinite(gflops) and gflops >= 0):
         raise ValueError(f"gflops_per_video is {gflops}; it is finite and at least 0")
-    confusion = loaded["confusion"]
-    square = isinstance(confusion, list) and len(confusion) == classes
-    if not square or not all(isinstance(line, list) and len(line) == classes for line in confusion):
-        raise ValueError(f"the confusion is not {classes} × {classes}, as its classes are")
-    if not all(type(count) is int and 0 <= count < 2**53 for line in confusion for count in line):
-        raise ValueError(f"the confusion holds {json.dumps(confusion)[:40]}…, not counts of videos")
+    ConfusionMatrix.from_json(loaded["confusion"], classes)
 
 
 def _require(value: Any, kind: Any, name: str) -> None:

@@ -93,15 +93,15 @@ def _row(row: Row, name: RowName) -> ReportRow:
 
 
 def _confusion(row: ReportRow, of: Row) -> Confusion:
-    caption = f"Confusion of {_named(row)}" + (f", {len(of.runs)} runs added up" if len(of.runs) > 1 else "")
+    caption = f"Confusion of {_named(row)}" + (
+        f", {counted(len(of.runs), 'run')} added up" if len(of.runs) > 1 else ""
+    )
     counts = of.confusion
-    occur = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
+    occur = np.flatnonzero(counts.labelled + counts.answered)
     names = of.first.config.class_names
     if len(occur) < len(names):
-        caption += f", the {len(occur)} of {len(names)} classes that occur"
-    return Confusion(
-        counts=counts[np.ix_(occur, occur)], class_names=tuple(names[i] for i in occur), caption=caption
-    )
+        caption += f", the {len(occur):,} of {counted(len(names), 'class', 'classes')} that occur"
+    return Confusion(counts=counts.among(occur), class_names=tuple(names[i] for i in occur), caption=caption)
 
 
 def _gain(number: int, rows: Sequence[ReportRow], runs: Sequence[Row]) -> ClassGain | None:
@@ -120,8 +120,8 @@ def _gain(number: int, rows: Sequence[ReportRow], runs: Sequence[Row]) -> ClassG
         return None
     shares = []
     for of in (average[0], own):
-        total = of.confusion.sum(axis=1)
-        shares.append((total > 0, of.confusion.diagonal() / np.maximum(total, 1)))
+        total = of.confusion.labelled
+        shares.append((total > 0, of.confusion.right / np.maximum(total, 1)))
     both = np.flatnonzero(shares[0][0] & shares[1][0])
     return ClassGain(
         class_names=tuple(own.first.config.class_names[i] for i in both),
@@ -133,7 +133,7 @@ def _gain(number: int, rows: Sequence[ReportRow], runs: Sequence[Row]) -> ClassG
 
 
 def _named(row: ReportRow) -> str:
-    return f"{row.aggregator} {row.pattern} of {row.clips} clips" + (
+    return f"{row.aggregator} {row.pattern} of {counted(row.clips, 'clip')}" + (
         f" ({row.heading})" if row.heading else ""
     )
 
@@ -148,7 +148,8 @@ def _coverage(results: Sequence[Result]) -> list[str]:
         coverage = PartCoverage(**values["coverage"])
         of = f" of {c.store}" if several else ""
         lines[
-            f"{values['part']} part of {values['split']}{of}, {models} at {c.clip_frames} frames: {coverage}"
+            f"{values['part']} part of {values['split']}{of}, {models} at "
+            f"{counted(c.clip_frames, 'frame')}: {coverage}"
         ] = None
     for result in results:
         lines |= {f"note: {note}": None for note in result.result["notes"]}

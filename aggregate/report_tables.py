@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from ..phrases import counted
 from .pattern import Pattern
 from .report_rows import ReportRow, Table, significant
 
@@ -67,7 +68,7 @@ def _table_3(rows: Sequence[ReportRow]) -> list[Table]:
         tables.append(
             Table(
                 title=f"As Table 3: only the first clip expensive, {key}",
-                headings=("aggregator", *(f"{n} clips" for n in clips)),
+                headings=("aggregator", *(counted(n, "clip") for n in clips)),
                 rows=tuple((name, *(accuracy(at.get((name, n))) for n in clips)) for name in names),
                 note=PERCENT,
             )
@@ -156,7 +157,7 @@ def _table_6(rows: Sequence[ReportRow]) -> list[Table]:
 def _by_models(rows: Iterable[ReportRow]) -> list[tuple[str, list[ReportRow]]]:
     found: dict[str, list[ReportRow]] = {}
     for row in rows:
-        length = f"{row.clip_frames} frames a clip, " if row.clip_frames else ""
+        length = f"{counted(row.clip_frames, 'frame')} a clip, " if row.clip_frames else ""
         found.setdefault(f"{length}E = {row.expensive}, C = {row.cheap}", []).append(row)
     return list(found.items())
 

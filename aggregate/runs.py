@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from ..errors import RunError, UsageError
+from ..phrases import agreeing, counted
 from ..run_folder import read_json
 from ..store import FeatureSpec, Store
 from ..store.sealed import digest
@@ -118,7 +119,11 @@ def store_changes(config: RunConfig, store: Store, mix: Mix) -> list[str]:
     if then != now:
         added = int(store.videos.exists.sum()) - config.videos.get("store", 0)
         grown = then and now[: len(then)] == then
-        changes.append(f"{added} videos were added" if grown else "it lists other videos")
+        changes.append(
+            f"{counted(added, 'video')} {agreeing(added, 'was', 'were')} added"
+            if grown
+            else "it lists other videos"
+        )
     for model, features in mix.features.items():
         if model not in config.models:
             continue  # another model was named: the configs differ in that
@@ -166,7 +171,7 @@ def load_run(path: str | Path) -> Run:
     if (
         not isinstance(trained_on, list) or len(trained_on) < expected
     ):  # more, where it began from another run
-        raise RunError(f"{path}/trained_on.json is damaged: it should list {expected} videos")
+        raise RunError(f"{path}/trained_on.json is damaged: it should list {counted(expected, 'video')}")
     return Run(
         path=path,
         config=config,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
+from ..phrases import agreeing, counted
 from ..store import Features, Store
 from ..store.manifest import PARTS
 from .base import MapShape
@@ -78,8 +79,8 @@ class Mix:
         """One line: how many clips of which model."""
         parts = [f"{self.models.count(model)} {model}" for model in self.features]
         if self.drawn:
-            return f"any pattern of up to {self.clips} clips of {self.clip_frames} frames ({' and '.join(self.features)})"
-        return f"{self.pattern} of {self.clips} clips of {self.clip_frames} frames ({', '.join(parts)})"
+            return f"any pattern of up to {counted(self.clips, 'clip')} of {counted(self.clip_frames, 'frame')} ({' and '.join(self.features)})"
+        return f"{self.pattern} of {counted(self.clips, 'clip')} of {counted(self.clip_frames, 'frame')} ({', '.join(parts)})"
 
 
 def choose_mix(
@@ -128,7 +129,8 @@ def choose_mix(
     total = clips or grid
     if total > grid:
         raise DataError(
-            f"{store.path} holds {grid} clips a video, {total} are asked; use --clips {grid} or fewer, or "
+            f"{store.path} holds {counted(grid, 'clip')} a video, {total} {agreeing(total, 'is', 'are')} "
+            f"asked; use --clips {grid} or fewer, or "
             f"extract into a new store with --clips {total}"
         )
     if drawn and None in chosen.values():
@@ -169,7 +171,7 @@ def _choose_model(
     left = sorted((m for m in known if m != other or not mixed), key=lambda m: -known[m].gflops_per_clip)
     listed = ", ".join(f"{m} ({known[m].gflops_per_clip:.4g} GFLOPs a clip)" for m in left)
     if len(known) > 2 and len(left) > 1:
-        raise UsageError(f"{store.path} has {len(known)} models, {listed}; name one with --{role}")
+        raise UsageError(f"{store.path} has {counted(len(known), 'model')}, {listed}; name one with --{role}")
     if mixed and len(known) < 2:
         raise DataError(
             f"{store.path} has one model, {listed}, and pattern {pattern} needs two; add one: "
@@ -286,6 +288,7 @@ def require_unseen(store: Store, mix: Mix, rows: NDArray[np.int64], split: str, 
         seen = features.seen_in_training(ids)
         if seen:
             raise DataError(
-                f"{len(seen)} of the {len(ids)} {part} videos of {split} were in the training of {model} ({seen[0]}, …), so "
+                f"{len(seen)} of the {len(ids)} {part} videos of {split} "
+                f"{agreeing(len(seen), 'was', 'were')} in the training of {model} ({seen[0]}, …), so "
                 "the figures would not be of unseen videos; name another --split, or extract with other weights"
             )

@@ -17,7 +17,8 @@ from ..run_folder import read_json, write_json
 from .evaluate import Evaluation, evaluate
 from .initial import require_unseen_by
 from .parts import choose_parts
-from .runs import load_run
+from .runs import load_config, load_run
+from .same_store import open_store
 from .selection import choose_mix, choose_split
 from .train import run_folder, train_agg
 from .train_config import TrainConfig
@@ -125,6 +126,10 @@ def evaluate_splits(path: str | Path, **asked: Any) -> SplitsResult:
     Raises RunError where it is no such folder, and as `evaluate` does.
     """
     folder = Path(path)
+    for split in _splits_of(folder):  # before the first is evaluated, and named as it was asked for
+        open_store(
+            load_config(folder / split), asked.get("store"), command=["faster", "evaluate", str(folder)]
+        )
     return SplitsResult(
         folder=folder,
         reports={

@@ -21,6 +21,7 @@ from .. import store as stores
 from ..allocator import keep_freed_memory
 from ..cluster import LOCAL, WHOLE_WORKER, WorkerDied, connect, spread
 from ..errors import DataError, FasterError, Interrupted, UsageError
+from ..phrases import counted
 from ..run_folder import alone_in, open_run
 from ..stopping import interruptible
 from ..store import Store
@@ -29,6 +30,7 @@ from .parts import choose_parts
 from .pooled import POOLED_AGGREGATORS, free_memory_bytes
 from .prepared import versions
 from .registry import SCORERS, build, require_known
+from .same_store import recorded_sweep_place
 from .score_skip import own_heads
 from .selection import choose_split
 from .sweep_cells import CellRunner, Line, cache_bytes, cell_mix, reads_logits
@@ -61,7 +63,7 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
-            raise UsageError(f"{self.jobs} jobs; at least 1")
+            raise UsageError(f"{counted(self.jobs, 'job')}; at least 1")
         if self.cache_bytes is not None and self.cache_bytes < 0:
             raise UsageError("the cache cannot be smaller than nothing")
 
@@ -124,7 +126,10 @@ def sweep(config: SweepConfig, *, say: Callable[[str], None] = print, progress: 
         unseen=training.unseen,
     )
     folder = config.folder
-    open_run(folder, _identity(training, store, split))
+    place = recorded_sweep_place(folder, store)
+    open_run(folder, _identity(training, store, split, place))
+    if place != str(store.path.resolve()):
+        say(f"the sweep was begun on {place}; {store.path} is the same store by its fingerprint")
     with alone_in(folder):
         return _run_grid(config, store, split, cells, empty, say, progress)
 
@@ -144,8 +149,11 @@ def _run_grid(
     book.enter([hole_line(hole) for hole in empty])
     todo = [cell for cell in cells if not book.is_finished(cell)]
     for hole in empty:
-        say(f"empty: {hole.cell.aggregator} {hole.cell.pattern} of {hole.cell.clips} clips: {hole.reason}")
-    say(f"{len(cells)} cells into {folder}, {len(cells) - len(todo)} of them finished before")
+        say(
+            f"empty: {hole.cell.aggregator} {hole.cell.pattern} of {counted(hole.cell.clips, 'clip')}: "
+            f"{hole.reason}"
+        )
+    say(f"{counted(len(cells), 'cell')} into {folder}, {len(cells) - len(todo)} of them finished before")
     budget = _cache_budget(config, store, split, todo, say)
     with tqdm(total=len(todo), desc="sweep", unit="cell", disable=not progress) as bar:
 
@@ -352,11 +360,11 @@ def _build(store: Store, cell: Cell) -> Aggregator[Any]:
     return build(cell.aggregator, map_shapes=shapes, num_classes=len(store.class_names))
 
 
-def _identity(training: TrainConfig, store: Store, split: str) -> dict[str, Any]:
-    """What all cells of a folder share; config.json holds it, and another grid must agree with it."""
+def _identity(training: TrainConfig, store: Store, split: str, place: str) -> dict[str, Any]:
+    """What all cells of a folder share; config.json holds it, and another grid must agree with it. `place` is the store's path."""
     settled = ("aggregator", "pattern", "clips", "clip_frames", "expensive", "cheap", "seed", "out", "init")
     values = {name: value for name, value in asdict(training).items() if name not in settled}
-    values["store"] = str(store.path.resolve())
+    values["store"] = place
     values["split"] = split
     return {"sweep": values, "segments": list(store.videos.segments), "versions": versions()}
 

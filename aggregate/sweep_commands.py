@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..cluster import cluster_options
+from ..phrases import counted
 from .options import AS_JSON, DEVICE, STORE, model_options, training_options
 
 _PARTIAL_FAILURE = 3
@@ -123,7 +124,8 @@ def sweep_command(
         _print_json({"folder": str(result.folder), "cells": list(result.lines)})
     else:
         click.echo(
-            f"{len(result.finished)} cells finished, {len(result.failed)} failed, {len(result.empty)} empty: "
+            f"{counted(len(result.finished), 'cell')} finished, {len(result.failed)} failed, "
+            f"{len(result.empty)} empty: "
             f"{result.folder / 'cells.jsonl'}"
         )
         click.echo(f"next: faster report {result.folder}")
@@ -190,7 +192,8 @@ def oracle_command(run_path: str, as_json: bool, **values: Any) -> None:
         return
     click.echo("uses the test labels: a bound, not a result")
     click.echo(
-        f"{result.videos} videos of the {result.part} part of {result.split}; {result.expensive_clips} of {result.clips} "
+        f"{counted(result.videos, 'video')} of the {result.part} part of {result.split}; "
+        f"{result.expensive_clips} of {result.clips} "
         f"clips expensive, {result.gflops_per_video:.4g} GFLOPs a video whichever they are"
     )
     kind = f"best of all {result.ways}" if result.exhaustive else f"best found, greedy of {result.ways}"

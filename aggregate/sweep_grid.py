@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import DataError, UsageError
+from ..phrases import counted
 from ..store import Store
 from .pattern import ANY, Pattern
 
@@ -101,7 +102,7 @@ class Grid:
         if self.figure is not None and self.figure not in FIGURES:
             raise UsageError(f"figure {self.figure} is no grid; allowed: {', '.join(map(str, FIGURES))}")
         if self.seeds < 1:
-            raise UsageError(f"{self.seeds} seeds; at least 1")
+            raise UsageError(f"{counted(self.seeds, 'seed')}; at least 1")
 
 
 def holdings(store: Store, clip_frames: int | None = None) -> dict[int, Holding]:
@@ -115,7 +116,7 @@ def holdings(store: Store, clip_frames: int | None = None) -> dict[int, Holding]
                 gflops={f.model: f.gflops_per_clip for f in features}, clips=min(f.clips for f in features)
             )
     if not found:
-        asked = "" if clip_frames is None else f" of {clip_frames} frames a clip"
+        asked = "" if clip_frames is None else f" of {counted(clip_frames, 'frame')} a clip"
         raise DataError(
             f"{store.path} holds no maps{asked}; make them: faster extract --store {store.path} --model …"
         )
@@ -135,7 +136,9 @@ def expand(grid: Grid, held: Mapping[int, Holding]) -> tuple[list[Cell], list[Em
         lacking = [length for length, holding in held.items() if name and name not in holding.gflops]
         if lacking:
             known = ", ".join(held[lacking[0]].gflops)
-            raise DataError(f"the store has no maps of {name} at {lacking[0]} frames; it has {known}")
+            raise DataError(
+                f"the store has no maps of {name} at {counted(lacking[0], 'frame')}; it has {known}"
+            )
     cells: dict[Cell, None] = {}
     empty: dict[Cell, EmptyCell] = {}
     for cell in _asked(grid, held):
@@ -212,7 +215,9 @@ def _only(models: Sequence[str], place: int, other: str | None, role: str) -> st
     """The dearest (0) or the cheapest (−1) model beside the other one, where there is no doubt which."""
     left = [model for model in models if model != other] or list(models)
     if len(models) > 2 and len(left) > 1:
-        raise UsageError(f"the store has {len(models)} models, {', '.join(models)}; name one with --{role}")
+        raise UsageError(
+            f"the store has {counted(len(models), 'model')}, {', '.join(models)}; name one with --{role}"
+        )
     return left[place]
 
 
@@ -221,9 +226,9 @@ def _cannot_be(cell: Cell, held: Holding) -> str:
     pattern = Pattern.parse("1:1" if cell.pattern == ANY else cell.pattern)
     group = pattern.expensive + pattern.cheap
     if cell.clips > held.clips:
-        return f"the store holds {held.clips} clips a video, not {cell.clips}"
+        return f"the store holds {counted(held.clips, 'clip')} a video, not {cell.clips}"
     if group > cell.clips:
-        return f"{cell.pattern} needs {group} clips, there are {cell.clips}"
+        return f"{cell.pattern} needs {counted(group, 'clip')}, there are {cell.clips}"
     if pattern.expensive and pattern.cheap and cell.expensive == cell.cheap:
         return f"{cell.pattern} needs two models, the store has {cell.expensive}"
     return ""

@@ -89,8 +89,10 @@ def _train(
         origin = load_run(config.init)
         say(start_from(origin, prepared.aggregator, prepared.settled))
         require_unseen_by(origin, store, parts, split)
-        prepared.init, prepared.seen_before = identity(origin), origin.trained_on
+        prepared.init, prepared.seen_before = identity(origin, begun=run), origin.trained_on
     say(f"run folder: {run}")
+    if (before := prepared.settled.store) != str(store.path.resolve()):
+        say(f"the run was begun on {before}; {store.path} is the same store by its fingerprint")
     best = None
     if prepared.trains:
         if not has_tensorboard():

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from ..errors import DataError, StorageError, UsageError
+from ..phrases import agreeing, counted
 from .shapes import FORMS, HUES, KINDS, MOTIONS, FloatArray, cover_of, pixel_grid
 
 FrameArray = npt.NDArray[np.uint8]
@@ -302,7 +303,8 @@ def write_set(config: EventSet, folder: Path, *, progress: bool = False) -> tupl
     foreign = set(folder.rglob("*.mp4")) - set(paths)
     if foreign:
         raise DataError(
-            f"{folder} holds {len(foreign)} videos that are not of this set, such as {min(foreign)}: "
+            f"{folder} holds {counted(len(foreign), 'video')} that {agreeing(len(foreign), 'is', 'are')} not of this set, such as "
+            f"{min(foreign)}: "
             "choose another folder or remove it"
         )
     todo = [(video, path) for video, path in zip(planned, paths, strict=True) if not path.exists()]

@@ -13,6 +13,7 @@ from ..aggregate.report import Confusion, ReportFiles, ReportMeta, ReportRow, wr
 from ..aggregate.train import TrainConfig, TrainResult, train_agg
 from ..extract.pretrain import TrainBackboneConfig, TrainBackboneResult, train_backbone
 from ..extract.run import ExtractConfig, extract
+from ..phrases import counted
 from ..predict import Prediction, Predictor
 from .events import EventSet, average_ceiling, chance, clip_ceiling, planned_videos, write_set
 
@@ -110,7 +111,8 @@ def demo(config: DemoConfig, *, say: Say = print, progress: bool = True) -> Demo
     results: dict[tuple[str, str], list[TrainResult]] = {cell: [] for cell in config.cells}
     with clock.step(
         "aggregate",
-        f"training {len(config.cells)} aggregators on the maps, {len(config.seeds)} seeds each where there is something to train",
+        f"training {counted(len(config.cells), 'aggregator')} on the maps, "
+        f"{counted(len(config.seeds), 'seed')} each where there is something to train",
     ):
         for cell, seed in _progress(config, progress):
             results[cell].append(
@@ -218,15 +220,19 @@ def _meta(config: DemoConfig, backbones: list[TrainBackboneResult], shown: Train
         title="FASTER in minutes: ordered pairs of events",
         lines=(
             f"{events.videos_per_class - events.test_videos_per_class} training and {events.test_videos_per_class} "
-            f"test videos for each of {len(events.class_names)} classes, {events.frames} frames of {events.size}×"
+            f"test videos for each of {counted(len(events.class_names), 'class', 'classes')}, "
+            f"{counted(events.frames, 'frame')} of {events.size}×"
             f"{events.size}, rendered with seed {events.seed}",
             *(
-                f"{model}: {config.backbone_epochs} epochs from scratch; video top-1 of its own averaged scores on "
+                f"{model}: {counted(config.backbone_epochs, 'epoch')} from scratch; video top-1 of its own "
+                "averaged scores on "
                 f"the test part {100 * (backbone.test_top1 or 0):.1f} %"
                 for model, backbone in zip((EXPENSIVE, CHEAP), backbones, strict=True)
             ),
-            f"{config.clips} clips of {config.clip_frames} frames a video, both models, from one store",
-            f"each aggregator: {config.aggregator_epochs} epochs, seeds {', '.join(map(str, config.seeds))}; the best "
+            f"{counted(config.clips, 'clip')} of {counted(config.clip_frames, 'frame')} a video, both "
+            "models, from one store",
+            f"each aggregator: {counted(config.aggregator_epochs, 'epoch')}, seeds "
+            f"{', '.join(map(str, config.seeds))}; the best "
             "epoch chosen on a share of the training videos, the test part looked at once",
             "made by: faster demo",
         ),

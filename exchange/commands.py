@@ -48,7 +48,7 @@ def export_command(as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps(summary.to_dict(), indent=2))
     else:
-        models = " and ".join(f"{model} at {frames} frames" for model, frames in summary.models)
+        models = " and ".join(f"{model} at {counted(frames, 'frame')}" for model, frames in summary.models)
         click.echo(
             f"{summary.out}: {counted(summary.exported, 'video')} exported ({sized(summary.size_bytes)}), "
             f"{summary.already_whole:,} already whole; {models}"

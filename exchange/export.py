@@ -101,7 +101,7 @@ def export(
         key for key in store.models if config.model in (None, key[0]) and config.clip_frames in (None, key[1])
     ]
     if not keys:
-        known = ", ".join(f"{name} at {length} frames" for name, length in store.models) or "none"
+        known = ", ".join(f"{name} at {counted(length, 'frame')}" for name, length in store.models) or "none"
         raise StoreError(f"{store.path} has no such maps to export; it has: {known}")
     models = [ModelExport(store, store.features(*key), pool=config.pool) for key in keys]
     notes = [

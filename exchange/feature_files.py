@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError, UsageError
+from ..phrases import counted
 from ..store.manifest import PART_NAMES, VideoRecord
 from ..store.receipts import ClipFacts
 from ..store.spec import FeatureSpec
@@ -211,7 +212,7 @@ def _choose(place: Path, specs: Sequence[FeatureSpec], model: str, clip_frames: 
     ]
     if len(fitting) == 1:
         return fitting[0]
-    known = ", ".join(f"{spec.model} at {spec.clip_frames} frames" for spec in specs) or "none"
+    known = ", ".join(f"{spec.model} at {counted(spec.clip_frames, 'frame')}" for spec in specs) or "none"
     which = "several" if fitting else "none"
     raise UsageError(
         f"{place} is an export, and {which} of its models fits --model {model}"

@@ -260,7 +260,9 @@ def _clips(config: ImportConfig, found: Survey, own: OwnExport | None) -> int:
         raise StoreError(f"{config.source} was changed: not every video has {own.spec.clips} features")
     clips = config.clips or own.spec.clips
     if own.spec.clips % clips:
-        raise UsageError(f"--clips is {clips}; of an export of {own.spec.clips} clips it must be a divisor")
+        raise UsageError(
+            f"--clips is {clips}; of an export of {counted(own.spec.clips, 'clip')} it must be a divisor"
+        )
     return clips
 
 

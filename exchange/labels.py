@@ -67,12 +67,15 @@ def labels_from_lists(
         )
     if missing and not allow_missing:
         raise SourceError(
-            f"no features of {len(missing):,} of {len(merged):,} listed videos: {missing[0].id!r}, …; go on without "
+            f"no features of {len(missing):,} of {counted(len(merged), 'listed video')}: {missing[0].id!r}, "
+            "…; go on without "
             "with --allow-missing"
         )
     notes = [f"labels from {chosen.name} ({where})", *listing.notes]
     if missing:
-        notes.append(f"no features of {len(missing):,} of {len(merged):,} listed videos: recorded as missing")
+        notes.append(
+            f"no features of {len(missing):,} of {counted(len(merged), 'listed video')}: recorded as missing"
+        )
     if left_out:
         notes.append(
             f"left out, as of no listed video: {len(left_out):,} of {len(names):,} features: {left_out[0]!r}, …"

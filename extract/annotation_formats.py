@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SourceError, UsageError
+from ..phrases import counted
 from .video_folder import VIDEO_EXTENSIONS, VideoFolder, is_utf8, is_video_name
 
 # What datasets call their parts, in file names, folder names and columns.
@@ -434,7 +435,7 @@ def read_class_folders(files: Sequence[Path], listing: Listing) -> None:
         label = labels[steps[depth]] if len(steps) > 1 else -1
         listing.add("", path, label=label, split="folders", part=part)
     if loose:
-        listing.notes.append(f"unlabelled, beside the class folders: {loose:,} videos")
+        listing.notes.append(f"unlabelled, beside the class folders: {counted(loose, 'video')}")
     if len(listing.class_names) == 1:
         listing.notes.append(
             f"one class only: all labelled videos lie in the folder {listing.class_names[0]!r}"

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import SourceError, UsageError
+from ..phrases import agreeing, counted
 from ..store import VideoRecord
 from ..store.manifest import collector_paused
 from .annotation_formats import Entry, Format, Listing, file_formats, get_format
@@ -107,12 +108,17 @@ def read_source(
         raise _missing_error(missing, len(records), " or ".join(searched), listing.folder, candidate.what)
     if missing:
         notes.append(
-            f"{len(missing):,} of {len(records):,} listed videos are not on disk: recorded as missing"
+            f"{len(missing):,} of {counted(len(records), 'listed video')} "
+            f"{agreeing(len(missing), 'is', 'are')} not on disk: recorded as missing"
         )
     if listing.folder.skipped:
-        notes.append(f"{listing.folder.skipped:,} hidden video files or broken links are left out")
+        notes.append(
+            f"{counted(listing.folder.skipped, 'hidden video file')} or broken "
+            f"{agreeing(listing.folder.skipped, 'link is', 'links are')} left out"
+        )
+    notes += _gaps(listing.class_names, records)
     if limit is not None and limit < len(videos):
-        notes.append(f"limited to {limit:,} of {len(videos):,} videos")
+        notes.append(f"limited to {limit:,} of {counted(len(videos), 'video')}")
         videos = _spread(videos, limit)
     return Source(
         root=listing.folder.root,
@@ -122,6 +128,19 @@ def read_source(
         class_names=tuple(listing.class_names),
         notes=tuple(notes),
     )
+
+
+def _gaps(class_names: Sequence[str], records: Sequence[tuple[VideoRecord, bool]]) -> list[str]:
+    """A line where labels are numbers, and not all of them up to the largest occur; they are kept as they are given."""
+    classes = len(class_names)
+    occur = len({record.label for record, _ in records if record.label >= 0})
+    if occur == classes or any(name != str(label) for label, name in enumerate(class_names)):
+        return []
+    return [
+        f"the labels leave gaps: of 0 to {classes - 1:,} {occur:,} occur; the numbers are kept as they are "
+        "given, so a "
+        f"classifier has {classes:,} outputs"
+    ]
 
 
 def segment_source(source: Source, durations: Mapping[str, float], every_seconds: float) -> Source:
@@ -232,7 +251,11 @@ def _in_folder(folder: Path, chosen: Format | None, video_root: Path | None) -> 
         raise UsageError("--video-root goes with annotation files; for class folders pass the folder alone")
     videos = scan_folder(folder)
     if not videos.files and not videos.outside:
-        hidden = f"; {videos.skipped:,} hidden files or broken links are left out" if videos.skipped else ""
+        hidden = (
+            f"; {counted(videos.skipped, 'hidden file')} or broken {agreeing(videos.skipped, 'link is', 'links are')} left out"
+            if videos.skipped
+            else ""
+        )
         raise SourceError(f"no videos in {str(folder)!r} ({_extensions()}){hidden}")
     has_folders = any("/" in path for path in videos.files)
     if chosen and chosen.name == "class-folders" and not has_folders and not videos.outside:
@@ -429,11 +452,13 @@ def _missing_error(
     names = ", ".join(repr(record.path) for record in missing[:3]) + (", …" if len(missing) > 3 else "")
     if len(missing) == listed:
         return SourceError(
-            f"none of the {listed:,} videos listed by {what} is under {searched}{links}: {names}; name their "
+            f"none of the {counted(listed, 'video')} listed by {what} is under {searched}{links}: {names}; "
+            "name their "
             "folder with --video-root, or do without the list with --format class-folders or files"
         )
     return SourceError(
-        f"{len(missing):,} of {listed:,} listed videos are not under {str(folder.root)!r}{links}: {names}; "
+        f"{len(missing):,} of {counted(listed, 'listed video')} {agreeing(len(missing), 'is', 'are')} not "
+        f"under {str(folder.root)!r}{links}: {names}; "
         "fetch them, or go on without them with --allow-missing"
     )
 

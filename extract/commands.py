@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..cluster import cluster_options
+from ..phrases import counted
 from ..stopping import interruptible
 from ..store.options import encoding_options
 
@@ -215,7 +216,8 @@ def extract_command(
         raise click.exceptions.Exit(3)
     if failed > max_failed(summary.videos):
         click.echo(
-            f"{failed} of {summary.videos} videos failed, more than --max-failed allows; all others are whole",
+            f"{failed:,} of {counted(summary.videos, 'video')} failed, more than --max-failed allows; all "
+            "others are whole",
             err=True,
         )
         raise click.exceptions.Exit(3)

@@ -18,6 +18,7 @@ from .. import __version__
 from .. import store as stores
 from ..cluster import LOCAL, WHOLE_WORKER, WorkerDied, connect, spread
 from ..errors import Interrupted, ProvenanceMismatch, SourceError
+from ..phrases import agreeing, counted
 from ..store.receipts import read_receipt, receipt_path
 from .decoders import DecoderPool
 from .events import Report, ShardEvent, VideoEvent
@@ -104,7 +105,8 @@ def run_dask(
                 return
             todo = sorted(lost, key=lambda task: task.shard)
     raise Interrupted(
-        f"{len(todo)} shards kill the workers that run them, though none of their videos does alone (the first is shard "
+        f"{counted(len(todo), 'shard')} {agreeing(len(todo), 'kills', 'kill')} the workers that run "
+        f"{agreeing(len(todo), 'it', 'them')}, though none of their videos does alone (the first is shard "
         f"{todo[0].shard}); perhaps workers have too little memory. All others are whole: run the same command again"
     )
 

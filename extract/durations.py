@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..phrases import counted
 from .decode import LoadedVideo, probe
 from .decoders import DecodeJob, DecoderPool, VideoFailure
 
@@ -36,7 +37,8 @@ def probe_durations(
     if failures:
         more = f" and {len(failures) - 3} more" if len(failures) > 3 else ""
         say(
-            f"{len(failures)} videos cannot be cut into segments, for their length is unknown: {', '.join(failures[:3])}{more}"
+            f"{counted(len(failures), 'video')} cannot be cut into segments, for their length is unknown: "
+            f"{', '.join(failures[:3])}{more}"
         )
     return durations
 

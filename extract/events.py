@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..phrases import agreeing, counted
+
 # Waiting for more than this share of the time is a sign of what bounds a run.
 BOUND_SHARE = 0.1
 
@@ -51,21 +53,31 @@ class StageTimes:
         longest = max(waits, key=lambda name: waits[name])
         return longest if waits[longest] >= BOUND_SHARE else "forward"
 
-    def advice(self, *, decoders: int, on_gpu: bool) -> str:
-        """One line for a person: what bounds the run, and what to change."""
+    def advice(
+        self, *, decoders: int, forward: Callable[[], str], dtype: str = "float16", codec: str = "none"
+    ) -> str:
+        """One line for a person: what bounds the run, and what to change.
+
+        `forward` says what helps where the forward pass does, and is asked only then; `dtype` and `codec` are the store's.
+        """
         shares, cores = self.shares, len(os.sched_getaffinity(0))
         if self.bound_by == "decode":
             found = f"decoding bounds this run (the forward pass waited for it {shares['decode wait']:.0%} of the time)"
             if decoders < cores:
-                return f"{found}: raise --decoders (now {decoders}; {cores} cores here)"
-            return f"{found}, and all {cores} cores decode: use a machine with more cores, or videos of fewer pixels"
+                return f"{found}: raise --decoders (now {decoders}; {counted(cores, 'core')} here)"
+            return f"{found}, and {'the one core' if cores == 1 else f'all {cores} cores'} {agreeing(cores, 'decodes', 'decode')}: use a machine with more cores, or videos of fewer pixels"
         if self.bound_by == "write":
             found = f"writing bounds this run (the forward pass waited for it {shares['write wait']:.0%} of the time)"
-            return f"{found}: use a faster disk, or --dtype uint8 for half the bytes"
+            if codec != "none":
+                return (
+                    f"{found}: --codec none, into another --store, spares compressing; or use a faster disk"
+                )
+            smaller = (
+                ", or --dtype uint8, into another --store, for half the bytes" if dtype == "float16" else ""
+            )
+            return f"{found}: use a faster disk{smaller}"
         found = f"the forward pass bounds this run (it computed {shares['forward']:.0%} of the time)"
-        if on_gpu:
-            return f"{found}: use more --devices, or try a larger --batch-clips"
-        return f"{found}: use a GPU, a machine with more cores, or a cheaper model"
+        return f"{found}: {forward()}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import UsageError, VideoError, WeightsError
 from ..flops import MapShape, gflops, meta_copy
+from ..phrases import counted
 from .backbones import Backbone
 from .backbones.adapters import LibraryBackbone
 from .fast_forward import FastForward, fast_forward, has_onednn
@@ -180,7 +181,8 @@ class FrozenBackbone:
             raise VideoError(_not_finite(maps[:n], first))
         if logits is not None and logits.shape != (len(frames), self.backbone.num_classes):
             raise UsageError(
-                f"the network gives logits {tuple(logits.shape)} of {len(frames)} clips, and says that it has "
+                f"the network gives logits {tuple(logits.shape)} of {counted(len(frames), 'clip')}, and "
+                "says that it has "
                 f"{self.backbone.num_classes} classes"
             )
         if logits is not None and not bool(torch.isfinite(logits[:n]).all()):

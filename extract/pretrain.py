@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from .. import __version__
 from ..errors import SourceError, UsageError, WeightsError
 from ..holdout import hold_out
+from ..phrases import agreeing, counted
 from ..ranks import Ranks, joined
 from ..run_folder import open_run, read_json, write_json
 from ..stopping import interruptible
@@ -151,7 +152,8 @@ def _train(
         write_json(run_dir / "result.json", result.to_dict())
     if task.failed:
         say(
-            f"{len(task.failed)} videos could not be decoded and were left out; see {run_dir / 'failures.jsonl'}"
+            f"{counted(len(task.failed), 'video')} could not be decoded and "
+            f"{agreeing(len(task.failed), 'was', 'were')} left out; see {run_dir / 'failures.jsonl'}"
         )
     return result
 
@@ -176,7 +178,8 @@ def choose_parts(config: TrainBackboneConfig, source: Source, say: Say) -> Parts
     test = [video for video in test if video.splits[split] == "test"] or test
     left_out = f", {len(unseen)} left out (fold {config.fold} of {config.folds})" if unseen else ""
     say(
-        f"{config.model}: {len(train)} videos to train on, {len(validation)} to validate, {len(test)} to test "
+        f"{config.model}: {counted(len(train), 'video')} to train on, {len(validation)} to validate, "
+        f"{len(test)} to test "
         f"({split}){left_out}"
     )
     return Parts(
@@ -274,7 +277,10 @@ def _share_out(
     )
     train, validation = [videos[i] for i in kept], [videos[i] for i in held]
     if not train or not validation:
-        raise SourceError(f"{len(videos)} labelled training videos are too few to train on and validate with")
+        raise SourceError(
+            f"{counted(len(videos), 'labelled training video')} {agreeing(len(videos), 'is', 'are')} too "
+            "few to train on and validate with"
+        )
     return train, validation
 
 

@@ -10,6 +10,7 @@ from typing import Self
 
 from tqdm import tqdm
 
+from ..phrases import counted
 from .events import Event, ShardEvent, StageTimes, VideoEvent
 
 SLOWEST = 3
@@ -83,7 +84,8 @@ class Progress:
                 heapq.heappop(self._slowest)
         if elapsed := self._bar.format_dict["elapsed"]:
             self._bar.set_postfix_str(
-                f"{self.clips} clips, {self.clips / elapsed:.1f} clips/s, {self.gflops / elapsed:.4g} GFLOP/s, "
+                f"{counted(self.clips, 'clip')}, {self.clips / elapsed:.1f} clips/s, "
+                f"{self.gflops / elapsed:.4g} GFLOP/s, "
                 f"bound by {self.times.bound_by}, {self.failed} failed",
                 refresh=False,
             )

@@ -24,6 +24,7 @@ from .. import store as stores
 from ..cluster import LOCAL
 from ..devices import choose_device
 from ..errors import SourceError, UsageError
+from ..phrases import counted
 from ..stopping import interruptible
 from ..store import manifest as manifests
 from ..store import writer
@@ -31,6 +32,7 @@ from ..store.attributes import read_spec
 from ..store.inspect import plain_bytes
 from ..store.removal import finish_removals
 from ..store.schema import shard_videos_for
+from .advice import faster_forward
 from .annotations import Source, segment_source
 from .config import ExtractConfig
 from .dask_executor import run_dask
@@ -166,7 +168,16 @@ def extract(
             time_shares=bar.times.shares,
             bound_by=bar.times.bound_by,
             advice=bar.times.advice(
-                decoders=config.decoders * len(devices), on_gpu=devices[0].startswith("cuda")
+                decoders=config.decoders * len(devices),
+                forward=lambda: (
+                    faster_forward(
+                        [network for network, _ in networks], specs, bar.clips_by_model, devices=len(devices)
+                    )
+                    if config.cluster in (None, LOCAL)
+                    else "use more workers, or faster ones"  # this machine is none of them
+                ),
+                dtype=config.dtype,
+                codec=config.codec,
             ),
         )
 
@@ -295,9 +306,10 @@ def _plan_line(path: Path, specs: Sequence[stores.FeatureSpec], videos: int, tod
     random = [spec.model for spec in specs if spec.weights_random]
     sizes = sorted({spec.transform["size"] for spec in specs})
     warning = f"; RANDOM WEIGHTS for {', '.join(random)}: smoke tests and timing only" if random else ""
-    views = f" in {specs[0].views} views" if specs[0].views > 1 else ""
-    whole = "all whole already" if not todo else f"{todo} to do in {shards} shards"
+    views = f" in {counted(specs[0].views, 'view')}" if specs[0].views > 1 else ""
+    whole = "all whole already" if not todo else f"{todo} to do in {counted(shards, 'shard')}"
     return (
-        f"{path}: {videos} videos ({whole}), {specs[0].clips} clips of {specs[0].clip_frames} frames at "
+        f"{path}: {counted(videos, 'video')} ({whole}), {counted(specs[0].clips, 'clip')} of "
+        f"{counted(specs[0].clip_frames, 'frame')} at "
         f"{' and '.join(f'{size}×{size}' for size in sizes)}{views}, {' and '.join(f'{spec.model} in {spec.precision}' for spec in specs)}{warning}"
     )

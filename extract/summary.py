@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..phrases import agreeing, counted
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -26,7 +28,8 @@ class Estimate:
         """For a person."""
         most = "at most " if self.compressed else ""
         return (
-            f"{self.videos} videos take {most}{size_text(self.store_bytes)} in the store; "
+            f"{counted(self.videos, 'video')} {agreeing(self.videos, 'takes', 'take')} "
+            f"{most}{size_text(self.store_bytes)} in the store; "
             f"{size_text(self.free_bytes)} are free there"
         )
 
@@ -80,14 +83,16 @@ class ExtractSummary:
         """For a person."""
         gflops_per_second = self.gflops_spent / self.seconds if self.seconds else 0.0
         lines = [
-            f"{self.store}: {self.extracted} videos extracted in {self.seconds:.1f} s "
+            f"{self.store}: {counted(self.extracted, 'video')} extracted in {self.seconds:.1f} s "
             f"({self.clips_per_second:.1f} clips/s, {gflops_per_second:,.4g} GFLOP/s), "
-            f"{self.already_whole} were whole already, {self.missing} are missing on disk"
+            f"{self.already_whole:,} {agreeing(self.already_whole, 'was', 'were')} whole already, "
+            f"{self.missing:,} {agreeing(self.missing, 'is', 'are')} missing on disk"
         ]
         if self.extracted:
             slow = ", ".join(f"{video} {seconds:.2f} s" for video, seconds in self.slowest)
             lines.append(
-                f"  {self.whole} of {self.videos} videos are whole; {size_text(self.written_bytes)} written"
+                f"  {self.whole:,} of {counted(self.videos, 'video')} {agreeing(self.whole, 'is', 'are')} "
+                f"whole; {size_text(self.written_bytes)} written"
                 + (f"; slowest to decode: {slow}" if slow else "")
             )
             lines.append(f"  {self.advice}")

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import WeightsError
 from .backbones import Backbone, ResNet3D
 from .backbones.adapters import LibraryBackbone
+from .pickled import listed, other_objects, reason_of, saved_anew, shown
 
 State = Mapping[str, Tensor]
 
@@ -50,8 +51,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader has no exception type of its own for a file that is not one
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{path} cannot be read as weights: {reason}") from error
+        if objects := other_objects(path, str(error)):
+            raise WeightsError(
+                f"{path} cannot be read as weights: it holds other Python objects beside tensors "
+                f"({listed(objects)}), and to read such a file may run any "
+                f"code in it, so nothing of it was read; {saved_anew(path)}"
+            ) from error
+        raise WeightsError(f"{path} cannot be read as weights: {reason_of(error)}") from error
+    whole = loaded
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
@@ -60,13 +67,21 @@ def read_state(path: Path) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
     ):
         raise WeightsError(
-            f'{path} holds no state dict: names with tensors, bare or under "state_dict" or "model"'
+            f'{path} holds no state dict, names with tensors, bare or under "state_dict" or "model", but {shown(loaded)}'
+            + (f"; {saved_anew(path, whole)}" if _has_tensors(loaded) else "")
         )
     state = dict(loaded)
     for prefix in WRAPPERS:
         if state and all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
+
+
+def _has_tensors(loaded: Any) -> bool:
+    """Whether there is anything to save, in what was read or one level deeper."""
+    values = list(loaded.values()) if isinstance(loaded, Mapping) else []
+    deeper = [inner for value in values if isinstance(value, Mapping) for inner in value.values()]
+    return any(isinstance(value, Tensor) for value in values + deeper)
 
 
 def fit_names(state: State, backbone: Backbone) -> dict[str, Tensor]:

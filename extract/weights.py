@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..errors import WeightsError
+from ..phrases import counted
 from ..run_folder import write_json, write_tensors
 from .backbones import LIBRARIES, Backbone, build, on_meta, require_known
 from .backbones.libraries import pretrained
@@ -154,7 +155,7 @@ def save_weights(backbone: Backbone, path: str | Path, info: WeightsInfo) -> Wei
         raise WeightsError(f"weights are saved as .safetensors, not as {path.name}")
     if info.class_names is not None and len(info.class_names) != backbone.num_classes:
         raise WeightsError(
-            f"{len(info.class_names)} class names for a classifier of {backbone.num_classes} classes"
+            f"{counted(len(info.class_names), 'class name')} for a classifier of {backbone.num_classes} classes"
         )
     state = backbone.state_dict()
     info = replace(info, digest=weights_digest(state), path=str(path))
@@ -242,7 +243,8 @@ def _classes(model: str, path: Path, state: State, info: WeightsInfo | None, ask
     counts = {who: count for who, count in says.items() if count is not None}
     if len(set(counts.values())) > 1:
         raise WeightsError(
-            f"{path}: " + ", ".join(f"{count} classes by {who}" for who, count in counts.items())
+            f"{path}: "
+            + ", ".join(f"{counted(count, 'class', 'classes')} by {who}" for who, count in counts.items())
         )
     return next(iter(counts.values()), None)
 

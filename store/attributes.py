@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
+from ..phrases import counted
 from .files import METADATA_BYTES_MAX, read_regular, require_inside
 from .remote import RemotePath
 from .sealed import digest
@@ -58,5 +59,7 @@ def read_spec(folder: Path) -> FeatureSpec:
         raise StoreError(f"{folder}/zarr.json holds no provenance")
     read = FeatureSpec.from_dict(spec)
     if read.folder != "/".join(folder.parts[-3:]):
-        raise StoreError(f"{folder}/zarr.json is that of {read.model} at {read.clip_frames} frames")
+        raise StoreError(
+            f"{folder}/zarr.json is that of {read.model} at {counted(read.clip_frames, 'frame')}"
+        )
     return read

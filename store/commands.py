@@ -84,7 +84,9 @@ def _print_model(model: ModelSummary) -> None:
     weights = "RANDOM WEIGHTS" if model.weights_random else f"weights {model.weights_digest[:12]}"
     shape = "×".join(map(str, model.map_shape))
     codec = "" if model.codec == "none" else f" in {model.codec}"
-    logits = f"logits of {model.num_classes:,} classes" if model.num_classes else "no logits"
+    logits = (
+        f"logits of {counted(model.num_classes, 'class', 'classes')}" if model.num_classes else "no logits"
+    )
     click.echo(
         f"  {model.model}, {counted(model.clips, 'clip')} of {counted(model.clip_frames, 'frame')}, maps {shape} {model.dtype}{codec}, {logits}, "
         f"{model.gflops_per_clip:.4g} GFLOPs a clip, {weights}"
@@ -100,7 +102,7 @@ def _print_model(model: ModelSummary) -> None:
     if model.agreement is not None:
         click.echo(
             f"    the classifier on the stored maps: top-1 as the backbone's own in {model.agreement.same_top1} of "
-            f"{model.agreement.clips} sampled clips"
+            f"{counted(model.agreement.clips, 'sampled clip')}"
         )
     elif model.whole and model.dtype == "uint8":
         click.echo("    no linear classifier in the store: what encoding cost in top-1 cannot be told")

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import StoreError, one_line
+from ..phrases import counted
 from .derived import Column, read_array, read_attributes, write_arrays
 from .encoding import checksum
 from .manifest import Manifest
@@ -84,7 +85,8 @@ def empty_coverage(spec: FeatureSpec, rows: int, names: Collection[str] = COLUMN
     size = sum(prod(shape) * np.dtype(COLUMNS[name][0]).itemsize for name, shape in shapes.items())
     if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2:
         raise StoreError(
-            f"{rows} videos of {spec.views} views of {spec.clips} clips of {spec.model} would take "
+            f"{counted(rows, 'video')} of {counted(spec.views, 'view')} of {counted(spec.clips, 'clip')} of "
+            f"{spec.model} would take "
             f"{size / 1e9:,.0f} GB of memory to list: the metadata is damaged, or this machine too small"
         )
     return Coverage(
@@ -288,7 +290,9 @@ def _enter(
         facts = entry.facts
         sizes = {len(facts.starts), len(facts.times_seconds), len(facts.padded), len(entry.crc32c)}
         if sizes != {spec.clips}:
-            raise StoreError(f"{where}: its receipt gives row {entry.row} other than {spec.clips} clips")
+            raise StoreError(
+                f"{where}: its receipt gives row {entry.row} other than {counted(spec.clips, 'clip')}"
+            )
         values: dict[str, ArrayLike] = {
             "frames": facts.frames,
             "fps": facts.fps,

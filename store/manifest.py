@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError
+from ..phrases import counted
 from .commit import put_if_absent
 from .files import read_regular
 from .sealed import seal, unseal
@@ -144,7 +145,8 @@ def load(store: Path) -> Manifest:
         )
     if [file.stem for file in files] != [f"{number:06d}" for number in range(len(files))]:
         raise StoreError(
-            f"{store / 'manifest'} has {len(files)} segments and not the numbers 0 to {len(files) - 1}: one is missing, and "
+            f"{store / 'manifest'} has {counted(len(files), 'segment')} and not the numbers 0 to "
+            f"{len(files) - 1}: one is missing, and "
             "rows cannot be told without it; restore it, or extract into another --store"
         )
     columns, segments = [], []
@@ -156,10 +158,12 @@ def load(store: Path) -> Manifest:
             raise StoreError(f"{file}: {error.strerror}") from error
         column = _parse(file, data)
         if not rows <= column["start"] < rows + SHARD_VIDEOS_LIMIT or (column["start"] and not rows):
-            raise StoreError(f"{file}: begins at row {column['start']}, after {rows} rows before it")
+            raise StoreError(
+                f"{file}: begins at row {column['start']}, after {counted(rows, 'row')} before it"
+            )
         rows, videos = column["start"] + len(column["ids"]), videos + len(column["ids"])
         if rows > ROWS_MAX:
-            raise StoreError(f"{file}: {rows} rows; a store has at most {ROWS_MAX}")
+            raise StoreError(f"{file}: {counted(rows, 'row')}; a store has at most {ROWS_MAX}")
         columns.append(column)
         segments.append(hashlib.sha256(data).hexdigest())
     ids, paths, groups = [""] * rows, [""] * rows, [""] * rows
@@ -183,7 +187,9 @@ def load(store: Path) -> Manifest:
         missing.update({name: (entry["label"], entry["splits"]) for name, entry in column["missing"].items()})
     present = set(ids) - {""}
     if len(present) != videos:
-        raise StoreError(f"{store / 'manifest'} names {videos - len(present)} videos twice, or without an id")
+        raise StoreError(
+            f"{store / 'manifest'} names {counted(videos - len(present), 'video')} twice, or without an id"
+        )
     return Manifest(
         ids=ids,
         paths=paths,
@@ -244,7 +250,8 @@ def _new_ones(
 ) -> list[VideoRecord]:
     if tuple(class_names) != current.class_names:
         raise StoreError(
-            f"the source has {len(class_names)} classes, the store {len(current.class_names)}, or their names or "
+            f"the source has {counted(len(class_names), 'class', 'classes')}, the store "
+            f"{len(current.class_names)}, or their names or "
             "order differ; labels would not mean the same: write to another --store"
         )
     fresh = []

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import StoreError, UsageError
+from ..phrases import counted
 from . import manifest as manifests
 from .attributes import read_group_attributes, read_spec
 from .features import Features
@@ -63,9 +64,11 @@ class Store:
         """
         folder = self.path / features_folder(model, clip_frames)
         if not (folder / "zarr.json").is_file():
-            known = ", ".join(f"{name} at {length} frames" for name, length in self.models) or "none"
+            known = (
+                ", ".join(f"{name} at {counted(length, 'frame')}" for name, length in self.models) or "none"
+            )
             raise StoreError(
-                f"{self.path} has no maps of {model} at {clip_frames} frames (it has: {known}); "
+                f"{self.path} has no maps of {model} at {counted(clip_frames, 'frame')} (it has: {known}); "
                 f"make them: faster extract --store {self.path} --model {model} --clip-frames {clip_frames}"
             )
         return Features(self, folder, mapped=self._mapped)
@@ -90,7 +93,9 @@ class Store:
 
         fitting = [key for key in self.models if model in (None, key[0]) and clip_frames in (None, key[1])]
         if len(fitting) != 1:
-            known = ", ".join(f"{name} at {length} frames" for name, length in self.models) or "none"
+            known = (
+                ", ".join(f"{name} at {counted(length, 'frame')}" for name, length in self.models) or "none"
+            )
             raise StoreError(f"{self.path}: say which model's maps and clip length; it has: {known}")
         features = self.features(*fitting[0])
         blocks = (self.shard_videos, 1, features.clips, *features.map_shape)

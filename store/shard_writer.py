@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError
+from ..phrases import counted
 from .commit import link_if_absent, put_if_absent, storage_errors, temporary_beside
 from .encoding import checksum, compress, quantise
 from .files import read_floats
@@ -145,7 +146,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         """
         if sorted(self._entries) != self._expected:
             raise StoreError(
-                f"shard {self._shard} has {len(self._entries)} of its {len(self._expected)} videos"
+                f"shard {self._shard} has {len(self._entries):,} of its {counted(len(self._expected), 'video')}"
             )
         data = {
             scales_key(self._shard, self._view): self._scales,

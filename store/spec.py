@@ -9,6 +9,7 @@ from math import prod
 from typing import Any, Self
 
 from ..errors import ProvenanceMismatch, StoreError
+from ..phrases import counted
 from .encoding import CODECS, DTYPES
 from .sealed import canonical_json, digest
 
@@ -139,7 +140,8 @@ class FeatureSpec:
             f"{name}: store has {_short(a)}, asked {_short(b)}" for name, (a, b) in pairs.items() if a != b
         )
         raise ProvenanceMismatch(
-            f"the store's maps of {self.model} at {self.clip_frames} frames were made otherwise ({differences}); "
+            f"the store's maps of {self.model} at {counted(self.clip_frames, 'frame')} were made otherwise "
+            f"({differences}); "
             "ask for the same, or write to another --store"
         )
 

@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import StoreError
+from ..phrases import counted
 from .commit import TEMPORARY_SUFFIX, storage_errors
 from .coverage import index_holds
 from .features import Features
@@ -222,7 +223,8 @@ def _tasks(store: Store, features: Features) -> Iterator[_Task]:
     for shard, view in list_receipts(features.folder):
         if shard * size >= len(ids) or view >= features.views:
             raise StoreError(
-                f"{receipt_path(features.folder, shard, view)}: a shard beyond the manifest's {len(ids)} rows: a file of "
+                f"{receipt_path(features.folder, shard, view)}: a shard beyond the manifest's "
+                f"{counted(len(ids), 'row')}: a file of "
                 f"{store.path / 'manifest'} is missing; restore it (nothing was removed)"
             )
         keys = shard_keys(features.spec, shard, view)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from faster.phrases import counted, sized
+from faster.phrases import agreeing, counted, sized
 
 
 @pytest.mark.parametrize(("count", "said"), [(0, "0 shards"), (1, "1 shard"), (240_000, "240,000 shards")])
 def test_counted(count: int, said: str) -> None:
     assert counted(count, "shard") == said
+
+
+def test_plurals_and_verbs_that_add_no_s() -> None:
+    assert (
+        counted(1, "class", "classes") == "1 class" and counted(2_000, "class", "classes") == "2,000 classes"
+    )
+    assert [agreeing(count, "takes", "take") for count in (0, 1, 2)] == ["take", "takes", "take"]
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_every_stage_learns_brightness_and_says_what_it_covered(project: Path) -
     report = evaluate(load_run(project / "runs/fast-gru"))
     assert report.metrics.top1 == 1.0 and report.metrics.videos == 4
     assert (report.coverage.listed, report.coverage.whole, report.coverage.failed) == (5, 4, 1)
-    np.testing.assert_array_equal(report.confusion, [[2, 0], [0, 2]])
+    np.testing.assert_array_equal(report.confusion.dense(), [[2, 0], [0, 2]])
 
 
 def test_the_store_knows_what_its_backbones_were_trained_on(project: Path) -> None:
@@ -202,7 +202,7 @@ def test_stopping_early_is_reported_and_a_budget_too_small_is_refused(
     found = json.loads(said.out)
     assert (found["stopped_by"], found["clips"]) == ("budget", {DEAR: 1, CHEAP: 1})
     assert found["saved"] == {"gflops": pytest.approx(after[3] - after[1]), "clips": 2}
-    assert "1 of 1 videos left early" in said.err and "2 of 4 clips" in said.err
+    assert "1 of 1 video left early" in said.err and "2 of 4 clips" in said.err
     assert run_command(*command, "--exit", "0.01") == 0
     assert "confident: saved" in capsys.readouterr().out
     with table.open() as file:

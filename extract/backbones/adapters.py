@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...flops import meta_copy
+from ...phrases import counted
 from .base import Backbone
 
 TEMPORAL_REDUCTION = 8
@@ -115,7 +116,8 @@ class LibraryBackbone(Wrapped):
                 )
         if clip_frames % TEMPORAL_REDUCTION:
             raise UsageError(
-                f"{self.name}: a clip of {clip_frames} frames; --clip-frames takes a multiple of {TEMPORAL_REDUCTION}"
+                f"{self.name}: a clip of {counted(clip_frames, 'frame')}; --clip-frames takes a multiple of "
+                f"{TEMPORAL_REDUCTION}"
             )
         try:
             with torch.no_grad():
@@ -127,7 +129,8 @@ class LibraryBackbone(Wrapped):
         ) as error:  # what networks raise for a shape they do not take
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UsageError(
-                f"{self.name} takes no clips of {clip_frames} frames of {size}×{size} pixels ({reason}); choose another "
+                f"{self.name} takes no clips of {counted(clip_frames, 'frame')} of "
+                f"{size}×{size} pixels ({reason}); choose another "
                 "--clip-frames or --size"
             ) from error
 

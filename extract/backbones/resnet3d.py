@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import UsageError
+from ...phrases import counted
 from .base import Backbone
 from .registry import STEM_WIDTH, register
 
@@ -33,7 +34,7 @@ def require_frames(clip_frames: int) -> None:
     """Raise UsageError where these networks take no clips of so many frames."""
     if clip_frames % TEMPORAL_REDUCTION:
         raise UsageError(
-            f"a clip of {clip_frames} frames; this network takes a multiple of {TEMPORAL_REDUCTION}"
+            f"a clip of {counted(clip_frames, 'frame')}; this network takes a multiple of {TEMPORAL_REDUCTION}"
         )
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...phrases import counted
+
 if TYPE_CHECKING:
     from .status import ModelStatus, Status
 
@@ -61,9 +63,10 @@ def status_command(store: Path, script: Path | None, watch: float | None, as_jso
 def _print(status: Status, script: Path | None) -> None:
     for model in status.models:
         click.echo(
-            f"{status.store}: {model.model}, {model.clip_frames} frames: {model.whole} of {model.shards} shards whole, "
-            f"{model.running} being written; {model.videos_whole} of {model.videos} videos whole, "
-            f"{model.videos_failed} failed"
+            f"{status.store}: {model.model}, {counted(model.clip_frames, 'frame')}: {model.whole:,} of "
+            f"{counted(model.shards, 'shard')} whole, "
+            f"{model.running} being written; {model.videos_whole:,} of {counted(model.videos, 'video')} whole, "
+            f"{model.videos_failed:,} failed"
         )
         if model.lacking:
             click.echo(f"  {_pace(model)}")
@@ -98,7 +101,7 @@ def _word(path: Path) -> str:
 
 def _pace(model: ModelStatus) -> str:
     if model.shards_per_hour is None:
-        return "no rate yet" if model.running else "nothing is being written"
+        return "no rate yet, so the time left is not known" if model.running else "nothing is being written"
     pace = f"{model.shards_per_hour:.3g} shards an hour in the last hour of work"
     if model.seconds_left is None:
         return f"{pace}; nothing is being written"
@@ -144,7 +147,7 @@ def slurm_command(extract_arguments: tuple[str, ...], out: Path | None, go: bool
     from .slurm import submit, write_script
 
     script = write_script(extract_arguments, out=out, **values)
-    click.echo(f"{script.path}: {script.tasks} tasks, logs in {script.logs}")
+    click.echo(f"{script.path}: {counted(script.tasks, 'task')}, logs in {script.logs}")
     if go:
         click.echo(submit(script.path))
         click.echo(f"next: faster status {_word(script.store)}")

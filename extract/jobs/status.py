@@ -25,6 +25,10 @@ from ...store.remote import require_local
 
 RECENT_SECONDS = 600.0  # a shard whose file was written to since then is being written
 RATE_SECONDS = 3600.0  # the rate is that of the last hour in which shards became whole
+MEASURED_SECONDS = (
+    30.0  # over which it is measured at least: one batch may end several shards at once, in milliseconds
+)
+AT_ONCE_SHARE = 0.01  # of that time: shards so near to the first ended with it
 READS_AT_ONCE = 16  # receipts; a network file system answers many requests together
 
 
@@ -36,8 +40,10 @@ class ModelStatus:
         shards, whole, running: shards in all; those with a receipt; those that something was written to just now.
         lacking: the shards that have no receipt in some view, ascending.
         videos, videos_whole, videos_failed: counted once a view.
-        shards_per_hour: of the last hour in which shards became whole; None where less than two did.
-        seconds_left: at that rate; None where it is not known, or nothing is running.
+        shards_per_hour: this model's, of the last hour in which shards of it became whole; None where that says nothing:
+            none became whole half a minute or more after another.
+        seconds_left: at that rate, or a lower one where the shards in hand take longer already; None where it is not
+            known, or nothing is running.
     """
 
     model: str
@@ -106,7 +112,12 @@ class Watch:
         put = {key: seconds for key, seconds in receipt_times(features.folder).items() if key in shards}
         lacking = shards - put.keys()
         now = time.time()
-        running = sum(now - seconds < RECENT_SECONDS for seconds in _being_written(features, lacking))
+        in_hand = [
+            now - begun
+            for begun, written in _being_written(features, lacking)
+            if now - written < RECENT_SECONDS
+        ]
+        running = len(in_hand)
         failed = self._count_failed(features, put)
         videos = int(members.sum()) * features.views
         rate = _rate(put.values())
@@ -121,7 +132,7 @@ class Watch:
             videos_whole=videos - int(sum(members[shard] for shard, _ in lacking)) - failed,
             videos_failed=failed,
             shards_per_hour=rate,
-            seconds_left=len(lacking) / rate * 3600 if rate and running else None,
+            seconds_left=_left(len(lacking), rate, in_hand) if rate and running else None,
         )
 
     def _count_failed(self, features: Features, put: Mapping[tuple[int, int], float]) -> int:
@@ -165,25 +176,34 @@ def status(path: str | Path) -> Status:
 
 
 def _rate(times: Iterable[float]) -> float | None:
-    """Shards an hour: those of the last hour, over the time from the first to the last of them."""
+    """Shards an hour: those of the last hour that ended after the first, over the time from the first to the last of them."""
     seconds = sorted(times)
     recent = [value for value in seconds if value > seconds[-1] - RATE_SECONDS] if seconds else []
-    if len(recent) < 2 or recent[0] == recent[-1]:
+    measured = recent[-1] - recent[0] if recent else 0.0
+    if measured < MEASURED_SECONDS:
         return None
-    return (len(recent) - 1) / (recent[-1] - recent[0]) * 3600
+    later = sum(value > recent[0] + AT_ONCE_SHARE * measured for value in recent)
+    return later / measured * 3600
 
 
-def _being_written(features: Features, lacking: set[tuple[int, int]]) -> Iterator[float]:
-    """When each shard's temporary file was last written to; of only those shards that have a folder yet."""
+def _left(shards: int, rate: float, in_hand: Sequence[float]) -> float:
+    """Seconds for so many shards at `rate` an hour, or at that of the shards in hand (seconds since each was begun)."""
+    slowest = max(in_hand)
+    return shards * max(3600 / rate, slowest / len(in_hand))
+
+
+def _being_written(features: Features, lacking: set[tuple[int, int]]) -> Iterator[tuple[float, float]]:
+    """When each shard's temporary file was made, and last written to; of only those shards that have a folder yet."""
     folder = features.folder / "maps" / "c"
     begun = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
     for shard, view in lacking:
         if str(shard) not in begun:
             continue
         files = (folder / str(shard) / str(view)).rglob(f".*{TEMPORARY_SUFFIX}")
-        times = [_seconds(file) for file in files]
+        # A folder is changed when a file in it is made: the one that is being written, at the latest.
+        times = [(_seconds(file.parent), _seconds(file)) for file in files]
         if times:
-            yield max(times)
+            yield max(times, key=lambda of_file: of_file[1])
 
 
 def _seconds(file: Path) -> float:

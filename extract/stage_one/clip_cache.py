@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ...errors import StorageError, VideoError
-from ...phrases import sized
+from ...phrases import agreeing, counted, sized
 from ...store import VideoRecord
 from ...store.commit import TEMPORARY_SUFFIX, temporary_beside
 from ..clips import random_clip
@@ -95,7 +95,7 @@ class ClipCache:
         """
         lacking = [entry for entry in entries if not _is_whole(entry.file)]
         if not lacking:
-            say(f"cache: {self.folder} holds all {len(entries)} videos")
+            say(f"cache: {self.folder} holds all {counted(len(entries), 'video')}")
             return {}
         self._remove_abandoned()
         failed: dict[str, str] = {}
@@ -135,12 +135,12 @@ class ClipCache:
 
     def _require_room(self, needed: int, videos: int, there: int, say: Callable[[str], None]) -> None:
         if not videos:
-            say(f"cache: {self.folder} holds {there} videos")
+            say(f"cache: {self.folder} holds {counted(there, 'video')}")
             return
         parent = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
         free = shutil.disk_usage(parent).free
-        have = f", {there} are there" if there else ""
-        what = f"cache: {videos} decoded videos take {sized(needed)} in {self.folder}{have}; {sized(free)} are free"
+        have = f", {there} {agreeing(there, 'is', 'are')} there" if there else ""
+        what = f"cache: {counted(videos, 'decoded video')} {agreeing(videos, 'takes', 'take')} {sized(needed)} in {self.folder}{have}; {sized(free)} are free"
         if needed > free:
             raise StorageError(f"{what}: {_MEND}")
         say(what)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...phrases import counted
 from ...stopping import interruptible
 from ..commands import share_cores, source_of, source_options
 
@@ -152,7 +153,7 @@ def _print(config: TrainBackboneConfig, result: TrainBackboneResult) -> None:
     unseen = f", {result.unseen} of fold {config.fold} unseen" if result.unseen else ""
     click.echo(
         f"{result.weights}: {'best' if config.validation_share else 'last'} epoch {result.best_epoch}, "
-        f"{f'video top-1: {tops}; ' if tops else ''}trained on {result.trained_on} videos{unseen}"
+        f"{f'video top-1: {tops}; ' if tops else ''}trained on {counted(result.trained_on, 'video')}{unseen}"
     )
     settings = [
         word

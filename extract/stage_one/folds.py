@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import SourceError, UsageError
+from ...phrases import agreeing, counted
 from ...store import VideoRecord
 
 
@@ -51,7 +52,8 @@ def fold_of(
     for k in range(folds):
         if not counts[k].any():
             raise SourceError(
-                f"{len(units)} groups of training videos do not fill {folds} folds; ask for fewer with --folds"
+                f"{counted(len(units), 'group')} of training videos {agreeing(len(units), 'does', 'do')} "
+                f"not fill {folds} folds; ask for fewer with --folds"
             )
         if (gone := np.flatnonzero((totals > 0) & (counts[k] == totals))).size:
             raise SourceError(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from ...errors import DataError, UsageError
+from ...phrases import agreeing, counted
 from ...store import VideoRecord
 from ..backbones import Backbone, on_meta
 from ..weights import WeightsInfo, load_weights
@@ -38,7 +39,7 @@ def start_from(
         if info.trained_on
         else "; which videos it was trained on is unknown: test videos may be among them"
     )
-    return info, f"starts from {info.path}, {len(taken)} tensors, {classifier}{unknown}"
+    return info, f"starts from {info.path}, {counted(len(taken), 'tensor')}, {classifier}{unknown}"
 
 
 def require_unseen_by(info: WeightsInfo, videos: Sequence[VideoRecord], what: str) -> None:
@@ -50,7 +51,8 @@ def require_unseen_by(info: WeightsInfo, videos: Sequence[VideoRecord], what: st
     seen = {video.id for video in videos}.intersection(info.trained_on)
     if seen:
         raise DataError(
-            f"{len(seen)} of the {len(videos)} {what} were in the training of {info.path} ({min(seen)}, …), so it must not "
+            f"{len(seen)} of the {len(videos)} {what} {agreeing(len(seen), 'was', 'were')} in the training "
+            f"of {info.path} ({min(seen)}, …), so it must not "
             "be started from; start from weights of the same split and fold, or of other videos"
         )
 

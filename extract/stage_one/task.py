@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ...errors import RunError, SourceError, StorageError, UsageError, VideoError
+from ...phrases import counted
 from ...ranks import Ranks
 from ...store import VideoRecord
 from ...store.commit import replace as write_whole
@@ -86,7 +87,8 @@ class BackboneTask:
         if clips < 2 * ranks.count:
             mend = "add videos" if clips < config.batch_size else "raise --batch-size"
             raise UsageError(
-                f"batches of {clips} clips for {ranks.count} processes: batch norm needs two clips in each; "
+                f"batches of {counted(clips, 'clip')} for {counted(ranks.count, 'process', 'processes')}: "
+                "batch norm needs two clips in each; "
                 f"{mend}, or start fewer"
             )
 
@@ -208,7 +210,7 @@ class BackboneTask:
                 kept.append(train[i])
             if not kept:
                 reason = self.failed[train[rows[-1]].id]
-                raise SourceError(f"none of a batch's {len(rows)} videos can be decoded: {reason}")
+                raise SourceError(f"none of a batch's {counted(len(rows), 'video')} can be decoded: {reason}")
             labels = torch.tensor([video.label for video in kept])
             yield clips[: len(kept)], labels, [video.id for video in kept]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -131,3 +132,110 @@ def test_one_gpu_cannot_be_named_for_several_ranks(monkeypatch: pytest.MonkeyPat
     assert started() == Ranks(rank=1, count=2)
     with pytest.raises(UsageError, match="leave it out, and each takes its own GPU"), joined("cuda:0"):
         pass
+
+
+WORLD = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+
+
+def free_port() -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return str(taken.getsockname()[1])
+
+
+def set_only(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for name in (*WORLD, "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"RANK": "0", "WORLD_SIZE": "2"},
+        {"LOCAL_RANK": "0", "WORLD_SIZE": "2"},
+        {"RANK": "1", "WORLD_SIZE": "8", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"},
+        WORLD,
+        {**WORLD, "MASTER_PORT": "many"},
+        {**WORLD, "MASTER_PORT": "70000"},
+        {**WORLD, "MASTER_PORT": "29500", "RANK": "2"},
+    ],
+)
+def test_variables_that_are_left_over_are_named(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    set_only(monkeypatch, variables)
+    with pytest.raises(UsageError) as raised:
+        started()
+    message = str(raised.value)
+    assert all(f"{name}={value}" in message for name, value in variables.items())
+    unset = message.partition("unset ")[2].partition(";")[0].split()
+    assert set(unset) == set(variables) and "torchrun --nproc-per-node" in message
+    for name in unset:
+        monkeypatch.delenv(name)
+    assert started() == ALONE
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "2"},
+        {"RANK": "3"},
+        {"LOCAL_RANK": "1"},
+        {"RANK": "0", "WORLD_SIZE": "1"},
+        {**WORLD, "WORLD_SIZE": "1"},
+        {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "7"},
+        {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"},
+        {"RANK": "", "WORLD_SIZE": "2"},
+    ],
+)
+def test_variables_of_others_mean_nothing(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    set_only(monkeypatch, variables)
+    assert started() == ALONE
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_where_nobody_else_comes_it_is_said_soon(tmp_path: Path, rank: str) -> None:
+    """As the command is called: in a process of its own, whose group would wait for hours."""
+    store = make_store(tmp_path / "s.zarr", [make_spec("cheap")], make_videos(24))
+    world = {**WORLD, "RANK": rank, "MASTER_PORT": free_port()}
+    environment = {**os.environ, **world, "OMP_NUM_THREADS": "1"}
+    environment.pop("TORCHELASTIC_RUN_ID", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "faster.cli", "train-agg", "--store", str(store.path), "--device", "cpu"],
+        capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if "WORLD_SIZE=2" in line]
+    assert f"RANK={rank}" in line and "not all of them came within" in line and "unset RANK" in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_port_that_is_taken_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        set_only(monkeypatch, {**WORLD, "MASTER_PORT": port})
+        with pytest.raises(UsageError, match=f"port {port} is taken"), joined("cpu"):
+            pass
+
+
+@pytest.mark.slow
+def test_processes_that_something_else_started_find_each_other(tmp_path: Path) -> None:
+    code = (
+        "from datetime import timedelta\nfrom faster import ranks\nranks.JOINING = timedelta(minutes=1)\n"
+        "with ranks.joined('cpu') as (r, d): print(r.total(r.rank + 1))"
+    )
+    port = free_port()
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, **WORLD, "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": port},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (1, 0)
+    ]
+    assert [process.communicate(timeout=120)[0].strip() for process in both] == ["3.0", "3.0"]

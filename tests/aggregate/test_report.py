@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from faster.aggregate.commands import train_agg_command
+from faster.aggregate.confusion import ConfusionMatrix
 from faster.aggregate.report import (
     Confusion,
     ReportMeta,
@@ -60,7 +61,9 @@ META = ReportMeta(
     coverage=("90 of 91 test videos, 1 missing",),
     confusions=(
         Confusion(
-            counts=np.array([[7, 2], [0, 0]]), class_names=("sweep", "grow"), caption="Where fast-gru errs"
+            counts=ConfusionMatrix.from_dense([[7, 2], [0, 0]]),
+            class_names=("sweep", "grow"),
+            caption="Where fast-gru errs",
         ),
     ),
 )
@@ -206,7 +209,13 @@ def test_all_text_is_escaped(tmp_path):
         lines=(evil,),
         ceilings=((evil, 0.5),),
         coverage=(evil,),
-        confusions=(Confusion(counts=np.eye(2, dtype=np.int64), class_names=(evil, "b"), caption=evil),),
+        confusions=(
+            Confusion(
+                counts=ConfusionMatrix.from_dense(np.eye(2, dtype=np.int64)),
+                class_names=(evil, "b"),
+                caption=evil,
+            ),
+        ),
     )
     files = write_report(rows, meta, tmp_path)
     page = Page(files.page.read_text(encoding="utf-8"))
@@ -245,7 +254,9 @@ def test_many_classes_are_shown_by_their_most_frequent_confusions(tmp_path):
     counts = np.eye(60, dtype=np.int64) * 5
     counts[3, 7], counts[9, 1] = 2, 4
     names = tuple(f"class{number}" for number in range(60))
-    meta = ReportMeta(title="many", confusions=(Confusion(counts=counts, class_names=names),))
+    meta = ReportMeta(
+        title="many", confusions=(Confusion(counts=ConfusionMatrix.from_dense(counts), class_names=names),)
+    )
     page = Page(write_report([row()], meta, tmp_path).page.read_text(encoding="utf-8"))
     assert len(page.tables) == 1
     assert re.findall(r"class\d+ taken for class\d+: \d+ videos", page.text) == [
@@ -275,7 +286,7 @@ def test_rows_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must be finite and at least 0"):
         row(gflops=-1.0)
     with pytest.raises(ValueError, match="for 3 class names"):
-        Confusion(counts=np.eye(2, dtype=np.int64), class_names=("a", "b", "c"))
+        Confusion(counts=ConfusionMatrix.from_dense(np.eye(2, dtype=np.int64)), class_names=("a", "b", "c"))
     with pytest.raises(ValueError, match="at least one row"):
         write_report([], META, tmp_path)
 
@@ -544,7 +555,7 @@ def test_gain_against_the_predictions(swept):
 
     assert meta.gains[0].gained == pytest.approx(shares("gru", (0, 1)))
     assert meta.gains[0].base == pytest.approx(shares("average", (0,)))
-    assert meta.confusions[0].counts.sum() == 2 * 9
+    assert meta.confusions[0].counts.total == 2 * 9
 
 
 def test_paths_that_are_no_runs(swept, tmp_path):

@@ -119,20 +119,38 @@ def test_a_run_counts_once_however_it_is_named(cells, tmp_path, monkeypatch):
     assert [row.seeds for row in rows] == [(0, 1)]
     (line,) = [line for line in meta.coverage if "left out" in line]
     assert line == f"note: {copy} is left out: seed 0 of gru 1:1 of 2 clips is counted once, from {first}"
-    assert meta.confusions[0].counts.sum() == 2 * 9
+    assert meta.confusions[0].counts.total == 2 * 9
 
 
 def test_stores_of_one_name_and_parts_are_told_apart(cells, tmp_path):
     first = cells / f"{GRU}0"
     own = json.loads((first / "config.json").read_text(encoding="utf-8"))["store"]
-    moved = copied(first, tmp_path / "moved", config={"store": "/elsewhere/small.zarr"})
-    rows, meta = report_of([first, moved])
+    other = {"store": "/elsewhere/small.zarr", "videos.segments": ["other"]}
+    rows, meta = report_of([first, copied(first, tmp_path / "other", config=other)])
     assert [row.group for row in rows] == [own, "/elsewhere/small.zarr"]
     covered = [line for line in meta.coverage if line.startswith("test part of split1 of ")]
     assert [line.split(" of ")[2].split(",")[0] for line in covered] == [own, "/elsewhere/small.zarr"]
     validated = copied(first, tmp_path / "validated", result={"part": "val"})
     rows, _ = report_of([first, validated])
     assert [row.group for row in rows] == ["test part", "val part"]
+
+
+def test_a_store_that_moved_is_the_same_in_a_report(cells, tmp_path):
+    """Its path only says where to look: what it holds says which store it is."""
+    first = cells / f"{GRU}0"
+    own = json.loads((first / "config.json").read_text(encoding="utf-8"))["store"]
+    gone = "/elsewhere/renamed.zarr"
+    moved = copied(cells / f"{GRU}1", tmp_path / "moved", config={"store": gone})
+    for paths in ([first, moved], [moved, first]):
+        (row,), meta = report_of(paths)
+        assert row.group == "" and sorted(row.seeds) == [0, 1]
+        assert gone not in str(meta) and own in str(meta)  # the place that is still there
+    unknown = {"store": gone, "videos.segments": []}  # of older runs the manifest is not known
+    rows, _ = report_of([first, copied(moved, tmp_path / "older", config=unknown)])
+    assert len(rows) == 2
+    remade = {"store": gone, "models.dear.spec.weights_digest": "1" * 64, "store_fingerprint": "2" * 64}
+    rows, _ = report_of([first, copied(moved, tmp_path / "remade", config=remade)])
+    assert len(rows) == 2
 
 
 def grid_row(aggregator, pattern, clips, top1, gflops, **names):
@@ -225,7 +243,7 @@ def test_splits_are_averaged_seed_by_seed(cells, tmp_path):
     assert "note: the figures are means over one, two" in meta.coverage
     assert meta.confusions[0].caption.endswith("4 runs added up")
     counted = [json.loads((folder / "result.json").read_text())["confusion"] for folder in runs]
-    assert meta.confusions[0].counts.sum() == sum(sum(map(sum, confusion)) for confusion in counted)
+    assert meta.confusions[0].counts.total == sum(sum(confusion["videos"]) for confusion in counted)
 
     (row,), meta = report_of(runs[:3])  # of the second split only one seed is there
     assert row.seeds == (0,) and row.top1 == pytest.approx((0.6,))
@@ -244,7 +262,8 @@ def test_splits_are_averaged_seed_by_seed(cells, tmp_path):
 
     rows, _ = report_of([*runs, cells / f"{GRU}0", copied(cells / f"{GRU}1", tmp_path / "same")])
     assert len(rows) == 1  # a third split joins the mean
-    again = copied(runs[0], tmp_path / "again", config={"store": "/b/one.zarr"})
+    other = {"store": "/b/one.zarr", "videos.segments": ["other"]}
+    again = copied(runs[0], tmp_path / "again", config=other)
     rows, _ = report_of([*runs, again])  # two stores of one split are compared
     assert len(rows) == 3
 
@@ -258,7 +277,7 @@ def test_the_front_and_the_best_are_each_groups_own(cells, tmp_path):
     ]
     assert pareto_front(rows) == [True, False, True, False]
     other = [
-        copied(run, tmp_path / run.name, config={"store": "/b/other.zarr"})
+        copied(run, tmp_path / run.name, config={"store": "/b/other.zarr", "videos.segments": ["other"]})
         for run in (next(cells.glob("average-*")), cells / f"{GRU}0")
     ]
     _, meta = report_of([cells.parent, *other])
@@ -325,6 +344,11 @@ def test_the_command_has_every_option_of_the_run(cells, tmp_path):
         ("result", "confusion", [[1, 0], [0, 1]], "not 3 × 3"),
         ("result", "confusion", [[1, 0, 0], [0, 1, 0], [0, 1]], "not 3 × 3"),
         ("result", "confusion", [[1, 0, 0], [0, -1, 0], [0, 1, 0]], "not counts"),
+        ("result", "confusion", {"labels": [0], "answers": [3], "videos": [1]}, "not 3 × 3"),
+        ("result", "confusion", {"labels": [0], "answers": [1], "videos": [-1]}, "not counts"),
+        ("result", "confusion", {"labels": [0], "answers": [1], "videos": []}, "not counts"),
+        ("result", "confusion", {"labels": [0], "answers": [1]}, "not counts"),
+        ("result", "confusion", 7, "not counts"),
         ("config", "training.seed", ..., "'seed' is missing"),
         ("config", "training", None, "damaged"),
         ("config", "videos.train", ..., "'train' is missing"),

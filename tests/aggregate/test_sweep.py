@@ -110,7 +110,7 @@ def test_each_cell_is_what_it_would_be_alone(store: Store, swept: SweepResult, t
         cell = swept.folder / "cells" / f"{name}-1-3-n4-l8-dear-cheap-s1"
         for file in SAME_BYTES:
             assert (cell / file).read_bytes() == (alone.run / file).read_bytes(), (name, file)
-        assert json.loads((cell / "result.json").read_text())["confusion"] == alone.report.confusion.tolist()
+        assert json.loads((cell / "result.json").read_text())["confusion"] == alone.report.confusion.to_json()
         assert load_run(cell).config.aggregator == name
 
 

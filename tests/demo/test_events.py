@@ -213,7 +213,7 @@ def test_write_set_refuses_a_folder_of_another_set(tmp_path):
     stranger = tmp_path / "train" / "sweep-then-grow" / "mine.mp4"
     stranger.parent.mkdir(parents=True)
     stranger.touch()
-    with pytest.raises(DataError, match=r"holds 1 videos that are not of this set.*mine\.mp4"):
+    with pytest.raises(DataError, match=r"holds 1 video that is not of this set.*mine\.mp4"):
         write_set(SMALL, tmp_path)
     assert list(tmp_path.rglob("*.mp4")) == [stranger]
 

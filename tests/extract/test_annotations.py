@@ -30,7 +30,7 @@ class TestFiles:
         assert source.format == "files"
         assert source.videos == tuple(VideoRecord(id=name, path=name) for name in ("a b.webm", "b.mp4"))
         assert source.class_names == ()
-        assert source.notes == ("1 hidden video files or broken links are left out",)
+        assert source.notes == ("1 hidden video file or broken link is left out",)
 
     def test_named_files_keep_their_order_and_share_a_root(self, tmp_path: Path) -> None:
         touch(tmp_path, "x/b.mp4", "x/y/a.mp4", "x/not named.mp4")
@@ -58,7 +58,7 @@ class TestFiles:
         cases: list[tuple[object, str]] = [
             (tmp_path / "none", "no such file or folder"),
             (tmp_path / "empty", "no videos in .*extensions: 3gp, avi"),
-            (tmp_path / "hidden", "no videos in .*1 hidden files"),
+            (tmp_path / "hidden", "no videos in .*1 hidden file or broken link is left out"),
             (tmp_path / "list.m3u8", "is no video .* --format"),
             ([tmp_path / "a.mp4", tmp_path / "list.m3u8"], "is not a video file"),
         ]
@@ -186,7 +186,7 @@ class TestChoice:
             read_source(tmp_path / "videos", format="hmdb51")
         write(tmp_path / "train_list.txt", "b.mp4 0")
         with pytest.raises(
-            SourceError, match=r"none of the 1 videos listed by mmaction .*--format class-folders"
+            SourceError, match=r"none of the 1 video listed by mmaction .*--format class-folders"
         ):
             read_source(tmp_path / "videos", allow_missing=True)
         write(tmp_path / "train.csv", KINETICS_HEADER, "yoga,abc,3,13,train")

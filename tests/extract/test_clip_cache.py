@@ -112,7 +112,7 @@ def test_files_that_are_not_whole_are_made_again(tmp_path: Path) -> None:
     for damaged in (b"", b"no array", whole[0][:40], whole[0][:-1], whole[0] + b"0"):
         entries[0].file.write_bytes(damaged)
         failed, said = fill(cache, entries)
-        assert failed == {} and "1 decoded videos take" in said[0] and "1 are there" in said[0]
+        assert failed == {} and "1 decoded video takes" in said[0] and "1 is there" in said[0]
         assert [entry.file.read_bytes() for entry in entries] == whole
 
 
@@ -134,7 +134,7 @@ def test_a_disk_without_room_is_refused_with_the_figures(
     usage = shutil.disk_usage(tmp_path)._replace(free=10 * 107 * 80 * 3 - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(
-        StorageError, match=r"1 decoded videos take 256\.8 kB in .*; 256\.8 kB are free: free"
+        StorageError, match=r"1 decoded video takes 256\.8 kB in .*; 256\.8 kB are free: free"
     ):
         fill(cache, [entry])
     assert not (tmp_path / "cache").exists()

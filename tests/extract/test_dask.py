@@ -161,7 +161,7 @@ def test_what_a_given_cluster_lacks_is_said(tmp_path: Path, monkeypatch: pytest.
     store = tmp_path / "s.zarr"
     with a_cluster(1) as cluster:
         address = cluster.scheduler_address
-        with pytest.raises(UsageError, match=r"of the 1 workers at .* none has the resource GPU"):
+        with pytest.raises(UsageError, match=r"of the 1 worker at .* none has the resource GPU"):
             run(source, tmp_path / "gpu.zarr", cluster=address, devices=("cuda",), precision="bf16")
         real = stage.run_dask
 

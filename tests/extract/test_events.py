@@ -40,15 +40,29 @@ def test_what_bounds_a_run(times: tuple[float, float, float], bound_by: str, adv
     decode, forward, write = times
     spent = StageTimes(decode_wait_seconds=decode, forward_seconds=forward, write_wait_seconds=write)
     assert spent.bound_by == bound_by
-    assert advice in spent.advice(decoders=0, on_gpu=False)
+    assert advice in spent.advice(decoders=0, forward=lambda: "use a GPU")
     assert sum(spent.shares.values()) == pytest.approx(1.0 if any(times) else 0.0)
 
 
 def test_more_decoders_than_cores_are_not_advised() -> None:
     spent = StageTimes(decode_wait_seconds=1.0)
     cores = len(os.sched_getaffinity(0))
-    assert "--decoders" not in spent.advice(decoders=cores, on_gpu=True)
-    assert "--batch-clips" in StageTimes(forward_seconds=1.0).advice(decoders=1, on_gpu=True)
+    assert "--decoders" not in spent.advice(decoders=cores, forward=unasked)
+    assert "--batch" in StageTimes(forward_seconds=1.0).advice(
+        decoders=1, forward=lambda: "try --batch-clips"
+    )
+
+
+def unasked() -> str:
+    raise AssertionError("the forward pass does not bound this run")
+
+
+def test_what_a_store_is_already_is_not_advised() -> None:
+    """A store of uint8 is not made smaller by it, and one of zstd may wait for the compressing."""
+    spent = StageTimes(forward_seconds=1.0, write_wait_seconds=1.0)
+    assert "--dtype" not in spent.advice(decoders=1, forward=unasked, dtype="uint8")
+    told = spent.advice(decoders=1, forward=unasked, dtype="uint8", codec="zstd")
+    assert "--codec none" in told and "--dtype" not in told
 
 
 def test_progress_counts_and_hands_on() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,64 @@ def test_the_rate_is_that_of_the_last_hour_of_work(store: stores.Store) -> None:
     (folder / "maps/c/1/0/0/0/0/0/.0.1-ab.tmp").write_bytes(b"x")
     (cheap,) = [model for model in status(store.path).models if model.model == "r2d26"]
     assert cheap.seconds_left == pytest.approx(1800)
+
+
+def put_at(features: stores.Features, times: dict[int, float]) -> None:
+    """Set when each shard became whole."""
+    for shard, seconds in times.items():
+        os.utime(receipt_path(features.folder, shard, 0), (seconds, seconds))
+
+
+def begin(features: stores.Features, shard: int, *, seconds_ago: float = 0.0) -> None:
+    """A shard that is in hand: not whole, and written to just now."""
+    receipt_path(features.folder, shard, 0).unlink()
+    file = features.folder / f"maps/c/{shard}/0/0/0/0/0/.0.1-ab.tmp"
+    file.write_bytes(b"x")
+    began = time.time() - seconds_ago
+    os.utime(file.parent, (began, began))
+
+
+def test_the_time_left_is_each_models_own(store: stores.Store, tmp_path: Path) -> None:
+    """The fast model's shards come every 40 s and the slow one's every 1,800 s, two of either being whole."""
+    now = time.time()
+    fast, slow = store.features("r2d26", 8), store.features("r2plus1d50", 8)
+    for features, apart in ((fast, 40), (slow, 1800)):
+        begin(features, 2)
+        put_at(features, {0: now - apart - 1, 1: now - 1})
+    found = {model.model: model for model in status(store.path).models}
+    assert found["r2d26"].seconds_left == pytest.approx(40)
+    assert found["r2plus1d50"].seconds_left == pytest.approx(1800)
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.0099, 5.0])
+def test_shards_that_ended_with_one_batch_give_no_rate(
+    store: stores.Store, tmp_path: Path, apart: float
+) -> None:
+    slow, now = store.features("r2plus1d50", 8), time.time()
+    begin(slow, 2)
+    put_at(slow, {0: now - apart - 1, 1: now - 1})
+    (model,) = [model for model in status(store.path).models if model.model == "r2plus1d50"]
+    assert model.running == 1 and model.shards_per_hour is None and model.seconds_left is None
+    (ended,) = run_commands([["status", "s.zarr"]], cwd=tmp_path)
+    assert "no rate yet, so the time left is not known" in ended.output
+
+
+def test_shards_that_end_together_are_not_counted_twice(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s.zarr", SPECS[:1], make_videos(28))  # 7 shards
+    features, now = store.features("r2plus1d50", 8), time.time()
+    begin(features, 6)
+    put_at(features, {shard: now - 600 * (2 - shard // 2) + shard % 2 * 0.01 for shard in range(6)})
+    (model,) = status(store.path).models
+    assert model.shards_per_hour == pytest.approx(4 / 1200 * 3600, rel=1e-3)  # two every 600 s
+
+
+def test_a_shard_that_takes_longer_than_those_before_lengthens_the_time_left(store: stores.Store) -> None:
+    """The whole shards held videos that failed at once; the one in hand has been at work for 900 s."""
+    features, now = store.features("r2plus1d50", 8), time.time()
+    begin(features, 2, seconds_ago=900)
+    put_at(features, {0: now - 950, 1: now - 900})
+    (model,) = [model for model in status(store.path).models if model.model == "r2plus1d50"]
+    assert model.seconds_left == pytest.approx(900, rel=0.05)
 
 
 def test_a_receipt_that_goes_while_it_counts_is_no_error(

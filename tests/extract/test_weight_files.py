@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from faster.errors import WeightsError
@@ -126,3 +133,77 @@ def test_a_variance_below_zero_is_refused(tmp_path: Path) -> None:
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match="1 below zero"):
         load_weights("r2d14-w4", path=tmp_path / "w.safetensors")
+
+
+class Runs:
+    """What makes a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    ("saved", "named"),
+    [
+        (lambda w: {"state_dict": w, "best": np.float64(0.5)}, "numpy"),
+        (lambda w: {"model": w, "args": argparse.Namespace(lr=0.1)}, "argparse.Namespace"),
+        (
+            lambda w: {"state_dict": w, "hyper_parameters": {"when": datetime(2020, 1, 1)}},
+            "datetime.datetime",
+        ),
+        (lambda w: {**w, "epoch": np.int64(3)}, "numpy"),
+        (lambda w: build("r2d14-w4", num_classes=3), "ResNet3D"),
+    ],
+)
+def test_what_lies_beside_the_tensors_is_named_and_the_command_that_is_told_mends_it(
+    tmp_path: Path, saved: Any, named: str, legacy: bool
+) -> None:
+    weights = build("r2d14-w4", num_classes=3).state_dict()
+    path = tmp_path / "it's w.pth"
+    torch.save(saved(dict(weights)), path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(WeightsError, match="beside tensors") as raised:
+        load_weights("r2d14-w4", path=path)
+    told = str(raised.value)
+    assert named in told.partition("(")[2].partition(")")[0]
+    assert "\x1b" not in told and "\\x1b" not in told and "\n" not in told
+    if legacy:  # the command is the same
+        return
+    run_what_is_told(told)
+    plain = tmp_path / "it's w-tensors.pth"
+    assert told.endswith(f"--weights {shlex.quote(str(plain))}")
+    backbone, _ = load_weights("r2d14-w4", path=plain)
+    assert backbone.num_classes == 3
+
+
+def run_what_is_told(told: str) -> None:
+    """Run the command that a message names."""
+    match = re.search(r"alone: (python -c .*); then --weights", told)
+    assert match
+    words = [sys.executable, *shlex.split(match[1])[1:]]
+    subprocess.run(words, check=True, capture_output=True, timeout=120)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("where", ["beside", "bare"])
+def test_nothing_in_a_file_is_executed_to_say_what_it_holds(tmp_path: Path, where: str, legacy: bool) -> None:
+    target = tmp_path / "was-executed"
+    saved = {"state_dict": {}, "x": Runs(target)} if where == "beside" else Runs(target)
+    torch.save(saved, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(WeightsError, match="cannot be read as weights"):
+        load_weights("r2d14-w4", path=tmp_path / "w.pth")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("key", [None, "network"])
+def test_numbers_beside_tensors_and_other_keys_are_named(tmp_path: Path, key: str | None) -> None:
+    weights = dict(build("r2d14-w4", num_classes=3).state_dict())
+    torch.save({"epoch": 3, **(weights if key is None else {key: weights})}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"holds no state dict.*epoch \(int\)") as raised:
+        load_weights("r2d14-w4", path=tmp_path / "w.pth")
+    assert "trust" not in str(raised.value)  # nothing is executed by the command either
+    run_what_is_told(str(raised.value))
+    assert load_weights("r2d14-w4", path=tmp_path / "w-tensors.pth")[0].num_classes == 3

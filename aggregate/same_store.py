@@ -1,0 +1,129 @@
+"""A run's store, wherever it lies now: it is known by what it holds, and its path only says where to look."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .. import store as stores
+from ..errors import DataError, RunError, StoreError, UsageError
+from ..run_folder import read_json, run_began, write_json
+from ..store import Store
+from ..store.remote import SCHEME
+from ..store.sealed import digest
+from .runs import RunConfig, load_config, store_changes
+from .selection import Mix, choose_mix
+
+
+def open_store(config: RunConfig, named: str | Path | None, *, command: Sequence[str]) -> Store:
+    """The store that is named, or else the run's own where it was recorded.
+
+    Raises:
+        StoreError: it is no sound store.
+        RunError: none is named, and there is nothing at the recorded path; with `command`, words, and --store as what to type.
+    """
+    if named is not None:
+        return stores.open(named)
+    try:
+        return stores.open(config.store)
+    except StoreError as error:
+        if not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            raise
+        raise RunError(
+            f"the run's store is not at {config.store}, where it was when the run was made; say where it is "
+            "now: "
+            f"{shlex.join(command)} --store FOLDER"
+        ) from None
+
+
+def mix_of(config: RunConfig, store: Store) -> Mix:
+    """The models and clips of a run, from a store. Raises DataError where it lacks them."""
+    return choose_mix(
+        store,
+        pattern=config.pattern,
+        clips=config.clips,
+        clip_frames=config.clip_frames,
+        expensive=config.expensive,
+        cheap=config.cheap,
+    )
+
+
+def recorded_place(run: Path, store: Store, mix: Mix) -> str:
+    """The path that the run in this folder was begun with, where that was the same store; else the store's own."""
+    here = str(store.path.resolve())
+    try:
+        begun = load_config(run) if run_began(run) else None
+    except RunError:  # what is wrong there is said where the run is opened
+        return here
+    return here if begun is None or store_changes(begun, store, mix) else begun.store
+
+
+def record_place(run: Path, store: Store) -> None:
+    """Put the store's path into a run's config.json, where nothing is left at the recorded one. The run must not be locked."""
+    values = read_json(run / "config.json")
+    recorded = str(values["store"])
+    if not recorded.startswith(SCHEME) and not (Path(recorded) / "zarr.json").exists():
+        write_json(run / "config.json", {**values, "store": str(store.path.resolve())})
+
+
+def recorded_sweep_place(folder: Path, store: Store) -> str:
+    """The path that the sweep in this folder was begun with, where that and all its runs are of the same store."""
+    here = str(store.path.resolve())
+    if not run_began(folder):
+        return here
+    try:
+        begun = read_json(folder / "config.json")
+        recorded = str(begun["sweep"]["store"])
+        if recorded == here or begun["segments"] != list(store.videos.segments):
+            return here
+        for file in folder.glob("cells/*/config.json"):
+            config = load_config(file.parent)
+            if store_changes(config, store, mix_of(config, store)):
+                return here
+    except (DataError, UsageError, KeyError, TypeError):  # what is wrong there is said where it is opened
+        return here
+    return recorded
+
+
+def one_path_each(configs: Sequence[RunConfig]) -> list[RunConfig]:
+    """The configs, those on one store under one path: the first that is still there, or the first of all.
+
+    A store at two paths is the same where its manifest is and nothing that is known of its maps differs.
+    """
+    places: dict[tuple[str, str], dict[Any, set[str]]] = {}
+    for config in configs:
+        facts = places.setdefault(_place(config), {})
+        for key, value in _facts(config).items():
+            facts.setdefault(key, set()).add(value)
+    groups: list[list[tuple[str, str]]] = []
+    for place, facts in places.items():
+        for group in groups:
+            if place[1] == group[0][1] and all(_agree(facts, places[other]) for other in group):
+                group.append(place)
+                break
+        else:
+            groups.append([place])
+    path_of: dict[tuple[str, str], str] = {}
+    for group in groups:
+        there = [path for path, _ in group if (Path(path) / "zarr.json").exists()]
+        path_of |= dict.fromkeys(group, (there or [group[0][0]])[0])
+    return [replace(config, store=path_of[_place(config)]) for config in configs]
+
+
+def _place(config: RunConfig) -> tuple[str, str]:
+    """Path and manifest; of older runs, which do not know it, the path alone."""
+    segments = config.videos.get("segments")
+    return config.store, digest(segments) if segments else config.store
+
+
+def _facts(config: RunConfig) -> dict[Any, str]:
+    """What a run knows of its store's maps: of each model, and of all that it uses together."""
+    specs: dict[Any, str] = {model: digest(entry["spec"]) for model, entry in config.models.items()}
+    return {**specs, tuple(sorted(config.models)): config.store_fingerprint}
+
+
+def _agree(one: Mapping[Any, set[str]], other: Mapping[Any, set[str]]) -> bool:
+    return all(one[key] & other[key] for key in one.keys() & other.keys())
