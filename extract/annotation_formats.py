@@ -10,17 +10,27 @@ from __future__ import annotations
 import csv
 import difflib
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SourceError, UsageError
-from .video_folder import VIDEO_EXTENSIONS, VideoFolder, is_utf8, is_video_name
-
-# What datasets call their parts, in file names, folder names and columns.
-PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
-    ("val", "valid", "validate", "validation"), "val"
+from . import list_text
+from .folder_layout import PARTS, classes_without_videos, layout_of, same_names
+from .list_text import SEPARATORS, SPACE
+from .listed_paths import PathLookup, shown
+from .video_folder import (
+    EXTENSIONS_TEXT,
+    PLAYLISTS,
+    VideoFolder,
+    composed,
+    is_address,
+    is_utf8,
+    is_video_name,
+    stem_of,
 )
+
 MAX_CLASSES = 100_000  # a label beyond it is a number that is no label
 UCF_LIST = re.compile(r"(train|test)list(\d+)\.txt")
 HMDB_LIST = re.compile(r"(.+)_test_split(\d+)\.txt")
@@ -31,7 +41,10 @@ HMDB_LIST = re.compile(r"(.+)_test_split(\d+)\.txt")
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """One mention of one video: `where` is "file:line", "" where the folder itself is the list; `split`/`part` e.g. "split1"/"train", or empty."""
+    """One mention of one video: `where` is "file:line", "" where the folder itself is the list; `split`/`part` e.g. "split1"/"train", or empty.
+
+    `listed` is the path as the list has it where the file is called otherwise, else empty.
+    """
 
     id: str
     path: str
@@ -41,20 +54,23 @@ class Entry:
     split: str
     part: str
     group: str
+    listed: str = ""
 
 
 class Listing:
     """What a format's files say about the videos of `folder`, and what is wrong with them.
 
-    Readers report what is wrong as a `problem` and go on, so that all of it can be counted.
+    Readers report what is wrong as a `problem` and go on, so that all of it can be counted. `lists` is the folder of the
+    lists. With `by_name_only` the folder holds no files, only names that are looked up as they are.
     """
 
-    def __init__(self, folder: VideoFolder) -> None:
+    def __init__(self, folder: VideoFolder, lists: Path | None = None, *, by_name_only: bool = False) -> None:
         self.folder = folder
         self.entries: list[Entry] = []
         self.class_names: list[str] = []
         self.notes: list[str] = []
         self.problems: list[str] = []
+        self._lookup = None if by_name_only else PathLookup(folder, lists)
 
     def problem(self, where: str, what: str) -> None:
         """Note that what `where` says cannot be used."""
@@ -70,31 +86,30 @@ class Listing:
         split: str = "",
         part: str = "",
         group: str = "",
+        bare: bool = False,
+        anywhere: bool = False,
     ) -> None:
         """Add the video at `path` (relative to the root, posix), or note why that is no path of a video.
 
-        `id` defaults to the path; an empty `part` means that the video is not in the split. `where` is "" where the
-        folder itself is the list: a million places would take 130 MB.
+        A file with another extension, or below or above other folders, is taken where one fits, see `PathLookup.find`.
+        `id` defaults to the file's path; an empty `part` means that the video is not in the split. `where` is "" where
+        the folder itself is the list: a million places would take 130 MB. `bare`: the list names videos without an
+        extension. `anywhere`: names are unique, whatever the folder.
         """
         said, where = where, where or f"{self.folder.root}/{path}"
-        steps = path.split("/")
-        if path.startswith("/") or ".." in steps:
-            return self.problem(
-                where, f"{path!r} leaves the video root; paths are relative to it, without '..'"
-            )
-        if "" in steps or "." in steps:
-            path = "/".join(step for step in steps if step not in ("", "."))
-        target = self.folder.leads_outside(path)
-        if target is not None:
-            root = str(self.folder.root)
-            return self.problem(
-                where,
-                f"{path!r} is a link to {target!r}, outside the video root {root!r}; remove it, put the file there, or list it in an "
-                "annotation file and name a folder that holds all of them with --video-root",
-            )
-        if not is_video_name(path):
-            allowed = ", ".join(sorted(VIDEO_EXTENSIONS))
-            return self.problem(where, f"{path!r} is not a video file (extensions: {allowed})")
+        listed = ""
+        if path not in self.folder.files:
+            relative = self._relative(where, path)
+            if relative is None:
+                return
+            found = self._found(where, relative, anywhere=anywhere)
+            if found is None or self._is_link_outside(where, found or relative):
+                return
+            if found:
+                listed = "" if found == relative else path
+            elif not is_video_name(relative) and not (bare and "." not in relative.rpartition("/")[2]):
+                return self.problem(where, f"{path!r} is not a video file ({EXTENSIONS_TEXT})")
+            path = found or relative
         if not is_utf8(path):
             return self.problem(where, f"the name {path!r} is not UTF-8; rename the file")
         self.entries.append(
@@ -107,9 +122,83 @@ class Listing:
                 split=split if part else "",
                 part=part,
                 group=group,
+                listed=listed,
             )
         )
         return None
+
+    def _relative(self, where: str, path: str) -> str | None:
+        """The path relative to the root; None, with the problem noted, where it is none."""
+        if is_address(path):
+            self.problem(where, f"{path!r} is an address and no path; fetch the videos, and list their files")
+            return None
+        if self._lookup is not None:
+            relative = self._lookup.relative(path)
+        else:
+            steps = path.replace("\\", "/").split("/")
+            relative = "/".join(step for step in steps if step not in ("", "."))
+            relative = None if path.startswith("/") or ".." in steps else relative
+        if relative is None:
+            self.problem(
+                where,
+                f"{path!r} leaves the video root {str(self.folder.root)!r}; name a folder that holds all listed videos with "
+                "--video-root",
+            )
+        return relative
+
+    def _found(self, where: str, path: str, *, anywhere: bool) -> str | None:
+        """The file that is meant; "" where there is none; None, with the problem noted, where several fit alike."""
+        if path in self.folder.files or self._lookup is None or self.folder.leads_outside(path):
+            return path
+        if path.rpartition(".")[2].lower() in PLAYLISTS:
+            return ""
+        fits = self._lookup.find(path, anywhere=anywhere)
+        if len(fits) > 1:
+            self.problem(
+                where,
+                f"{len(fits)} files fit {path!r}: {shown(fits)}; keep one, or list it by its whole path",
+            )
+            return None
+        return fits[0] if fits else ""
+
+    def _is_link_outside(self, where: str, path: str) -> bool:
+        target = self.folder.leads_outside(path)
+        if target is not None:
+            root = str(self.folder.root)
+            self.problem(
+                where,
+                f"{path!r} is a link to {target!r}, outside the video root {root!r}; take it with --follow-links, or remove it, put "
+                "the file there, or list it in an annotation file and name a folder that holds all of them with --video-root",
+            )
+        return target is not None
+
+    def settle(self) -> None:
+        """Let each file be one listed video's: a name that fits it only by its stem yields to the one that is its own."""
+        others = [entry for entry in self.entries if entry.listed]
+        if not others:
+            return
+        own = {entry.path for entry in self.entries if not entry.listed}
+        claims: dict[str, str] = {}
+        names: dict[str, str] = {}
+        for entry in others:
+            if entry.path in own:
+                if entry.id == entry.path:
+                    entry.id = entry.listed
+                entry.path, entry.listed, entry.on_disk = entry.listed, "", False
+                continue
+            first = claims.setdefault(entry.path, entry.listed)
+            names[entry.listed] = entry.path
+            if not _may_be_one(first, entry.listed):
+                self.problem(
+                    entry.where,
+                    f"{shown([entry.listed, first])} both fit the file {entry.path!r}; list it by its own path",
+                )
+        if names:
+            listed, path = next(iter(names.items()))
+            here = ascii if composed(listed) == composed(path) else repr
+            self.notes.append(
+                f"listed under another name, found by the stem: {len(names):,}, as {here(listed)} is {here(path)}"
+            )
 
     def add_links_outside(self) -> None:
         """Note every link that leaves the root: where the folder itself is the list, each is on it."""
@@ -117,9 +206,9 @@ class Listing:
             self.add("", path, label=-1)
 
     def lines(self, file: Path) -> Iterable[tuple[str, str]]:
-        """("file:line", text) of each line that is not blank, without the space around it."""
+        """("file:line", text) of each line that is not blank and no comment, without the space around it."""
         for number, line in enumerate(self.text(file).split("\n"), start=1):
-            if text := line.strip():
+            if (text := line.strip()) and not self._is_remark(text):
                 yield f"{file}:{number}", text
 
     def fields(self, file: Path) -> Iterable[tuple[str, str, str]]:
@@ -131,16 +220,56 @@ class Listing:
                 case _:
                     self.problem(where, f"{text!r} has one field where a path and a number belong")
 
-    def text(self, file: Path) -> str:
-        """The file as UTF-8 text without a byte-order mark, every line ending a newline; empty if it is none."""
+    def table(self, file: Path, separator: str) -> Iterable[tuple[str, list[str]]]:
+        """("file:line", fields) of each row of a csv file, or one with another separator, without blanks and comments."""
+        lines = ("" if self._is_remark(line.strip()) else line for line in self.text(file).split("\n"))
+        rows = list_text.rows(lines, separator)
+        number = 0
         try:
-            return file.read_text(encoding="utf-8-sig")
+            for number, fields in rows:
+                yield f"{file}:{number}", fields
+        except csv.Error as error:
+            self.problem(f"{file}:{number + 1}", str(error))
+
+    def _is_remark(self, line: str) -> bool:
+        """Whether a line is a comment: a name on the disk may begin with a "#", too."""
+        if not list_text.is_remark(line):
+            return False
+        names = [
+            line,
+            *(
+                name
+                for separator in (SPACE, *SEPARATORS)
+                for name in list_text.video_fields(line, separator)[:1]
+            ),
+        ]
+        return not any(name in self.folder.files or stem_of(name) in self.folder.by_stem for name in names)
+
+    def text(self, file: Path) -> str:
+        """The file as text without a byte-order mark, every line ending a newline; empty if it is none."""
+        try:
+            data = file.read_bytes()
+            return list_text.decode(data)
         except UnicodeDecodeError as error:
-            line = error.object.count(b"\n", 0, error.start) + 1
-            self.problem(f"{file}:{line}", "not UTF-8 text; save the file as UTF-8")
+            line = data.count(b"\n", 0, error.start) + 1
+            again = f"iconv -f latin1 -t utf-8 {shlex.quote(str(file))} > utf8{file.suffix}"
+            self.problem(
+                f"{file}:{line}", f"not UTF-8 text; save the file as UTF-8, or if it is Latin-1: {again}"
+            )
         except OSError as error:
             self.problem(str(file), f"cannot be read: {error.strerror}")
         return ""
+
+
+def _may_be_one(one: str, other: str) -> bool:
+    """Whether two listed names can be one video's: but for the extension, one is the end of the other."""
+    first, second = (
+        [*composed(each.replace("\\", "/")).split("/")[:-1], stem_of(each)] for each in (one, other)
+    )
+    shorter, longer = sorted(
+        ([s for s in first if s not in ("", ".")], [s for s in second if s not in ("", ".")]), key=len
+    )
+    return longer[len(longer) - len(shorter) :] == shorter
 
 
 # --- The registry --------------------------------------------------------------------------------------
@@ -206,37 +335,22 @@ def get_format(name: str) -> Format:
 # --- The formats ---------------------------------------------------------------------------------------
 
 
-def _head(file: Path) -> list[str]:
-    """The first lines of a file that may be anything."""
-    try:
-        with file.open("rb") as stream:
-            return stream.read(1 << 14).decode("utf-8-sig", errors="replace").splitlines()[:20]
-    except OSError as error:
-        raise SourceError(f"cannot read {str(file)!r}: {error.strerror}") from error
-
-
-def _number(text: str, largest: int) -> int | None:
+def number_of(text: str, largest: int) -> int | None:
     """The whole number 0 … largest that `text` is, or None."""
     number = int(text) if text.isdecimal() and len(text) < 10 else -1
     return number if 0 <= number <= largest else None
 
 
-def _columns(row: Sequence[str]) -> list[str]:
-    return [column.strip().lower() for column in row]
+_KINETICS_COLUMNS = {"youtube_id", "time_start", "time_end"}
 
 
-def _is_kinetics(file: Path) -> bool:
-    return {"youtube_id", "time_start", "time_end"} <= set(_columns(",".join(_head(file)[:1]).split(",")))
+def _kinetics_header(file: Path) -> tuple[str, list[str]] | None:
+    return list_text.header(list_text.head(file), lambda names: set(names) >= _KINETICS_COLUMNS)
 
 
-def _is_mmaction(file: Path) -> bool:
-    fields = [line.rsplit(None, 1) for line in _head(file)]
-    return any(len(f) == 2 and is_video_name(f[0]) and f[1].isdecimal() for f in fields)
-
-
-@annotation_format("kinetics", recognise=_is_kinetics)
+@annotation_format("kinetics", recognise=lambda file: _kinetics_header(file) is not None)
 def read_kinetics(files: Sequence[Path], listing: Listing) -> None:
-    """Kinetics csv, header `label,youtube_id,time_start,time_end,split`; `label` and `split` may lack.
+    """Kinetics csv, header `label,youtube_id,time_start,time_end,split`, in any order; `label` and `split` may lack.
 
     The file is `<youtube_id>_<start:06d>_<end:06d>` with any video extension, in any folder under the root;
     of several, the one under a folder named after its class or part. Classes sort by name.
@@ -257,7 +371,7 @@ def read_kinetics(files: Sequence[Path], listing: Listing) -> None:
             listing.problem(where, f"unknown split {split!r} (known: train, validate, test)")
             continue
         id = f"{row['youtube_id']}_{start:06d}_{end:06d}"
-        found = _best_of(listing.folder.by_stem.get(id, []), class_name, part)
+        found = _best_of(listing.folder.by_stem.get(composed(id), []), class_name, part)
         if len(found) > 1:
             listing.problem(where, f"{len(found)} files fit: {found[0]!r} and {found[1]!r}; keep one")
             continue
@@ -267,21 +381,31 @@ def read_kinetics(files: Sequence[Path], listing: Listing) -> None:
 
 def _csv_rows(file: Path, listing: Listing) -> Iterable[tuple[str, dict[str, str]]]:
     """("file:line", column → value) of each row of a Kinetics csv that has as many fields as its header."""
-    reader = csv.reader(listing.text(file).split("\n"))
-    columns = _columns(next(reader, []))
-    if absent := {"youtube_id", "time_start", "time_end"} - set(columns):
-        listing.problem(f"{file}:1", f"the header lacks {', '.join(sorted(absent))}")
+    found = _kinetics_header(file)
+    if found is None:
+        names = list_text.names_of(next(iter(list_text.head(file)), ""), ",")
+        absent = ", ".join(sorted(_KINETICS_COLUMNS - set(names)))
+        listing.problem(f"{file}:1", f"the header lacks {absent}")
         return
-    line = reader.line_num
-    try:
-        for row in reader:
-            where, line = f"{file}:{line + 1}", reader.line_num
-            if len(row) == len(columns):
-                yield where, dict(zip(columns, map(str.strip, row), strict=True))
-            elif row:
-                listing.problem(where, f"{len(row)} fields where the header has {len(columns)}")
-    except csv.Error as error:
-        listing.problem(f"{file}:{line + 1}", str(error))
+    separator, columns = found
+    yield from named_rows(file, listing, separator, columns)
+
+
+def named_rows(
+    file: Path, listing: Listing, separator: str, columns: Sequence[str]
+) -> Iterable[tuple[str, dict[str, str]]]:
+    """("file:line", column → value) of each row below the header; one of another length is a problem."""
+    names: list[str] | None = None
+    for where, row in listing.table(file, separator):
+        if names is None and list_text.as_names(row) == list(columns):
+            names = row
+        if row == names:  # also where files with headers were put together
+            continue
+        fields = row if any(row[len(columns) :]) else row[: len(columns)]
+        if len(fields) == len(columns):
+            yield where, dict(zip(columns, fields, strict=True))
+        else:
+            listing.problem(where, f"{len(row)} fields where the header has {len(columns)}")
 
 
 def _best_of(paths: list[str], class_name: str, part: str) -> list[str]:
@@ -314,7 +438,8 @@ def read_ucf101(files: Sequence[Path], listing: Listing) -> None:
     names = listing.class_names
     class_file = files[0].parent / "classInd.txt"
     for where, text in listing.lines(class_file):
-        number, _, name = text.partition(" ")
+        number, *rest = text.split(None, 1)
+        name = rest[0] if rest else ""
         if number != str(len(names) + 1) or not name:
             listing.problem(where, f"expected '{len(names) + 1} ClassName', found {text!r}")
             return
@@ -322,16 +447,16 @@ def read_ucf101(files: Sequence[Path], listing: Listing) -> None:
     if not names:
         listing.problem(str(class_file), "lists no class")
         return
-    labels = {name: label for label, name in enumerate(names)}
+    labels = {composed(name): label for label, name in enumerate(names)}
     for split, part, file in sorted(lists, key=lambda item: (item[0], item[1] == "test")):
         for where, text in listing.lines(file):
             path, number = text, ""
             if not is_video_name(text):
                 path, _, number = text.rpartition(" ")
-            class_name = path.rpartition("/")[0].rpartition("/")[2]
-            label = labels.get(class_name)
+            class_name = path.replace("\\", "/").rpartition("/")[0].rpartition("/")[2]
+            label = labels.get(composed(class_name))
             if part == "train" or number:
-                numbered = _number(number, len(names)) or 0
+                numbered = number_of(number, len(names)) or 0
                 if numbered == 0:
                     listing.problem(
                         where, f"a class number of 1 to {len(names)} belongs last, found {text!r}"
@@ -349,7 +474,15 @@ def read_ucf101(files: Sequence[Path], listing: Listing) -> None:
                 continue
             found = re.search(r"_(g\d+)_", path)
             group = f"{names[label]}/{found[1]}" if found else ""
-            listing.add(where, path.rstrip(), label=label, split=f"split{split}", part=part, group=group)
+            listing.add(
+                where,
+                path.rstrip(),
+                label=label,
+                split=f"split{split}",
+                part=part,
+                group=group,
+                anywhere=True,
+            )
 
 
 @annotation_format("hmdb51", recognise=lambda file: bool(HMDB_LIST.fullmatch(file.name)), own_folder=True)
@@ -373,61 +506,35 @@ def read_hmdb51(files: Sequence[Path], listing: Listing) -> None:
                 path = name
             if flag in ("0", "1", "2"):
                 part = ("", "train", "test")[int(flag)]
-                listing.add(where, path, label=label, split=f"split{split}", part=part)
+                listing.add(where, path, label=label, split=f"split{split}", part=part, anywhere=True)
             else:
                 listing.problem(where, f"0, 1 or 2 belongs last, found {flag!r}")
 
 
-@annotation_format("mmaction", recognise=_is_mmaction)
-def read_mmaction(files: Sequence[Path], listing: Listing) -> None:
-    """mmaction list: lines `path label`, the label 0-based and last, so that paths may hold spaces.
-
-    The file's name says the part ("train", "val", "test") and a number of the split ("split_1") or neither.
-    Classes are named after their folders where every one has a folder of its own, else by their number.
-    """
-    for file in files:
-        words = re.findall(r"[a-z]+", file.stem.lower())
-        parts = {PARTS[word] for word in (w.removesuffix("list") for w in words) if word in PARTS}
-        part = parts.pop() if len(parts) == 1 else ""
-        number = re.search(r"split_?(\d+)", file.stem.lower())
-        split = f"split{int(number[1])}" if number else "mmaction"
-        for where, path, last in listing.fields(file):
-            label = _number(last, MAX_CLASSES - 1)
-            if label is None:
-                listing.problem(where, f"a label, 0 to {MAX_CLASSES - 1}, belongs last, found {last!r}")
-            else:
-                listing.add(where, path, label=label, split=split, part=part)
-    folders: dict[int, set[str]] = {}
-    for entry in listing.entries:
-        folders.setdefault(entry.label, set()).add(entry.path.rpartition("/")[0].rpartition("/")[2])
-    count = max(folders, default=-1) + 1
-    names = [next(iter(folders[label])) for label in sorted(folders) if len(folders[label]) == 1]
-    one_each = len(set(names) - {""}) == count
-    listing.class_names = names if one_each else [str(label) for label in range(count)]
-
-
 @annotation_format("class-folders")
 def read_class_folders(files: Sequence[Path], listing: Listing) -> None:
-    """Folders named after their classes, or `train/ val/ test/` with these below; sorted by path."""
+    """Folders named after their classes, below `train/ val/ test/`, above them, or without; sorted by path."""
     root = str(listing.folder.root)
     listing.add_links_outside()
     paths = sorted(listing.folder.files, key=lambda path: path.replace("/", "\0"))  # folder by folder
-    tops = {path[: path.index("/")] for path in paths if "/" in path}
-    if not tops:
+    layout = layout_of(paths)
+    depth = layout.class_step
+    if not any("/" in path for path in paths):
         return
-    has_parts = all(top.lower() in PARTS for top in tops)
-    depth = 1 if has_parts else 0
-    listing.class_names = sorted(
+    names = same_names(
         {steps[depth] for steps in (path.split("/", depth + 1) for path in paths) if len(steps) > depth + 1}
     )
-    labels = {name: label for label, name in enumerate(listing.class_names)}
+    listing.class_names = sorted(set(names.values()))
+    numbers = {known: label for label, known in enumerate(listing.class_names)}
+    labels = {name: numbers[known] for name, known in names.items()}
     loose = 0
     for path in paths:
         steps = path.split("/")
-        part = PARTS[steps[0].lower()] if has_parts and len(steps) > 1 else ""
-        if part and len(steps) == 2:
+        part = layout.part(steps)
+        if part and len(steps) < depth + 2:
             listing.problem(
-                f"{root}/{path}", f"lies in {steps[0]!r}, the folder of a part, and in no class folder"
+                f"{root}/{path}",
+                f"lies in {steps[-2]!r}, the folder of a part, and in no class folder; without labels, pass --format files",
             )
             continue
         loose += len(steps) == 1
@@ -439,6 +546,7 @@ def read_class_folders(files: Sequence[Path], listing: Listing) -> None:
         listing.notes.append(
             f"one class only: all labelled videos lie in the folder {listing.class_names[0]!r}"
         )
+    listing.notes += classes_without_videos(listing.folder, layout)
 
 
 @annotation_format("files")
