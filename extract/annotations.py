@@ -99,6 +99,8 @@ def read_source(
         raise UsageError(f"limit must be at least 1, found {limit}")
     if format is not None and not format:
         raise UsageError("--format is empty; name a format, or leave it out")
+    if video_root is not None and not os.fspath(video_root):
+        raise UsageError("--video-root is empty; name a folder, or leave it out")
     search = _Search(
         chosen=get_format(format) if format is not None else None,
         video_root=None if video_root is None else require_local(video_root),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +119,7 @@ def left_out(videos: VideoFolder) -> list[str]:
     """A line that counts the files that are no videos by their extension; none where there are none."""
     if not videos.left_out:
         return []
-    counts = Counter(videos.left_out).most_common()
+    counts = sorted(videos.left_out.items(), key=lambda item: (-item[1], item[0]))
     named = ", ".join(f"{count:,} .{extension}" for extension, count in counts[:8])
     rest = sum(count for _, count in counts[8:])
     return [

@@ -143,7 +143,10 @@ def rows(lines: Iterable[str], separator: str) -> Iterable[tuple[int, list[str]]
         csv.Error: a row is no csv.
     """
     if separator == SPACE:
-        yield from ((n, cut(line.strip(), SPACE)) for n, line in enumerate(lines, start=1) if line.strip())
+        for number, line in enumerate(map(str.strip, lines), start=1):
+            if line:
+                path, *rest = path_and_rest(line) or [""]  # the path may hold spaces
+                yield number, [path, *rest[0].split()] if path and rest else cut(line, SPACE)
         return
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
     line = 1

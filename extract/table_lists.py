@@ -72,7 +72,7 @@ def _add(
     for row in rows:
         label = labels[composed(row.label)] if labels and row.label else number_of(row.label, MAX_CLASSES - 1)
         if row.label and label is None:
-            at = "belongs last" if bare is False else "belongs there"
+            at = "belongs there" if bare else "belongs last"
             listing.problem(row.where, f"a label, 0 to {MAX_CLASSES - 1}, {at}, found {row.label!r}")
             continue
         own = PARTS.get(row.part.lower(), "")
@@ -130,7 +130,9 @@ def _bare_separator(file: Path, lines: Sequence[str]) -> str | None:
     """What stands between names without an extension and numbers, in a file that calls itself a part's; else None."""
     lines = list_text.without_remarks(lines)
     for separator in (SPACE, *SEPARATORS):
-        fields = [list_text.cut(line, separator) for line in lines]
+        fields = [
+            line.rsplit(None, 1) if separator == SPACE else list_text.cut(line, separator) for line in lines
+        ]
         if lines and _part_of(file)[0] and all(len(f) == 2 and f[1].isdecimal() and f[0] for f in fields):
             return separator
     return None

@@ -16,11 +16,24 @@ KNOWN_FORMS = (
     "label', UCF-101's trainlistNN.txt with classInd.txt, HMDB-51's CLASS_test_splitN.txt"
 )
 _OF_LISTS = frozenset(
-    (*PARTS, *"annotation annotations annots split splits trainlist testlist vallist".split())
+    [*PARTS, "annotation", "annotations", "annots", "split", "splits", "trainlist", "testlist", "vallist"]
 )
 _OF_RESULTS = frozenset(
-    "log logs result results prediction predictions metrics history scores loss readme notes out report config requirements "
-    "classes class names map".split()
+    (
+        *(
+            "log",
+            "logs",
+            "result",
+            "results",
+            "prediction",
+            "predictions",
+            "metrics",
+            "history",
+            "scores",
+            "loss",
+        ),
+        *("readme", "notes", "out", "report", "config", "requirements", "classes", "class", "names", "map"),
+    )
 )
 
 
