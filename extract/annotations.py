@@ -357,7 +357,8 @@ class _Search:
         if self.chosen is not None:
             return []
         for file in files:
-            if looks_like_a_list(file) and where != "around" and (not read or is_part_of(file, read)):
+            is_needed = not read or (is_part_of(file, read) and file.stat().st_size > 0)
+            if looks_like_a_list(file) and where != "around" and is_needed:
                 raise unknown_form(file)
         return notes_on(files) if where == "in" else []
 
