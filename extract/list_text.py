@@ -143,10 +143,10 @@ def rows(lines: Iterable[str], separator: str) -> Iterable[tuple[int, list[str]]
         csv.Error: a row is no csv.
     """
     if separator == SPACE:
-        for number, line in enumerate(map(str.strip, lines), start=1):
-            if line:
-                path, *rest = path_and_rest(line) or [""]  # the path may hold spaces
-                yield number, [path, *rest[0].split()] if path and rest else cut(line, SPACE)
+        for number, text in enumerate(map(str.strip, lines), start=1):
+            if text:
+                found = [] if text.startswith('"') else path_and_rest(text)  # the path may hold spaces
+                yield number, [found[0], *found[1].split()] if found else cut(text, SPACE)
         return
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
     line = 1

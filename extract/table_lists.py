@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import list_text
-from .annotation_formats import MAX_CLASSES, PARTS, Listing, annotation_format, named_rows, number_of
+from .annotation_formats import MAX_CLASSES, Listing, annotation_format, named_rows, number_of
+from .folder_layout import PARTS
 from .list_text import SEPARATORS, SPACE
 from .video_folder import CONTAINER_FOLDERS, composed, is_video_name
 
@@ -272,10 +273,9 @@ def read_csv(files: Sequence[Path], listing: Listing) -> None:
     rows = [row for each in tables.values() for row in each]
     names = _names(rows)
     if names and any(row.number for row in rows):
-        names = _numbered(listing, rows)
+        numbered = _numbered(listing, rows)
+        names = numbered if set(names) <= set(numbered) else names  # else what is wrong was noted
     labels = {name: label for label, name in enumerate(names) if name}
-    if names and len(labels) + names.count("") < len(names):
-        labels = {}
     for file, each in tables.items():
         _add(listing, each, file, labels, split="csv", bare=True)
     if names:
