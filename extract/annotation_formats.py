@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import SourceError, UsageError
 from . import list_text
-from .folder_layout import PARTS, classes_without_videos, layout_of, same_names
+from .folder_layout import PARTS, classes_without_videos, layout_of, parts_among_others, same_names
 from .listing import Entry as Entry
 from .listing import Listing as Listing
 from .video_folder import composed, is_video_name
@@ -280,6 +280,8 @@ def read_class_folders(files: Sequence[Path], listing: Listing) -> None:
     listing.class_names = sorted(set(names.values()))
     numbers = {known: label for label, known in enumerate(listing.class_names)}
     labels = {name: numbers[known] for name, known in names.items()}
+    if mixed := parts_among_others(paths):
+        listing.problem(root, mixed)
     loose = 0
     for path in paths:
         steps = path.split("/")
@@ -290,8 +292,9 @@ def read_class_folders(files: Sequence[Path], listing: Listing) -> None:
                 f"lies in {steps[-2]!r}, the folder of a part, and in no class folder; without labels, pass --format files",
             )
             continue
-        loose += len(steps) == 1
-        label = labels[steps[depth]] if len(steps) > 1 else -1
+        is_loose = len(steps) < depth + 2
+        loose += is_loose
+        label = -1 if is_loose else labels[steps[depth]]
         listing.add("", path, label=label, split="folders", part=part)
     if loose:
         listing.notes.append(f"unlabelled, beside the class folders: {loose:,} videos")

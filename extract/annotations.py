@@ -253,6 +253,7 @@ def _missing_error(
         return SourceError(
             f"none of the {listed:,} videos listed by {what} is under {searched}{links}: {names}; name their "
             "folder with --video-root, or do without the list with --format class-folders or files"
+            + "".join(f"; {line}" for line in left_out(folder))
         )
     return SourceError(
         f"{len(missing):,} of {listed:,} listed videos are not under {str(folder.root)!r}{links}: {names}; "

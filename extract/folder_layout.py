@@ -41,7 +41,8 @@ class Layout:
 def layout_of(paths: Iterable[str]) -> Layout:
     """The layout of class folders: `class/…`, `part/class/…` or `class/part/…`.
 
-    A folder that holds all videos of each part (`train/videos/class/…`) is none of the classes.
+    A folder that holds all videos of each part (`train/videos/class/…`) is none of the classes, nor are `videos` and the
+    like at the top, with loose videos beside them.
     """
     folders = {path.rpartition("/")[0] for path in paths if "/" in path}
     in_steps = [folder.split("/") for folder in sorted(folders)]
@@ -53,6 +54,8 @@ def layout_of(paths: Iterable[str]) -> Layout:
         while all(len(steps) > step and steps[step].lower() in CONTAINER_FOLDERS for steps in in_steps):
             step += 1
         return Layout(class_step=step, part_step=0)
+    if tops and all(top.lower() in CONTAINER_FOLDERS for top in tops):
+        return Layout(class_step=1, part_step=None)
     seconds = {steps[1] if len(steps) > 1 else "" for steps in in_steps}
     if len(seconds) > 1 and all(part_of_folder(second) for second in seconds):
         return Layout(class_step=0, part_step=1)
@@ -64,35 +67,39 @@ def below_the_container(
 ) -> tuple[VideoFolder, list[str]]:
     """The videos of the folder in which the classes begin, and a line where that is not the folder that was named.
 
-    A lone folder that holds all videos is the classes' own folder where it is called `videos` or like the folder above,
-    or where it holds nothing but two or more folders of videos.
+    Folders that hold all videos between them and the root are no classes: neither one that holds nothing but two or more
+    folders of videos, nor one that is called `videos` or like the folder above.
     """
-    root = videos.root
-    while (inner := _container(videos)) is not None:
-        videos = scan_folder(videos.root / inner, follow_links=follow_links)
-    if videos.root == root:
+    inner = _container(videos)
+    if not inner:
         return videos, []
+    videos = scan_folder(videos.root / inner, follow_links=follow_links)
     return videos, [
         f"all videos of {str(folder)!r} lie in one folder, which is read as the source: {str(videos.root)!r}"
     ]
 
 
-def _container(videos: VideoFolder) -> str | None:
-    """The lone folder of all videos, if it is no class; a link to such a folder elsewhere, too."""
+def _container(videos: VideoFolder) -> str:
+    """The folder of all videos, if it is no class, or ""; a link to such a folder elsewhere, too."""
     if not videos.files:
-        links = [path for path in videos.outside if "/" not in path and path.lower() in CONTAINER_FOLDERS]
-        return links[0] if len(links) == len(videos.outside) == 1 else None
-    top = next(iter(videos.files)).partition("/")[0]
-    inner = {path[len(top) + 1 :].partition("/")[::2] for path in videos.files if path.startswith(top + "/")}
-    if any(not path.startswith(top + "/") for path in (*videos.files, *videos.outside)) or part_of_folder(
-        top
-    ):
-        return None
-    if top.lower() in CONTAINER_FOLDERS or composed(top).lower() == composed(videos.root.name).lower():
-        return top
-    folders = {first for first, rest in inner if rest}
-    holds_folders_only = all(rest for _, rest in inner)
-    return top if holds_folders_only and len(folders) > 1 else None
+        links = [path for path in videos.outside if path.lower() in CONTAINER_FOLDERS]
+        return links[0] if len(links) == len(videos.outside) == 1 else ""
+    folders = {path.rpartition("/")[0] + "/" for path in (*videos.files, *videos.outside)}
+    shared = 0
+    lowest, highest = (folder.split("/")[:-1] for folder in (min(folders), max(folders)))
+    for one, other in zip(lowest, highest, strict=False):
+        if one != other or not one or part_of_folder(one):
+            break
+        shared += 1
+    common = lowest[:shared]
+    below = {folder[len("/".join((*common, ""))) :].rstrip("/") for folder in folders}
+    if "" not in below and not all(map(part_of_folder, below)):
+        return "/".join(common)
+    names = [composed(name).lower() for name in (videos.root.name, *common)]
+    containers = [
+        at for at in range(shared) if names[at + 1] in CONTAINER_FOLDERS or names[at + 1] == names[at]
+    ]
+    return "/".join(common[: containers[-1] + 1]) if containers else ""
 
 
 def classes_without_videos(videos: VideoFolder, layout: Layout) -> list[str]:
@@ -125,6 +132,20 @@ def left_out(videos: VideoFolder) -> list[str]:
     return [
         f"files left out, no videos by their extension: {named}" + (f" and {rest:,} others" if rest else "")
     ]
+
+
+def parts_among_others(paths: Iterable[str]) -> str:
+    """What is wrong where some folders at the top are parts of a split and others are not, or ""."""
+    folders = [path.split("/") for path in {path.rpartition("/")[0] for path in paths if "/" in path}]
+    tops = {steps[0] for steps in folders}
+    parts = {top for top in tops if part_of_folder(top)}
+    nested = all(len(steps) > 1 for steps in folders if steps[0] in parts)
+    if not nested or len({part_of_folder(top) for top in parts}) < 2 or parts == tops:
+        return ""
+    return (
+        f"the folders {shown(sorted(parts))} are parts of a split, and beside them lie others that are none: "
+        f"{shown(sorted(tops - parts))}; move those away, or read all videos without labels with --format files"
+    )
 
 
 def same_names(names: Collection[str]) -> dict[str, str]:

@@ -21,7 +21,9 @@ SPACE = " "  # any white space; the path may hold some itself
 
 _HEAD_BYTES = 1 << 14
 _HEAD_LINES = 20
-_PATH_THEN_REST = re.compile(rf"(.+?\.(?:{'|'.join(sorted(VIDEO_EXTENSIONS))}))\s+(\S.*)", re.IGNORECASE)
+_PATH_THEN_REST = re.compile(
+    rf"(.+?\.(?:{'|'.join(sorted(VIDEO_EXTENSIONS))}))\s+([^\s,;|].*)", re.IGNORECASE
+)
 
 
 def encoding_of(data: bytes) -> str:

@@ -8,8 +8,10 @@ first; what is left is looked up by its stem, and only taken where one file fits
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote
 
 from .video_folder import VideoFolder, composed, stem_of
 
@@ -27,6 +29,8 @@ class PathLookup:
 
     def relative(self, path: str) -> str | None:
         r"""The path relative to the root, posix, without "." and ".."; None where it leaves the root."""
+        if path.lower().startswith("file://"):
+            path = unquote(path[len("file://") :])
         if "\\" in path:
             path = path.replace("\\", "/")
         if path.startswith("/"):
@@ -62,13 +66,32 @@ class PathLookup:
 
         A file fits with the same stem, in the same folder, or where one of the two folders is the end of the other; with
         `anywhere`, in any folder: where stems are unique by the data set's own rules. Of those that fit, the ones with
-        the most folders in common count, and of these the ones with the extension.
+        the most folders in common count, and of these the ones with the extension. Capitals, and signs that an address
+        writes as %20, are overlooked where nothing fits otherwise.
         """
-        found = self._folder.by_stem.get(stem_of(path), [])
+        fits = self._alike(path, self._folder.by_stem, str, anywhere=anywhere)
+        if not fits:
+            fits = self._alike(path, self._by_folded_stem, str.casefold, anywhere=anywhere)
+        if not fits and "%" in path and (plain := unquote(path)) != path:
+            return [plain] if plain in self._folder.files else self.find(plain, anywhere=anywhere)
+        return fits
+
+    @cached_property
+    def _by_folded_stem(self) -> dict[str, list[str]]:
+        folded: dict[str, list[str]] = {}
+        for stem, paths in self._folder.by_stem.items():
+            folded.setdefault(stem.casefold(), []).extend(paths)
+        return folded
+
+    @staticmethod
+    def _alike(
+        path: str, by_stem: Mapping[str, list[str]], fold: Callable[[str], str], *, anywhere: bool
+    ) -> list[str]:
+        found = by_stem.get(fold(stem_of(path)), [])
         if not found:
             return []
-        own = _folders(path)
-        common = {each: _common(own, _folders(each)) for each in found}
+        own = _folders(fold(path))
+        common = {each: _common(own, _folders(fold(each))) for each in found}
         fits = [each for each in found if anywhere or common[each] >= min(len(own), len(_folders(each)))]
         best = _best(fits, [common[each] for each in fits])
         extension = path.rpartition(".")[2].lower()

@@ -113,7 +113,7 @@ class Listing:
 
     def _relative(self, where: str, path: str) -> str | None:
         """The path relative to the root; None, with the problem noted, where it is none."""
-        if is_address(path):
+        if is_address(path) and not path.lower().startswith("file:///"):
             self.problem(where, f"{path!r} is an address and no path; fetch the videos, and list their files")
             return None
         if self._lookup is not None:

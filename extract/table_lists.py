@@ -289,17 +289,13 @@ def _rows_of_table(file: Path, listing: Listing, separator: str, columns: Sequen
     label = _column(columns, _CLASSES)
     number = "" if label in _NUMBERS else _column(columns, _CLASSES[-6:])
     for where, row in named_rows(file, listing, separator, columns):
+        row[""] = ""  # what is read for a column that is not there
         if not row[path]:
             listing.problem(where, f"the column {path!r} is empty")
             continue
-        yield _Row(
-            where,
-            row[path],
-            row.get(label, ""),
-            row.get(split, ""),
-            row.get(number, ""),
-            row.get("group", ""),
-        )
+        # Spreadsheets and data frames write whole numbers as 3.0 where a cell of the column is empty.
+        texts = [re.sub(r"^(\d+)\.0+$", r"\1", row[column]) for column in (label, number)]
+        yield _Row(where, row[path], texts[0], row[split], texts[1], row.get("group", ""))
 
 
 def _numbered(listing: Listing, rows: Iterable[_Row]) -> list[str]:

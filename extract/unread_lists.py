@@ -40,6 +40,8 @@ _OF_RESULTS = frozenset(
 def looks_like_a_list(file: Path) -> bool:
     """Whether a file calls itself a list of a part or of annotations: train.csv, k400_val_list.txt, annotations.json."""
     words = set(re.findall(r"[a-z]+", file.stem.lower()))
+    if " " in file.stem and file.suffix.lower() == ".txt":
+        return False  # a text for people
     return (
         file.suffix.lower().lstrip(".") in LIST_EXTENSIONS
         and bool(words & _OF_LISTS)

@@ -166,6 +166,8 @@ def scan_folder(root: Path, *, follow_links: bool = False) -> VideoFolder:
                 if not follow_links and not target.is_relative_to(root):
                     if is_video or is_folder:
                         outside[path] = str(target)
+                    elif "." not in entry.name and not target.exists():
+                        skipped += 1  # it may have been a folder of videos
                 elif is_folder:
                     on_the_way = (*came_by, folder)
                     if not any(real.is_relative_to(target) for real in on_the_way):
@@ -173,7 +175,7 @@ def scan_folder(root: Path, *, follow_links: bool = False) -> VideoFolder:
                 elif entry.is_file():
                     _sort_file(entry, path, files, left_out)
                 else:
-                    skipped += is_video
+                    skipped += is_video or "." not in entry.name
             elif entry.is_dir():
                 stack.append((path + "/", folder / entry.name, came_by))
             elif entry.is_file():

@@ -50,6 +50,20 @@ class TestTheFolderOfAllVideos:
         touch(tmp_path, "yoga/a.mp4", "yoga/day 1/b.mp4", "yoga/day 2/c.mp4")
         assert set(labels(read_source(tmp_path)).values()) == {"yoga"}
 
+    def test_nor_is_one_below_others_or_beside_loose_videos(self, tmp_path: Path) -> None:
+        touch(tmp_path, "deep/a/b/videos/yoga/a.mp4", "deep/a/b/videos/tango/b.mp4")
+        assert read_source(tmp_path / "deep").root == tmp_path / "deep" / "a" / "b" / "videos"
+        touch(tmp_path, "loose/demo.mp4", "loose/videos/yoga/a.mp4", "loose/clips/tango/b.mp4")
+        assert labels(read_source(tmp_path / "loose")) == {
+            "clips/tango/b.mp4": "tango",
+            "demo.mp4": "-",
+            "videos/yoga/a.mp4": "yoga",
+        }
+
+    def test_a_class_of_two_words_beside_one_of_the_first(self, tmp_path: Path) -> None:
+        touch(tmp_path, "swing/a.mp4", "swing/b/c.mp4", "swing dance/d.mp4")
+        assert read_source(tmp_path).class_names == ("swing", "swing dance")
+
     def test_is_no_class_within_parts(self, tmp_path: Path) -> None:
         touch(tmp_path, "a/train/videos/yoga/a.mp4", "a/test/videos/tango/b.mp4", "b/train/videos/a.mp4")
         assert read_source(tmp_path / "a").class_names == ("tango", "yoga")
@@ -75,6 +89,16 @@ class TestParts:
         touch(tmp_path, "waltz/solo/d.mp4")
         assert set(splits(read_source(tmp_path))["yoga/test/b.mp4"]) == {"auto"}
 
+    def test_below_a_lone_class(self, tmp_path: Path) -> None:
+        touch(tmp_path, "yoga/train/a.mp4", "yoga/test/b.mp4")
+        assert labels(read_source(tmp_path)) == {"yoga/test/b.mp4": "yoga", "yoga/train/a.mp4": "yoga"}
+        assert splits(read_source(tmp_path))["yoga/test/b.mp4"] == {"folders": "test"}
+
+    def test_beside_folders_that_are_none(self, tmp_path: Path) -> None:
+        touch(tmp_path, "train/yoga/a.mp4", "val/yoga/b.mp4", "extra/yoga/c.mp4")
+        with pytest.raises(SourceError, match=r"'train', 'val' are parts of a split.*'extra'"):
+            read_source(tmp_path)
+
     def test_one_class_with_its_name_composed_in_two_ways(self, tmp_path: Path) -> None:
         touch(tmp_path, "train/caf\u00e9/a.mp4", "test/cafe\u0301/b.mp4")
         assert len(read_source(tmp_path).class_names) == 1
@@ -86,6 +110,13 @@ class TestLeftOut:
         notes = read_source(tmp_path).notes
         assert "files left out, no videos by their extension: 2 .xyz, 1 .jpg" in notes
         assert "folders without videos, so no classes: 2, 'tango', 'waltz'" in notes
+
+    def test_a_link_that_leads_nowhere_may_have_been_a_class(self, tmp_path: Path) -> None:
+        touch(tmp_path, "yoga/a.mp4")
+        (tmp_path / "tango").symlink_to(tmp_path / "gone")
+        for follow in (False, True):
+            notes = read_source(tmp_path, follow_links=follow).notes
+            assert "1 hidden video files or broken links are left out" in notes
 
     def test_in_a_part(self, tmp_path: Path) -> None:
         touch(tmp_path, "train/yoga/a.mp4", "train/tango/b.mp4", "test/yoga/c.mp4", "test/tango/d.xyz")

@@ -53,6 +53,9 @@ class TestForms:
             ("train.txt", "yoga/a b.mp4 yoga\n# a remark\ntango/c.mp4 tango\n", "mmaction"),
             ("train.txt", "yoga/a b 300 1\ntango/c 250 0\n", "mmaction"),
             ("train.txt", "yoga/a b 1\ntango/c 0\n", "mmaction"),
+            ("train.csv", ",path,label\n0,yoga/a b.mp4,yoga\n1,tango/c.mp4,tango\n", "csv"),
+            ("train.csv", "path,y\nyoga/a b.mp4,1.0\ntango/c.mp4,0.0\n", "csv"),
+            ("train.txt", "yoga/a b.mp4 ,1\ntango/c.mp4 ,0\n", "mmaction"),
             ("x.csv", "yoga/a b.mp4,yoga,train\ntango/c.mp4,tango,train\n", "mmaction"),
         ],
     )
@@ -239,6 +242,8 @@ class TestOtherNames:
             "/home/someone/ucf/yoga/a b.mp4",
             "D:\\films\\yoga\\a b.avi",
             "a b.mkv",
+            "Yoga/A B.mp4",
+            "yoga/a%20b.mp4",
         ],
     )
     def test_one_path_in_many_spellings(self, tmp_path: Path, listed: str) -> None:
