@@ -38,6 +38,7 @@ class Format:
     read: Reader
     recognise: Callable[[Path], bool] | None
     own_folder: bool  # its lists come as a folder of their own, known by their names
+    general: bool  # it takes what no format of narrower rules takes
 
     @property
     def from_files(self) -> bool:
@@ -53,27 +54,35 @@ _formats: dict[str, Format] = {}
 
 
 def annotation_format(
-    name: str, *, recognise: Callable[[Path], bool] | None = None, own_folder: bool = False
+    name: str,
+    *,
+    recognise: Callable[[Path], bool] | None = None,
+    own_folder: bool = False,
+    general: bool = False,
 ) -> Callable[[Reader], Reader]:
-    """Register a reader. Of two formats that recognise a file, the one registered first has it."""
+    """Register a reader. Of two formats that recognise a file, the one registered first has it, and `general` ones come last."""
 
     def register(read: Reader) -> Reader:
         if name in _formats:
             raise ValueError(f"annotation format {name!r} is registered twice")
-        _formats[name] = Format(name=name, read=read, recognise=recognise, own_folder=own_folder)
+        _formats[name] = Format(
+            name=name, read=read, recognise=recognise, own_folder=own_folder, general=general
+        )
         return read
 
     return register
 
 
 def known_formats() -> tuple[str, ...]:
-    """The names that `get_format` takes, in the order in which they are tried."""
+    """The names that `get_format` takes."""
     return tuple(_formats)
 
 
 def file_formats() -> tuple[Format, ...]:
     """The formats that read annotation files, in the order in which they are tried."""
-    return tuple(each for each in _formats.values() if each.from_files)
+    return tuple(
+        sorted((each for each in _formats.values() if each.from_files), key=lambda each: each.general)
+    )
 
 
 def get_format(name: str) -> Format:

@@ -151,7 +151,7 @@ def _is_headerless(file: Path) -> bool:
     )
 
 
-@annotation_format("mmaction", recognise=_is_headerless)
+@annotation_format("mmaction", recognise=_is_headerless, general=True)
 def read_mmaction(files: Sequence[Path], listing: Listing) -> None:
     """Lists without a header: lines `path label`, the label last, a 0-based number or a name; paths may hold spaces.
 
@@ -252,7 +252,7 @@ def _table_header(file: Path) -> tuple[str, list[str]] | None:
     return list_text.header(list_text.head(file), _is_table)
 
 
-@annotation_format("csv", recognise=lambda file: _table_header(file) is not None)
+@annotation_format("csv", recognise=lambda file: _table_header(file) is not None, general=True)
 def read_csv(files: Sequence[Path], listing: Listing) -> None:
     """Tables with a header that names a column of paths, and one of labels or parts, or both; others are ignored.
 

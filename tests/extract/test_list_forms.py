@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from faster.errors import SourceError, UsageError
+from faster.extract import annotation_formats
+from faster.extract.annotation_formats import Listing
 from faster.extract.annotations import read_source
 from sources import KINETICS_HEADER, labels, splits, touch, write
 
@@ -140,6 +143,22 @@ class TestForms:
         file.write_bytes("path,label\nyoga/a b.mp4,yôga\n".encode("latin-1"))
         with pytest.raises(SourceError, match=r"train\.csv:2: not UTF-8 .*iconv -f latin1 -t utf-8 "):
             read_source(tmp_path)
+
+
+class TestAFormatOfOnesOwn:
+    def test_goes_before_those_that_take_what_is_left(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(annotation_formats, "_formats", dict(annotation_formats._formats))
+
+        @annotation_formats.annotation_format("own", recognise=lambda file: file.name == "own_list.txt")
+        def read_own(files: Sequence[Path], listing: Listing) -> None:
+            listing.class_names = ["no", "yes"]
+            for where, line in listing.lines(files[0]):
+                listing.add(where, line.partition("\t")[0], label=line.endswith("yes"))
+
+        write(two_videos(tmp_path) / "own_list.txt", f"{YOGA}\tyes", f"{TANGO}\tno")
+        assert read_source(tmp_path).format == "own"
 
 
 class TestUnknownForms:
