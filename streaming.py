@@ -19,7 +19,7 @@ from .errors import UsageError, VideoError
 from .extract.clips import plan_clips
 from .extract.decode import LoadedVideo, probe, read_frames
 from .extract.decoders import DecodeJob, DecoderPool, VideoFailure
-from .extract.video_folder import scan_folder
+from .extract.video_folder import require_local, scan_folder
 
 SLOTS = 2
 """Clips in memory: the one that is being used, and the one that is being decoded."""
@@ -196,11 +196,11 @@ def list_videos(paths: Iterable[str | Path]) -> list[Path]:
     """The files named, and the video files below the folders named, each folder's sorted by path.
 
     Raises:
-        UsageError: a folder holds no video files.
+        UsageError: a folder holds no video files; a name is empty, or an address.
         SourceError: a folder cannot be read.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(require_local, paths):
         if not path.is_dir():
             found.append(path)
             continue

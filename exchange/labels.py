@@ -178,7 +178,7 @@ def _as_video(name: str) -> str:
 
 def _listing(names: Iterable[str]) -> Listing:
     """A listing under a root where, for each array, its video would lie."""
-    return Listing(VideoFolder(root=Path(), files=frozenset(map(_as_video, names))))
+    return Listing(VideoFolder(root=Path(), files=frozenset(map(_as_video, names))), by_name_only=True)
 
 
 def _stem(name: str) -> str:

@@ -29,11 +29,14 @@ def source_options(command: CommandT) -> CommandT:
         click.option(
             "--allow-missing", is_flag=True, help="Go on without listed videos that are not on disk."
         ),
+        click.option(
+            "--follow-links", is_flag=True, help="Take what links lead to outside of the folder, too."
+        ),
         click.option("--video-root", type=click.Path(), help="Where the videos of an annotation file lie."),
         click.option(
             "--format",
             "annotation_format",
-            help="class-folders, kinetics, mmaction, ucf101, hmdb51 or files; told from the files by default.",
+            help="class-folders, kinetics, mmaction, csv, ucf101, hmdb51 or files; told from the files by default.",
         ),
         click.argument("source", nargs=-1, type=click.Path()),
     ):

@@ -87,6 +87,8 @@ class ExtractConfig(SourceOptions):
             raise UsageError(
                 "workers of a dask cluster are of one kind: say --devices cuda or --devices cpu with --scheduler"
             )
+        if self.store == "":
+            raise UsageError("--store is empty; name the store to write, or leave it out")
         if self.clips is not None and self.clips < 1:
             raise UsageError(f"--clips is {self.clips}; 1 is the least")
 

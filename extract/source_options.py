@@ -19,6 +19,7 @@ class SourceOptions:
         video_root: where the videos of an annotation file lie.
         allow_missing: go on without listed videos that are not on disk; they are recorded as missing.
         limit: this many videos, spread over the classes.
+        follow_links: take what links lead to outside of the source's folder, too.
     """
 
     source: str | tuple[str, ...] | None = None
@@ -26,11 +27,14 @@ class SourceOptions:
     video_root: str | None = None
     allow_missing: bool = False
     limit: int | None = None
+    follow_links: bool = False
 
     @property
     def place(self) -> str | tuple[str, ...]:
         """The source, settled."""
-        return self.source or ("videos" if Path("videos").is_dir() else ".")
+        if self.source is not None and self.source != ():
+            return self.source
+        return "videos" if Path("videos").is_dir() else "."
 
     def read(self, say: Callable[[str], None]) -> Source:
         """Read the source and say what the user should know of it.
@@ -44,6 +48,7 @@ class SourceOptions:
             video_root=self.video_root,
             allow_missing=self.allow_missing,
             limit=self.limit,
+            follow_links=self.follow_links,
         )
         for note in source.notes:
             say(note)

@@ -163,5 +163,6 @@ def _print(config: TrainBackboneConfig, result: TrainBackboneResult) -> None:
     ]
     weights = [] if config.out == "weights" else ["--weights", result.weights]
     given = [config.source] if isinstance(config.source, str) else list(config.source or ())
-    words = [*given, *(["--allow-missing"] if config.allow_missing else []), "--model", config.model]
+    flags = {"--allow-missing": config.allow_missing, "--follow-links": config.follow_links}
+    words = [*given, *(flag for flag, is_set in flags.items() if is_set), "--model", config.model]
     click.echo(f"next: faster extract {shlex.join([*words, *settings, *weights])}")

@@ -13,7 +13,7 @@ from .folds import require_fold
 CACHES = ("uint8",)
 
 # What does not decide the result, and `init`, of which the weights do.
-_BESIDE = ("source", "video_root", "out", "init", "decoders", "device", "cache_folder")
+_BESIDE = ("source", "video_root", "out", "init", "decoders", "device", "cache_folder", "follow_links")
 
 
 @dataclass(frozen=True, kw_only=True)

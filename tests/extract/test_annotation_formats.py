@@ -48,6 +48,17 @@ CASES: dict[str, dict[str, str]] = {
         "contradiction": "héading soccer/a video (1).mp4 0",
         "leaving": "../up.mp4 1",
     },
+    "csv": {
+        "file": "train.csv",
+        "before": "path,label,split",
+        "line": "héading soccer/a video (1).mp4,héading soccer,train",
+        "path": "héading soccer/a video (1).mp4",
+        "class": "héading soccer",
+        "missing": "yoga/zzz.mp4,yoga,train",
+        "malformed": "yoga/x.mp4,yoga",
+        "contradiction": "héading soccer/a video (1).mp4,yoga,train",
+        "leaving": "../up.mp4,yoga,train",
+    },
     "ucf101": {
         "file": "trainlist01.txt",
         "before": "Yoga/v_Yoga_g01_c01.avi 1",
