@@ -146,7 +146,7 @@ def test_videos_that_a_backbone_saw_are_refused(tmp_path: Path) -> None:
     mix = choose_mix(store)
     require_unseen(store, mix, np.array([1, 2, 10]), "split1", "test")
     with pytest.raises(
-        DataError, match=r"1 of the 3 test videos of split1 were in the training of r2d26 \(a/"
+        DataError, match=r"1 of the 3 test videos of split1 was in the training of r2d26 \(a/"
     ):
         require_unseen(store, mix, np.array([9, 10, 11]), "split1", "test")
 

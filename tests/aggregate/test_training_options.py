@@ -406,6 +406,6 @@ def test_a_split_that_cannot_be_reported_is_refused_before_any_training(tmp_path
     ]
     store = make_store(tmp_path / "s.zarr", SPECS, videos, gflops=GFLOPS, trained_on=["v1"])
     config = TrainConfig(store=store.path, aggregator="gru", epochs=1, out=tmp_path / "runs", split="all")
-    with pytest.raises(DataError, match="1 of the 4 test videos of two were in the training of dear"):
+    with pytest.raises(DataError, match="1 of the 4 test videos of two was in the training of dear"):
         train_splits(config, say=[].append, progress=False)
     assert not (tmp_path / "runs").exists()

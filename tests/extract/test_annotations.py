@@ -129,7 +129,7 @@ class TestLinks:
         (tmp_path / "a" / "y.mp4").symlink_to("gone.mp4")
         source = read_source(tmp_path)
         assert labels(source) == {"a/x.mp4": "a"}
-        assert any("broken links" in note for note in source.notes)
+        assert any("1 hidden video file or broken link is left out" in note for note in source.notes)
 
     def test_the_root_itself_may_be_one_and_its_lists_lie_beside_the_link(self, tmp_path: Path) -> None:
         touch(tmp_path / "disk" / "k", "a.mp4")
