@@ -185,10 +185,11 @@ class Predictor:
                 for frames, request in self._requests(clips).items()
             }
             for video, path in enumerate(paths):
-                done, state, probabilities, reason, stopped_by = 0, None, None, "", ""
+                done, state, probabilities, reason, stopped_by, left_out = 0, None, None, "", "", 0
                 try:
                     for loaded in self._clips(streams, video, clips):
                         state, probabilities = self._advance(state, done, loaded.clips)
+                        left_out = loaded.left_out
                         done += 1
                         if done < planned and probabilities.max() >= enough:
                             stopped_by = CONFIDENT
@@ -219,6 +220,7 @@ class Predictor:
                     whole_clips=planned,
                     stopped_by=stopped_by,
                     reason=reason,
+                    left_out=left_out,
                 )
 
     def _requests(self, clips: int) -> dict[tuple[int, int], ClipRequest]:

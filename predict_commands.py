@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .phrases import counted
+
 if TYPE_CHECKING:
     from .predictions import Prediction
 
@@ -139,7 +141,12 @@ def _line(prediction: Prediction) -> str:
     best = ", ".join(f"{name} {100 * p:.1f} %" for name, p in prediction.top())
     clips = " + ".join(f"{count} {model}" for model, count in prediction.clips_of.items())
     stopped = f"; {prediction.stopped_by}: {_share(prediction)}" if prediction.stopped_by else ""
-    return f"{prediction.path}: {best}  ({prediction.gflops:.4g} GFLOPs: {clips} clips{stopped})"
+    left_out = (
+        f"; {counted(prediction.left_out, 'frame')} at the start need pictures from before it and are left out"
+        if prediction.left_out
+        else ""
+    )
+    return f"{prediction.path}: {best}  ({prediction.gflops:.4g} GFLOPs: {clips} clips{stopped}{left_out})"
 
 
 def _share(prediction: Prediction) -> str:

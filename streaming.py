@@ -170,6 +170,7 @@ class ClipReader:
             padded=self._padded[number : number + 1],
             frames=self._probe.frames,
             fps=self._probe.fps,
+            left_out=self._probe.left_out,
         )
 
 

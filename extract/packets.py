@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import time
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,17 +28,20 @@ import av.error
 import av.stream
 import av.video
 import numpy as np
-from av.buffer import Buffer
 from numpy.typing import NDArray
 
 from ..errors import VideoError
 from .mpeg4 import Mpeg4Pictures
+from .orientation import orientation
 from .shown import shown_frames
 from .starts import StreamStart
 
 _TRIAL_FRAMES = 32  # in so many a decoder's order shows
 MAX_PIXELS = 1 << 25  # a picture of 7680×4320 fits
 CONTAINERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "asf", "flv", "ogg", "gif")
+_SETTLED_SECONDS = 0.1  # file systems' clocks are finer
+
+_State = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,11 +150,35 @@ def read_packets(
 
 
 def scan(path: Path) -> PacketScan:
-    """Read all packets of a video, decode its first picture.
+    """Read all packets of a video, decode its first picture. The last file's result is kept: its segments share it.
 
     Raises:
         VideoError: nothing in the file can be used as a video, or it ends before its own index does.
     """
+    global _last
+    state = _state_of(path)
+    if state is not None and _last is not None and _last[0] == state:
+        return _last[1]
+    found = _scan(path)
+    # What was written a moment ago can be written again without a newer time, so that the change would not be seen.
+    if state is not None and time.time() - max(state[-2:]) / 1e9 > _SETTLED_SECONDS and state == _state_of(path):
+        _last = state, found
+    return found
+
+
+_last: tuple[_State, PacketScan] | None = None
+
+
+def _state_of(path: Path) -> _State | None:
+    """Which file this is, and when it was changed."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _scan(path: Path) -> PacketScan:
     with open_video(path) as (container, stream):
         packets = _Packets(stream)
         try:
@@ -179,24 +207,6 @@ def probe(path: Path) -> Probe:
         VideoError: nothing in the file can be used as a video.
     """
     return scan(path).probe
-
-
-def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """How a stored picture is turned to be shown: (transpose, flip rows, flip columns), in this order.
-
-    Raises:
-        VideoError: turned by an angle that is no multiple of 90°.
-    """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if not isinstance(matrix, Buffer):
-        return False, False, False
-    # x' = a·x + c·y, y' = b·x + d·y, in fixed point
-    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32, count=5).tolist()
-    if b == c == 0 and a and d:
-        return False, d < 0, a < 0
-    if a == d == 0 and b and c:
-        return True, b < 0, c < 0
-    raise VideoError(f"turned by {frame.rotation}°: only multiples of 90° are applied")
 
 
 class _Packets:
@@ -264,8 +274,10 @@ class _Packets:
             self._one_each and len(pts) == self.pictures and not (reorders_untimed and context.has_b_frames)
         )
         left_out = 0
-        if timed and self._in_order and self._start.allows(first.pts):
+        if timed and self._in_order and first.pts is not None:
             left_out = int(np.searchsorted(pts, first.pts))
+            if not left_out or not self._start.may_lack(int(pts[left_out - 1])):
+                left_out = 0
         elif not timed and self._mpeg4 is not None:
             left_out = self._mpeg4.leading
         left_out = left_out if left_out < self.pictures else 0

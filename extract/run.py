@@ -156,6 +156,8 @@ def extract(
             whole=len(rows - reasons.keys()),
             labelled=len({int(manifest.labels[row]) for row in rows} - {-1}) > 1,
             failed=dict(Counter(reasons.values()).most_common()),
+            cut_videos=len(bar.left_out),
+            left_out_frames=sum(bar.left_out.values()),
             seconds=seconds,
             clips=bar.clips,
             clips_per_second=bar.clips / seconds if seconds else 0.0,

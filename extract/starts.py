@@ -32,7 +32,7 @@ class StreamStart:
         self.is_late = False
         """Whether it begins in the midst of a group: with pictures before any key picture."""
         self._key: int | None = None  # pts of the first key picture
-        self._limit: int | None = None  # the first picture that is given must not be later than this pts
+        self._limit: int | None = None  # pts from which on each picture is given
         self._refreshes = False  # from the first key picture on, up to the next
 
     def add(self, packet: av.Packet[av.video.VideoStream]) -> None:
@@ -57,9 +57,9 @@ class StreamStart:
         ):
             self._limit = packet.pts  # RADL: decoding from the key picture on gives it
 
-    def allows(self, pts: int | None) -> bool:
-        """Whether a sound file's first picture can be the one with this timestamp."""
-        return pts is not None and (self._limit is None or pts <= self._limit)
+    def may_lack(self, pts: int) -> bool:
+        """Whether a sound file's decoder can leave out the picture with this timestamp, as all before it."""
+        return self._limit is None or pts < self._limit
 
     def _hevc_kind(self, data: bytes) -> int:
         """The type of a packet's first slice."""
