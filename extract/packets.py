@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from ..errors import VideoError
 from .mpeg4 import Mpeg4Pictures
 from .orientation import orientation
-from .shown import shown_frames
+from .shown import lost_frames, shown_frames
 from .starts import StreamStart
 
 _TRIAL_FRAMES = 32  # in so many a decoder's order shows
@@ -218,12 +218,15 @@ class _Packets:
         self.pictures = 0
         # Eight bytes a number: a long video has many packets.
         self._pts = array("q")
+        self._hidden = array("q")
         self._keys = array("q")  # pts, seek_to, pts, seek_to, …
         self._one_each = True
         codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata or b""
         self._mpeg4 = Mpeg4Pictures(extradata) if codec == "mpeg4" else None
         self._shown = shown_frames(codec, extradata)
-        self._start = StreamStart(codec, extradata)
+        self._hides_in_time = codec in ("vp9", "av1")  # of VP8, damage cannot be told
+        index = stream.index_entries if stream.container.format.name.startswith("mov") else ()
+        self._start = StreamStart(codec, extradata, marked=len(index) > 0 and index[0].is_keyframe)
         self._first: av.VideoFrame | None = None
         self._given = self._forgiven = 0
         self._trying = self._in_order = True
@@ -236,7 +239,9 @@ class _Packets:
         pictures = self._pictures(packet)
         self.pictures += pictures
         self._one_each &= pictures <= 1
-        if pictures and packet.pts is not None:
+        if not pictures and self._hides_in_time and packet.size and packet.pts is not None:
+            self._hidden.append(packet.pts)
+        elif pictures and packet.pts is not None:
             self._pts.append(packet.pts)
             if packet.is_keyframe:
                 self._keys.extend((packet.pts, packet.pts if packet.dts is None else packet.dts))
@@ -244,7 +249,7 @@ class _Packets:
             try:
                 self._take(packet.decode())
             except av.error.FFmpegError:
-                self._trying = self._first is None and self._start.is_late
+                self._trying = self._first is None and self._start.may_refuse
                 self._forgiven = self.read if self._trying else self._forgiven
 
     def finish(self) -> av.VideoFrame | None:
@@ -267,8 +272,8 @@ class _Packets:
 
     def scan(self, first: av.VideoFrame, *, reorders_untimed: bool, path: Path) -> PacketScan:
         context = self.stream.codec_context
-        self.pictures += self._shown.lost if self._shown else 0
         pts = np.unique(np.array(self._pts, dtype=np.int64))
+        self.pictures += lost_frames(np.array(self._hidden, dtype=np.int64), pts)
         # AVI has no presentation times; those that FFmpeg makes up are wrong where frames are reordered.
         timed = (
             self._one_each and len(pts) == self.pictures and not (reorders_untimed and context.has_b_frames)

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 # AV1's types of units (AV1 6.2.2)
 _SEQUENCE_HEADER, _DELIMITER, _FRAME_HEADER, _METADATA, _FRAME, _PADDING = 1, 2, 3, 5, 6, 15
 _BESIDE = (_SEQUENCE_HEADER, _DELIMITER, _METADATA, _PADDING)
@@ -20,10 +23,6 @@ class ShownFrames(Protocol):
 
     def count(self, data: bytes) -> int:
         """The number of frames that the next packet, `data`, which is not empty, gives."""
-
-    @property
-    def lost(self) -> int:
-        """After the last packet: frames that damage must have hidden, counted nowhere yet."""
 
 
 def shown_frames(codec: str, extradata: bytes) -> ShownFrames | None:
@@ -38,29 +37,28 @@ def shown_frames(codec: str, extradata: bytes) -> ShownFrames | None:
     return _Av1(extradata) if codec == "av1" else None
 
 
-class _Vp8:
-    lost = 0
+def lost_frames(hidden: NDArray[np.int64], shown: NDArray[np.int64]) -> int:
+    """How many of the packets that show nothing have lost a picture to damage, by their timestamps, ascending.
 
+    A hidden picture takes no time: the next packet's picture is shown when it would be. One that is shown no more, such
+    as the one packed behind a hidden picture whose packet is damaged, leaves a gap.
+    """
+    followed = hidden[np.searchsorted(shown, hidden) < len(shown)]
+    if not len(followed):
+        return len(hidden)
+    spacing = np.median(np.diff(shown)) if len(shown) > 1 else 0
+    gaps = shown[np.searchsorted(shown, followed)] - followed
+    return len(hidden) - len(followed) + int((gaps * 2 > spacing).sum())
+
+
+class _Vp8:
     def count(self, data: bytes) -> int:
         return data[0] >> 4 & 1  # the frame tag's show_frame bit (RFC 6386, 9.1)
 
 
 class _Vp9:
-    """A writer packs all hidden frames with shown ones, or none; a stream that has both has a damaged superframe."""
-
-    def __init__(self) -> None:
-        self._packed = self._alone = 0
-
-    @property
-    def lost(self) -> int:
-        return self._alone if self._packed else 0
-
     def count(self, data: bytes) -> int:
-        begins = _vp9_begins(data)
-        shown = sum(_vp9_is_shown(data[at]) for at in begins)
-        self._packed += len(begins) > 1
-        self._alone += not shown
-        return shown
+        return sum(_vp9_is_shown(data[at]) for at in _vp9_begins(data))
 
 
 def _vp9_begins(data: bytes) -> list[int]:
@@ -97,8 +95,6 @@ class _Av1:
         self._always_shown = False
         for kind, _, body in _av1_units(extradata[4:]):  # behind four bytes of the container's own
             self._note(kind, body)
-
-    lost = 0
 
     def count(self, data: bytes) -> int:
         shown: dict[int, int] = {}

@@ -15,6 +15,8 @@ import av
 import av.video
 
 _RASL = (8, 9)  # HEVC's pictures that are skipped where decoding begins at the key picture before them
+_IRAP = range(16, 22)  # HEVC's pictures at which decoding can begin
+_IDR = 5  # H.264's
 _RECOVERY_POINT = 6  # the kind of message (SEI) in H.264
 _SEI = 6
 
@@ -22,8 +24,9 @@ _SEI = 6
 class StreamStart:
     """What a stream's packets say of its start, up to the one with which the first picture is given."""
 
-    def __init__(self, codec: str, extradata: bytes) -> None:
-        self._codec = codec
+    def __init__(self, codec: str, extradata: bytes, *, marked: bool) -> None:
+        """`marked` says that the container's index calls the first picture a key picture."""
+        self._codec, self._marked = codec, marked
         # Units have their length in front in MP4 and Matroska, else a mark.
         at = {"h264": 4, "hevc": 21}.get(codec, 0)
         in_lengths = at > 0 and len(extradata) > at and extradata[0] == 1
@@ -39,15 +42,18 @@ class StreamStart:
         """The next packet, in the order of the file."""
         if not packet.size:
             return
+        is_key = packet.is_keyframe
         if not self._begun:
-            self._begun, self.is_late = True, not packet.is_keyframe
+            # What damage left of a key picture is no start in the midst of a group.
+            is_key = is_key or self._marked or self._is_key(bytes(packet))
+            self._begun, self.is_late = True, not is_key
         if packet.pts is None:
             return
-        if packet.is_keyframe and self._key is None:
+        if is_key and self._key is None:
             self._key = self._limit = packet.pts
             if self._codec == "h264" and self._recovery_frames(bytes(packet)):
                 self._refreshes, self._limit = True, None
-        elif packet.is_keyframe and self._refreshes:
+        elif is_key and self._refreshes:
             self._refreshes, self._limit = False, packet.pts
         elif (
             self._codec == "hevc"
@@ -57,9 +63,26 @@ class StreamStart:
         ):
             self._limit = packet.pts  # RADL: decoding from the key picture on gives it
 
+    @property
+    def may_refuse(self) -> bool:
+        """Whether the decoder of a sound file can end with an error at a packet before the first key picture."""
+        return self.is_late and not self._length_bytes  # with all its headers it leaves out, and says nothing
+
     def may_lack(self, pts: int) -> bool:
         """Whether a sound file's decoder can leave out the picture with this timestamp, as all before it."""
         return self._limit is None or pts < self._limit
+
+    def _is_key(self, data: bytes) -> bool:
+        """Whether a packet says itself that nothing before it is needed."""
+        if self._codec == "h264":
+            return any(unit[0] & 31 == _IDR for unit in self._units(data))
+        if self._codec == "hevc":
+            return self._hevc_kind(data) in _IRAP
+        if self._codec == "vp8":
+            return not data[0] & 1
+        if self._codec == "vp9":
+            return data[0] & 0x0C == 0  # neither one shown again nor one that refers to others
+        return False
 
     def _hevc_kind(self, data: bytes) -> int:
         """The type of a packet's first slice."""
