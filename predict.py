@@ -28,6 +28,7 @@ from .extract.decode import LoadedVideo
 from .extract.frozen import FrozenBackbone
 from .extract.precision import as_asked
 from .extract.weights import find_weights, load_weights, random_weights
+from .names import as_text
 from .predictions import BUDGET, CONFIDENT, ClipAnswer, Prediction, write_predictions
 from .store import FeatureSpec
 from .store.grid import uniform_subset
@@ -144,7 +145,7 @@ class Predictor:
                     f"a budget of {budget_gflops:g} GFLOPs; the first clip alone costs {self.gflops_after[0]:.4g} "
                     f"({self.models[0]})"
                 )
-        return self._answers([str(path) for path in paths], exit_probability or float("inf"), clips)
+        return self._answers([as_text(str(path)) for path in paths], exit_probability or float("inf"), clips)
 
     def scores(self, clips: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float64]]:
         """The probabilities (classes,) float64 after each of a video's clips, from wherever they come.

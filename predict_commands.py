@@ -66,8 +66,10 @@ def predict_command(
         faster predict videos/ --run runs/kinetics-fast-gru-1-7-n32-s0 --exit 0.95
         faster predict long.mp4 --run runs/kinetics-fast-gru-1-7-n32-s0 --stream
     """
+    from .names import require_text
     from .streaming import list_videos
 
+    require_text(out, "--out")
     pairs = [entry.partition("=") for entry in weights]
     if any(not (model and file) for model, _, file in pairs):
         raise click.UsageError("--weights takes MODEL=FILE, for example r2d26=weights/r2d26.safetensors")

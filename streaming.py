@@ -20,6 +20,7 @@ from .extract.clips import plan_clips
 from .extract.decode import LoadedVideo, probe, read_frames
 from .extract.decoders import DecodeJob, DecoderPool, VideoFailure
 from .extract.video_folder import scan_folder
+from .names import as_text
 
 SLOTS = 2
 """Clips in memory: the one that is being used, and the one that is being decoded."""
@@ -196,6 +197,8 @@ def load_next_clip(path: Path, *, request: ClipRequest, number: int, out: NDArra
 def list_videos(paths: Iterable[str | Path]) -> list[Path]:
     """The files named, and the video files below the folders named, each folder's sorted by path.
 
+    Names that are not UTF-8 are given with escapes: such a file cannot be opened, and fails with that reason.
+
     Raises:
         UsageError: a folder holds no video files.
         SourceError: a folder cannot be read.
@@ -203,10 +206,10 @@ def list_videos(paths: Iterable[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.is_dir():
-            found.append(path)
+            found.append(Path(as_text(str(path))))
             continue
         below = sorted(scan_folder(path).files)
         if not below:
             raise UsageError(f"{path} is a folder without video files; give video files, or a folder of them")
-        found += [path / name for name in below]
+        found += [Path(as_text(str(path))) / name for name in below]
     return found

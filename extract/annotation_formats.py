@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SourceError, UsageError
-from .video_folder import VIDEO_EXTENSIONS, VideoFolder, is_utf8, is_video_name
+from .video_folder import VIDEO_EXTENSIONS, VideoFolder, is_video_name
 
 # What datasets call their parts, in file names, folder names and columns.
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
@@ -95,8 +95,6 @@ class Listing:
         if not is_video_name(path):
             allowed = ", ".join(sorted(VIDEO_EXTENSIONS))
             return self.problem(where, f"{path!r} is not a video file (extensions: {allowed})")
-        if not is_utf8(path):
-            return self.problem(where, f"the name {path!r} is not UTF-8; rename the file")
         self.entries.append(
             Entry(
                 id=id or path,

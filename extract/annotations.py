@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import SourceError, UsageError
+from ..names import as_text
 from ..store import VideoRecord
 from ..store.manifest import collector_paused
 from .annotation_formats import Entry, Format, Listing, file_formats, get_format
@@ -348,9 +349,11 @@ def _named_files(paths: Sequence[Path], video_root: Path | None) -> Listing:
     outside = next((file for file in files if not file.is_relative_to(root)), None)
     if outside:
         raise SourceError(f"{str(outside)!r} is not under the video root {str(root)!r}")
-    names = {file.relative_to(root).as_posix(): file for file in files}
+    names = {as_text(file.relative_to(root).as_posix()): file for file in files}
     leaving = {
-        name: str(file.resolve()) for name, file in names.items() if not file.resolve().is_relative_to(root)
+        name: as_text(str(file.resolve()))
+        for name, file in names.items()
+        if not file.resolve().is_relative_to(root)
     }
     on_disk = frozenset(name for name, file in names.items() if file.is_file())
     listing = Listing(VideoFolder(root=root, files=on_disk, outside=leaving))

@@ -10,6 +10,7 @@ FFmpeg as a stream of bytes, with no protocol allowed, and only real containers 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -31,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import VideoError
+from ..names import stands_for_other_bytes
 from .mpeg4 import Mpeg4Pictures
 from .orientation import orientation
 from .shown import lost_frames, shown_frames
@@ -161,7 +163,11 @@ def scan(path: Path) -> PacketScan:
         return _last[1]
     found = _scan(path)
     # What was written a moment ago can be written again without a newer time, so that the change would not be seen.
-    if state is not None and time.time() - max(state[-2:]) / 1e9 > _SETTLED_SECONDS and state == _state_of(path):
+    if (
+        state is not None
+        and time.time() - max(state[-2:]) / 1e9 > _SETTLED_SECONDS
+        and state == _state_of(path)
+    ):
         _last = state, found
     return found
 
@@ -172,7 +178,7 @@ _last: tuple[_State, PacketScan] | None = None
 def _state_of(path: Path) -> _State | None:
     """Which file this is, and when it was changed."""
     try:
-        status = os.stat(path)
+        status = path.stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
@@ -346,6 +352,8 @@ def _regular_file(path: Path) -> Iterator[BinaryIO]:
         # Without O_NONBLOCK the opening of a FIFO waits for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
+        if error.errno == errno.ENOENT and stands_for_other_bytes(path):
+            raise VideoError(f"{path.name}: its name is not UTF-8; rename the file, or its folder") from error
         raise VideoError(f"{path.name}: cannot be opened ({error.strerror})") from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_size == 0:

@@ -80,7 +80,9 @@ class Progress:
         self.failed += bool(event.reason)
         self.times += event.times
         if event.left_out and not event.reason:
-            self.left_out[event.video.partition("#t=")[0]] = event.left_out  # segments share their file's start
+            self.left_out[event.video.partition("#t=")[0]] = (
+                event.left_out
+            )  # segments share their file's start
         if event.decode_seconds is not None:
             heapq.heappush(self._slowest, (event.decode_seconds, event.video))
             if len(self._slowest) > SLOWEST:

@@ -24,6 +24,7 @@ from .. import store as stores
 from ..cluster import LOCAL
 from ..devices import choose_device
 from ..errors import SourceError, UsageError
+from ..names import require_text
 from ..stopping import interruptible
 from ..store import manifest as manifests
 from ..store import writer
@@ -210,6 +211,7 @@ def _prepare(config: ExtractConfig, say: Say, progress: bool) -> tuple[Path, lis
     elsewhere = config.cluster not in (None, LOCAL)
     devices = [name if name and elsewhere else str(choose_device(name)) for name in config.devices or (None,)]
     source = _source(config, say, progress)
+    require_text(source.root, "the folder of the videos")
     job = Job(
         store=str(path),
         root=str(source.root),
@@ -268,6 +270,9 @@ def _declare(
     networks: Sequence[tuple[FrozenBackbone, WeightsInfo]],
 ) -> tuple[stores.Manifest, int]:
     """Make or join the store, its arrays and its manifest."""
+    for _, info in networks:
+        if info.path is not None:
+            require_text(info.path, "--weights")
     shard_videos = writer.create(path, shard_videos=_shard_videos(specs))
     versions = {name: importlib.metadata.version(name) for name in ("torch", "av", "numpy")}
     for spec, (network, info) in zip(specs, networks, strict=True):

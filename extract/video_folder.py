@@ -10,6 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from ..errors import SourceError
+from ..names import as_text, is_text
 
 VIDEO_EXTENSIONS = frozenset(
     ["mp4", "avi", "mkv", "webm", "mov", "m4v", "mpg", "mpeg", "gif", "wmv", "flv", "ts", "3gp"]
@@ -52,7 +53,8 @@ def scan_folder(root: Path) -> VideoFolder:
     """List the videos under `root`, at any depth, in one pass over its folders.
 
     Links to files and folders within the root are followed (never in a circle), those that leave it are
-    kept apart, hidden files and folders are left out. Raises SourceError where a folder cannot be read.
+    kept apart, hidden files and folders are left out. Names that are not UTF-8 are given with escapes: such a file
+    fails when it is opened, and costs no other. Raises SourceError where a folder cannot be read.
     """
     root = root.resolve()
     files: list[str] = []
@@ -85,12 +87,12 @@ def scan_folder(root: Path) -> VideoFolder:
                 stack.append((path + "/", folder / entry.name, came_by))
             elif is_video and entry.is_file():
                 files.append(path)
+    if not all(map(is_text, files)) or not all(map(is_text, outside)):
+        files, outside = (
+            [as_text(path) for path in files],
+            {as_text(path): as_text(target) for path, target in outside.items()},
+        )
     return VideoFolder(root=root, files=frozenset(files), outside=outside, skipped=skipped)
-
-
-def is_utf8(name: str) -> bool:
-    """Whether a name from the disk can be stored as text; POSIX lets it be any bytes."""
-    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def list_entries(folder: Path, at_most: int | None = None) -> list[os.DirEntry[str]]:
