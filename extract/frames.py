@@ -9,7 +9,6 @@ either gives every frame, or it is a `VideoError` that says how many came.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -128,11 +127,12 @@ def _frames(
             waiting = False
         if not packet.size or waiting:
             continue
-        if key is None and number <= forgiven:
-            with suppress(av.error.FFmpegError):
-                yield from packet.decode()
-        else:
+        try:
             yield from packet.decode()
+        except av.error.FFmpegError:
+            if key is not None or number > forgiven:
+                raise
+            stream.codec_context.flush_buffers()
     yield from stream.codec_context.decode(None)
 
 

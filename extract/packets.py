@@ -256,7 +256,9 @@ class _Packets:
                 self._take(packet.decode())
             except av.error.FFmpegError:
                 self._trying = self._first is None and self._start.may_refuse
-                self._forgiven = self.read if self._trying else self._forgiven
+                if self._trying:
+                    self._forgiven = self.read
+                    self.stream.codec_context.flush_buffers()  # it can hold a part of the packet, and take no other
 
     def finish(self) -> av.VideoFrame | None:
         """After the last packet: the first picture, None where there is none that can be decoded."""
