@@ -28,6 +28,7 @@ from .extract.decode import LoadedVideo
 from .extract.frozen import FrozenBackbone
 from .extract.precision import as_asked
 from .extract.weights import find_weights, load_weights, random_weights
+from .names import as_text
 from .phrases import counted
 from .predictions import BUDGET, CONFIDENT, ClipAnswer, Prediction, write_predictions
 from .store import FeatureSpec
@@ -145,7 +146,7 @@ class Predictor:
                     f"a budget of {budget_gflops:g} GFLOPs; the first clip alone costs {self.gflops_after[0]:.4g} "
                     f"({self.models[0]})"
                 )
-        return self._answers([str(path) for path in paths], exit_probability or float("inf"), clips)
+        return self._answers([as_text(str(path)) for path in paths], exit_probability or float("inf"), clips)
 
     def scores(self, clips: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float64]]:
         """The probabilities (classes,) float64 after each of a video's clips, from wherever they come.
@@ -186,10 +187,11 @@ class Predictor:
                 for frames, request in self._requests(clips).items()
             }
             for video, path in enumerate(paths):
-                done, state, probabilities, reason, stopped_by = 0, None, None, "", ""
+                done, state, probabilities, reason, stopped_by, left_out = 0, None, None, "", "", 0
                 try:
                     for loaded in self._clips(streams, video, clips):
                         state, probabilities = self._advance(state, done, loaded.clips)
+                        left_out = loaded.left_out
                         done += 1
                         if done < planned and probabilities.max() >= enough:
                             stopped_by = CONFIDENT
@@ -220,6 +222,7 @@ class Predictor:
                     whole_clips=planned,
                     stopped_by=stopped_by,
                     reason=reason,
+                    left_out=left_out,
                 )
 
     def _requests(self, clips: int) -> dict[tuple[int, int], ClipRequest]:

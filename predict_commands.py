@@ -66,8 +66,10 @@ def predict_command(
         faster predict videos/ --run runs/kinetics-fast-gru-1-7-n32-s0 --exit 0.95
         faster predict long.mp4 --run runs/kinetics-fast-gru-1-7-n32-s0 --stream
     """
+    from .names import require_text
     from .streaming import list_videos
 
+    require_text(out, "--out")
     pairs = [entry.partition("=") for entry in weights]
     if any(not (model and file) for model, _, file in pairs):
         raise click.UsageError("--weights takes MODEL=FILE, for example r2d26=weights/r2d26.safetensors")
@@ -142,7 +144,12 @@ def _line(prediction: Prediction) -> str:
     clips = " + ".join(f"{count} {model}" for model, count in prediction.clips_of.items())
     noun = agreeing(sum(prediction.clips_of.values()), "clip", "clips")
     stopped = f"; {prediction.stopped_by}: {_share(prediction)}" if prediction.stopped_by else ""
-    return f"{prediction.path}: {best}  ({prediction.gflops:.4g} GFLOPs: {clips} {noun}{stopped})"
+    left_out = (
+        f"; {counted(prediction.left_out, 'frame')} at the start need pictures from before it and are left out"
+        if prediction.left_out
+        else ""
+    )
+    return f"{prediction.path}: {best}  ({prediction.gflops:.4g} GFLOPs: {clips} {noun}{stopped}{left_out})"
 
 
 def _share(prediction: Prediction) -> str:

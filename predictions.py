@@ -76,6 +76,7 @@ class Prediction:
         whole_gflops, whole_clips: what all clips of the run's pattern cost, and their number N.
         stopped_by: why later clips were left out: "confident", "budget", or "" where none was.
         reason: why there is no answer, else "".
+        left_out: frames at the file's start that need pictures from before it.
     """
 
     path: str
@@ -87,6 +88,7 @@ class Prediction:
     whole_clips: int
     stopped_by: str = ""
     reason: str = ""
+    left_out: int = 0
 
     @property
     def saved_gflops(self) -> float:
@@ -112,6 +114,7 @@ class Prediction:
             "stopped_by": self.stopped_by,
             "saved": {"gflops": self.saved_gflops, "clips": self.saved_clips},
             "reason": self.reason,
+            "left_out_frames": self.left_out,
         }
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .errors import RunError, UsageError
+from .names import require_text
 from .store.commit import TEMPORARY_SUFFIX, replace
 
 
@@ -20,9 +21,10 @@ def open_run(run_dir: Path, config: Mapping[str, Any]) -> None:
     """Begin a run folder with this config, or make sure that the one there has it.
 
     What stands under "versions" is recorded and not compared. Raises RunError with the difference, and UsageError
-    for a store's folder.
+    for a store's folder, or one whose name is not UTF-8.
     """
     path = run_dir / "config.json"
+    require_text(run_dir, "--out")
     if (run_dir / "zarr.json").exists():
         raise UsageError(f"{run_dir} is a store; name another folder with --out")
     config = json.loads(json.dumps(config))

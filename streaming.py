@@ -20,6 +20,7 @@ from .extract.clips import plan_clips
 from .extract.decode import LoadedVideo, probe, read_frames
 from .extract.decoders import DecodeJob, DecoderPool, VideoFailure
 from .extract.video_folder import require_local, scan_folder
+from .names import as_text
 
 SLOTS = 2
 """Clips in memory: the one that is being used, and the one that is being decoded."""
@@ -170,6 +171,7 @@ class ClipReader:
             padded=self._padded[number : number + 1],
             frames=self._probe.frames,
             fps=self._probe.fps,
+            left_out=self._probe.left_out,
         )
 
 
@@ -195,6 +197,8 @@ def load_next_clip(path: Path, *, request: ClipRequest, number: int, out: NDArra
 def list_videos(paths: Iterable[str | Path]) -> list[Path]:
     """The files named, and the video files below the folders named, each folder's sorted by path.
 
+    Names that are not UTF-8 are given with escapes: such a file cannot be opened, and fails with that reason.
+
     Raises:
         UsageError: a folder holds no video files; a name is empty, or an address.
         SourceError: a folder cannot be read.
@@ -202,10 +206,10 @@ def list_videos(paths: Iterable[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(require_local, paths):
         if not path.is_dir():
-            found.append(path)
+            found.append(Path(as_text(str(path))))
             continue
         below = sorted(scan_folder(path).files)
         if not below:
             raise UsageError(f"{path} is a folder without video files; give video files, or a folder of them")
-        found += [path / name for name in below]
+        found += [Path(as_text(str(path))) / name for name in below]
     return found

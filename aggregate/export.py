@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from .. import __version__
 from ..errors import UsageError
+from ..names import require_text
 from ..store.commit import replace
 from .base import Aggregator
 from .runs import Run, load_run
@@ -55,6 +56,7 @@ def export_model(run: str | Path | Run, out: str | Path) -> ExportedModel:
     """
     run = run if isinstance(run, Run) else load_run(run)
     folder = Path(out)
+    require_text(folder, "--out")
     if (
         folder.exists()
         and not (folder / DESCRIPTION).exists()

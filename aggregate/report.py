@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StorageError
+from ..names import require_text
 from .report_rows import Confusion, ReportMeta, ReportRow, pareto_front, table_text
 
 __all__ = [
@@ -92,5 +93,6 @@ def report(
     """
     from .report_sources import report_of
 
+    require_text(out, "--out")
     rows, meta = report_of(paths, title=title, paper=paper)
     return write_report(rows, meta, Path(out).parent, page_name=Path(out).name)

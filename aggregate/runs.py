@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from ..errors import RunError, UsageError
+from ..names import require_text
 from ..phrases import agreeing, counted
 from ..run_folder import read_json
 from ..store import FeatureSpec, Store
@@ -183,6 +184,7 @@ def load_run(path: str | Path) -> Run:
 
 def load_config(path: Path) -> RunConfig:
     """The run's config.json. Raises RunError where it is missing or of something else."""
+    require_text(path, "the run")
     if (path / "splits.json").exists():
         splits = ", ".join(sorted(str(found.parent) for found in path.glob("*/config.json")))
         raise RunError(f"{path} holds a run of each split; name one of them: {splits}")

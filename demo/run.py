@@ -13,6 +13,7 @@ from ..aggregate.report import Confusion, ReportFiles, ReportMeta, ReportRow, wr
 from ..aggregate.train import TrainConfig, TrainResult, train_agg
 from ..extract.pretrain import TrainBackboneConfig, TrainBackboneResult, train_backbone
 from ..extract.run import ExtractConfig, extract
+from ..names import require_text
 from ..phrases import counted
 from ..predict import Prediction, Predictor
 from .events import EventSet, average_ceiling, chance, clip_ceiling, planned_videos, write_set
@@ -99,6 +100,7 @@ def demo(config: DemoConfig, *, say: Say = print, progress: bool = True) -> Demo
     Raises:
         FasterError: as the stages do.
     """
+    require_text(config.folder, "--folder")
     folder, events, clock = Path(config.folder), config.events, _Clock(say)
     with clock.step("render", "rendering labelled videos"):
         write_set(events, folder / "videos", progress=progress)

@@ -86,6 +86,11 @@ def export_command(as_json: bool, **options: Any) -> None:
 )
 @click.option("--format", "annotation_format", help="Of the annotations; told from the files by default.")
 @click.option("--allow-missing", is_flag=True, help="Go on without listed videos that have no features.")
+@click.option(
+    "--suffix",
+    metavar="END",
+    help="Take the features whose names end so, as _rgb, where a video has several kinds; '' takes each for a video.",
+)
 @click.option("--channels-first", is_flag=True, help="The arrays are (T, c, h, w) or (T, c, l, h, w).")
 @encoding_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -99,6 +104,7 @@ def import_command(as_json: bool, **options: Any) -> None:
     \b
     Examples:
         faster import i3d/ --store ucf.zarr --model i3d --gflops 108 --clip-frames 16 --annotations ucfTrainTestlist
+        faster import i3d/ --store ucf.zarr --model i3d-rgb --suffix _rgb --gflops 108 --clip-frames 16
         faster import kinetics.h5 --store copy.zarr --model r2plus1d50
     """
     from .importing import ImportConfig, import_features

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import StoreError, UsageError
+from ..names import require_text
 from ..phrases import counted
 from ..stopping import interruptible
 from ..store.reader import Store
@@ -97,6 +98,7 @@ def export(
     """
     store, out = Store(Path(config.store)), Path(config.out)
     require_local(out)
+    require_text(out, "--out")
     keys = [
         key for key in store.models if config.model in (None, key[0]) and config.clip_frames in (None, key[1])
     ]

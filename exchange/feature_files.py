@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError, UsageError
+from ..names import as_text
 from ..phrases import counted
 from ..store.manifest import PART_NAMES, VideoRecord
 from ..store.receipts import ClipFacts
@@ -110,11 +111,13 @@ class NpyFeatures:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         paths = (path.relative_to(folder) for path in folder.rglob("*.npy") if path.is_file())
-        self.names: Sequence[str] = sorted(
-            path.with_suffix("").as_posix()
+        # Names that are not UTF-8 are videos' ids as text.
+        self._paths = {
+            as_text(path.as_posix().removesuffix(".npy")): path
             for path in paths
             if not any(part.startswith(".") for part in path.parts)
-        )
+        }
+        self.names: Sequence[str] = sorted(self._paths)
         if not self.names:
             raise StoreError(f"{folder} holds no .npy files")
 
@@ -128,7 +131,7 @@ class NpyFeatures:
         return np.asarray(self._open(name)[first:last])
 
     def _open(self, name: str) -> NDArray[Any]:
-        path = self._folder / f"{name}.npy"
+        path = self._folder / self._paths.get(name, f"{name}.npy")
         with _readable(path, "plain .npy array"):
             if path.stat().st_size == 0:
                 raise EOFError("the file is empty")
@@ -195,7 +198,7 @@ class _OwnNpyFeatures(NpyFeatures):
     """One model's folder of an export; only files with their facts beside them count."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        self._folder, self.names = folder, names
+        self._folder, self.names, self._paths = folder, names, {}
 
 
 def _spec(place: Path, data: Mapping[str, Any]) -> FeatureSpec:

@@ -19,7 +19,8 @@ from typing import Any
 from tqdm import tqdm
 
 from .. import __version__
-from ..errors import StoreError, UsageError
+from ..errors import SourceError, StoreError, UsageError
+from ..names import require_text
 from ..phrases import counted
 from ..stopping import interruptible
 from ..store import ClipFacts, FeatureSpec, Store, VideoRecord
@@ -27,6 +28,7 @@ from ..store.encoding import CODECS, DTYPES
 from ..store.writer import require_writable
 from .feature_files import OwnExport, open_features
 from .labels import Labels, labels_from_folders, labels_from_lists, labels_from_store
+from .suffixes import KindOfFeatures, require_one_kind
 from .writing import (
     ImportedVideo,
     Survey,
@@ -56,6 +58,8 @@ class ImportConfig:
             of the store that is added to, or the class folders that the files lie in.
         annotation_format: name of their format, where it cannot be told from the files.
         allow_missing: go on without listed videos that have no features; they are recorded as missing.
+        suffix: of several kinds of features of one video, as `v0_rgb` and `v0_flow`, the end of the names of the one to
+            take; "" takes each for a video of its own.
         channels_first: the arrays are (T, c, h, w) or (T, c, l, h, w).
         dtype: of the stored maps, "float16" or "uint8" (nothing below zero). codec: "none" or "zstd".
     """
@@ -69,6 +73,7 @@ class ImportConfig:
     annotations: tuple[str, ...] = ()
     annotation_format: str | None = None
     allow_missing: bool = False
+    suffix: str | None = None
     channels_first: bool = False
     dtype: str = "float16"
     codec: str = "none"
@@ -137,6 +142,7 @@ def import_features(
         Interrupted: SIGTERM, SIGUSR1 or SIGUSR2; whole shards are kept.
     """
     place, path = Path(config.source), Path(config.store)
+    require_text(place, "the folder of the features")
     source, own = open_features(place, model=config.model, clip_frames=config.clip_frames)
     if own is None and (config.gflops is None or config.clip_frames is None):
         raise UsageError(
@@ -144,6 +150,12 @@ def import_features(
             "multiply-adds / 1e9) and --clip-frames (frames that one feature saw)"
         )
     require_writable(path)
+    if own is not None and config.suffix is not None:
+        raise UsageError(
+            "--suffix is for others' features; of an export, --model and --clip-frames say what to take"
+        )
+    if config.suffix:
+        source = KindOfFeatures(source, config.suffix)
     labels = _labels(config, source.names, own, path)
     for note in labels.notes:
         say(f"note: {note}")
@@ -233,6 +245,17 @@ def _next_command(path: Path, spec: FeatureSpec) -> str:
 
 def _labels(config: ImportConfig, names: Sequence[str], own: OwnExport | None, path: Path) -> Labels:
     """Where the records come from: lists, the export, the store that is there, or the folders."""
+    if own is None and config.suffix is None and not (config.annotations or (path / "zarr.json").is_file()):
+        require_one_kind(names)
+    try:
+        return _labels_from(config, names, own, path)
+    except SourceError:
+        if own is None and config.suffix is None:
+            require_one_kind(names)  # so it is no wonder that they are of no listed video
+        raise
+
+
+def _labels_from(config: ImportConfig, names: Sequence[str], own: OwnExport | None, path: Path) -> Labels:
     if config.annotations:
         return labels_from_lists(
             names,

@@ -10,6 +10,7 @@ The HDF5 file holds the same as datasets and attributes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,8 @@ from ..store.spec import FeatureSpec
 
 EXPORT_FORMAT = "faster-export 1"
 INDEX_FILE, FAILURES_FILE = "export.json", "failures.jsonl"
+FOLDER_BYTES_MAX = 255
+STEM_BYTES_MAX = 220  # with an extension, and as the name of a file in the making, at most 255
 UNKNOWN_FRAMES = 0  # in `ClipFacts`, of a video whose frames, rate and times nobody knows
 
 
@@ -142,7 +145,8 @@ def facts_from_sidecar(data: Mapping[str, Any]) -> ClipFacts:
 def file_names(ids: Sequence[str], paths: Sequence[str]) -> list[str]:
     """For each video the name of its files, without extension: its id without that of the video.
 
-    Videos that only differ in that extension keep it. "" stays "" (a hole of the store).
+    Videos that only differ in that extension keep it. What is too long for a file system is cut, and ends in a digest of
+    the id. "" stays "" (a hole of the store).
 
     Raises:
         StoreError: an id is no path within the output's folder, or two ids give one name.
@@ -154,7 +158,9 @@ def file_names(ids: Sequence[str], paths: Sequence[str]) -> list[str]:
     counts: dict[str, int] = {}
     for name in short:
         counts[name] = counts.get(name, 0) + 1
-    names = [own if counts[own] == 1 else full for own, full in zip(short, ids, strict=True)]
+    names = [
+        _that_fits(own if counts[own] == 1 else full, full) for own, full in zip(short, ids, strict=True)
+    ]
     seen: set[str] = set()
     for name, full in zip(names, ids, strict=True):
         if not full:
@@ -163,6 +169,19 @@ def file_names(ids: Sequence[str], paths: Sequence[str]) -> list[str]:
             raise StoreError(f"the id {full!r} gives no file name of its own; export to HDF5 (--format hdf5)")
         seen.add(name)
     return names
+
+
+def _that_fits(name: str, full: str) -> str:
+    """The name, its folders and its last step cut where file systems would refuse them."""
+    steps = name.split("/")
+    limits = [FOLDER_BYTES_MAX] * (len(steps) - 1) + [STEM_BYTES_MAX]
+    for i, (step, limit) in enumerate(zip(steps, limits, strict=True)):
+        if len(step.encode()) > limit:
+            # A folder is the same for all videos in it.
+            whole = full if i + 1 == len(steps) else step
+            end = f"~{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+            steps[i] = step.encode()[: limit - len(end)].decode(errors="ignore") + end
+    return "/".join(steps)
 
 
 def pretty(value: object) -> bytes:

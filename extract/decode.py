@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from ..errors import UsageError, VideoError
 from .clips import ClipPlan, plan_clips, random_clip
 from .frames import decode_frames
-from .packets import MAX_PIXELS, PacketScan, Probe, orientation, probe, scan
+from .orientation import orientation
+from .packets import MAX_PIXELS, PacketScan, Probe, probe, scan
 from .transforms import REFERENCE_SIZE, View, centre_transform, centre_view, random_view, scaled_size
 from .views import ViewDraw
 
@@ -52,6 +53,7 @@ class LoadedVideo:
     the file, `times_seconds` (M,) float64 their times since the file's first frame, `padded` (M,) int64 how many
     frames of each clip repeat the last. `frames` is T, of the segment where one was asked for; `fps` the file's.
     `views` (M,) int64 is each clip's view, None where all are of one; `decode_seconds` what decoding took so far.
+    `left_out` frames at the file's start need pictures from before it; frames and times count from the one behind.
     """
 
     clips: NDArray[np.uint8]
@@ -63,6 +65,7 @@ class LoadedVideo:
     more: bool = False
     views: NDArray[np.int64] | None = None
     decode_seconds: float = 0.0
+    left_out: int = 0
 
 
 def read_frames(
@@ -317,6 +320,7 @@ def _load(
             more=done < clips,
             views=views[part] if count > 1 else None,
             decode_seconds=spent,
+            left_out=found.probe.left_out,
         )
         if done == clips:
             return

@@ -114,6 +114,8 @@ class VideoEvent:
         clips: computed by each model of the run, all views.
         decode_seconds: that its decoder took, None where it gave up.
         times: of the device's forward stage since its last event.
+        left_out: frames at the file's start that need pictures from before it; frames and times count from the one
+            behind them.
     """
 
     video: str
@@ -123,6 +125,7 @@ class VideoEvent:
     clips: tuple[int, ...]
     decode_seconds: float | None
     times: StageTimes
+    left_out: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,7 @@ def _decode_by_time(
             stop = run[-1] + 1 if whole is None else whole.stop
             remaining = iter(run)
             target = next(remaining, None)
-            for frame in _frames(container, stream, key):
+            for frame in _frames(container, stream, key, found.forgiven):
                 index = found.index_of(frame.pts)
                 if key is not None and 0 <= index < key.frame:
                     continue  # shown before the key frame, decoded after it
@@ -99,7 +99,7 @@ def _decode_by_count(
     target = next(remaining, None)
     with open_video(path) as (container, stream):
         try:
-            for frame in _frames(container, stream, None):
+            for frame in _frames(container, stream, None, found.forgiven):
                 if frame.is_corrupt:
                     raise VideoError(f"{path.name}: frame {given} of {promised} is damaged")
                 if given == target:
@@ -115,15 +115,24 @@ def _decode_by_count(
 
 
 def _frames(
-    container: av.container.InputContainer, stream: av.video.VideoStream, key: KeyPacket | None
+    container: av.container.InputContainer, stream: av.video.VideoStream, key: KeyPacket | None, forgiven: int
 ) -> Iterator[av.VideoFrame]:
-    """Decode from the container's position, or from the key packet, which comes at or after it, to the end."""
+    """Decode from the container's position, or from the key packet, which comes at or after it, to the end.
+
+    From the start, the decoder may refuse any of the first `forgiven` packets.
+    """
     waiting = key is not None
-    for packet in read_packets(container, stream):
+    for number, packet in enumerate(read_packets(container, stream), start=1):
         if waiting and key is not None and packet.pts == key.pts:
             waiting = False
-        if packet.size and not waiting:
+        if not packet.size or waiting:
+            continue
+        try:
             yield from packet.decode()
+        except av.error.FFmpegError:
+            if key is not None or number > forgiven:
+                raise
+            stream.codec_context.flush_buffers()
     yield from stream.codec_context.decode(None)
 
 

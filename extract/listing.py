@@ -17,7 +17,6 @@ from .video_folder import (
     VideoFolder,
     composed,
     is_address,
-    is_utf8,
     is_video_name,
     stem_of,
 )
@@ -94,8 +93,6 @@ class Listing:
             elif not is_video_name(relative) and not (bare and "." not in relative.rpartition("/")[2]):
                 return self.problem(where, f"{path!r} is not a video file ({EXTENSIONS_TEXT})")
             path = found or relative
-        if not is_utf8(path):
-            return self.problem(where, f"the name {path!r} is not UTF-8; rename the file")
         self.entries.append(
             Entry(
                 id=id or path,

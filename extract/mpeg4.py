@@ -13,6 +13,7 @@ from collections.abc import Iterator
 _START = b"\x00\x00\x01"
 _VOP = 0xB6
 _VOL = range(0x20, 0x30)
+_I, _B = 0, 2
 _PLACEHOLDER_BYTES = 64
 
 
@@ -22,6 +23,9 @@ class Mpeg4Pictures:
     def __init__(self, extradata: bytes) -> None:
         self._time_bits: int | None = None
         self._kept = 0
+        self._references = 0
+        self.leading = 0
+        """B pictures behind the first picture: shown before it, they need one from before the stream."""
         self._coded(extradata)
 
     def count(self, data: bytes) -> int:
@@ -38,7 +42,13 @@ class Mpeg4Pictures:
             if code in _VOL:
                 self._time_bits = _time_increment_bits(_Bits(payload))
             elif code == _VOP:
-                pictures += self._time_bits is None or _is_coded(_Bits(payload), self._time_bits)
+                coded = self._time_bits is None or _is_coded(_Bits(payload), self._time_bits)
+                pictures += coded
+                if coded and self._references < 2:
+                    kind = payload[0] >> 6 if payload else _I
+                    self.leading += kind == _B and self._references == 1
+                    if kind != _B:  # a stream that begins otherwise has no such pictures
+                        self._references += 1 if kind == _I or self._references else 2
         return pictures
 
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from .. import __version__
 from ..errors import SourceError, UsageError, WeightsError
 from ..holdout import hold_out
+from ..names import require_text
 from ..phrases import agreeing, counted
 from ..ranks import Ranks, joined
 from ..run_folder import open_run, read_json, write_json
@@ -68,6 +69,7 @@ def _train(
     config: TrainBackboneConfig, say: Say, progress: bool, ranks: Ranks, device: torch.device
 ) -> TrainBackboneResult:
     require_known(config.model)
+    require_text(config.out, "--out")
     source = _labelled_source(config, say)
     parts = choose_parts(config, source, say)
     run_dir = Path(config.out) / f"{file_stem(config.model)}.run"

@@ -23,6 +23,7 @@ class Progress:
     Attributes:
         clips_by_model: clips computed; failed: videos that failed.
         written_bytes: of the shards that became whole.
+        left_out: frames at the start of videos that were cut out of others, by video, of those that did not fail.
         times: of all devices' forward stages together.
     """
 
@@ -37,6 +38,7 @@ class Progress:
         self.clips_by_model = [0] * len(gflops_per_clip)
         self.failed = 0
         self.written_bytes = 0
+        self.left_out: dict[str, int] = {}
         self.times = StageTimes()
         self._gflops_per_clip = gflops_per_clip
         self._on_event = on_event
@@ -78,6 +80,10 @@ class Progress:
         self.clips_by_model = [a + b for a, b in zip(self.clips_by_model, event.clips, strict=True)]
         self.failed += bool(event.reason)
         self.times += event.times
+        if event.left_out and not event.reason:
+            self.left_out[event.video.partition("#t=")[0]] = (
+                event.left_out
+            )  # segments share their file's start
         if event.decode_seconds is not None:
             heapq.heappush(self._slowest, (event.decode_seconds, event.video))
             if len(self._slowest) > SLOWEST:

@@ -24,6 +24,7 @@ from .. import store as stores
 from ..cluster import LOCAL
 from ..devices import choose_device
 from ..errors import SourceError, UsageError
+from ..names import require_text
 from ..phrases import counted
 from ..stopping import interruptible
 from ..store import manifest as manifests
@@ -158,6 +159,8 @@ def extract(
             whole=len(rows - reasons.keys()),
             labelled=len({int(manifest.labels[row]) for row in rows} - {-1}) > 1,
             failed=dict(Counter(reasons.values()).most_common()),
+            cut_videos=len(bar.left_out),
+            left_out_frames=sum(bar.left_out.values()),
             seconds=seconds,
             clips=bar.clips,
             clips_per_second=bar.clips / seconds if seconds else 0.0,
@@ -219,6 +222,7 @@ def _prepare(config: ExtractConfig, say: Say, progress: bool) -> tuple[Path, lis
     elsewhere = config.cluster not in (None, LOCAL)
     devices = [name if name and elsewhere else str(choose_device(name)) for name in config.devices or (None,)]
     source = _source(config, say, progress)
+    require_text(source.root, "the folder of the videos")
     job = Job(
         store=str(path),
         root=str(source.root),
@@ -277,6 +281,9 @@ def _declare(
     networks: Sequence[tuple[FrozenBackbone, WeightsInfo]],
 ) -> tuple[stores.Manifest, int]:
     """Make or join the store, its arrays and its manifest."""
+    for _, info in networks:
+        if info.path is not None:
+            require_text(info.path, "--weights")
     shard_videos = writer.create(path, shard_videos=_shard_videos(specs))
     versions = {name: importlib.metadata.version(name) for name in ("torch", "av", "numpy")}
     for spec, (network, info) in zip(specs, networks, strict=True):

@@ -121,6 +121,7 @@ class _Video:
     parts: dict[int, list[stores.ClipFacts]] = field(default_factory=dict)  # by view
     reason: str = ""
     decode_seconds: float | None = None
+    left_out: int = 0
 
 
 class ForwardStage:
@@ -182,7 +183,7 @@ class ForwardStage:
 
     def _add_clips(self, row: int, part: LoadedVideo, pixels: Tensor) -> None:
         video = self._videos[row]
-        video.decode_seconds = part.decode_seconds
+        video.decode_seconds, video.left_out = part.decode_seconds, part.left_out
         views = np.zeros(len(pixels), dtype=np.int64) if part.views is None else part.views
         for view in {view for _, view in self._batches}:
             mine = np.flatnonzero(views == view)
@@ -225,6 +226,7 @@ class ForwardStage:
             clips=tuple(video.clips),
             decode_seconds=video.decode_seconds,
             times=StageTimes(decode_wait_seconds=decode, forward_seconds=forward, write_wait_seconds=write),
+            left_out=video.left_out,
         )
 
     @contextmanager

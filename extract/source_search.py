@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import SourceError, UsageError
+from ..names import as_text
 from ..phrases import agreeing, counted
 from . import table_lists as table_lists  # registers its formats
 from .annotation_formats import Format, file_formats, get_format
@@ -237,9 +238,9 @@ class Search:
         outside = next((file for file in files if not file.is_relative_to(root)), None)
         if outside:
             raise SourceError(f"{str(outside)!r} is not under the video root {str(root)!r}")
-        names = {file.relative_to(root).as_posix(): file for file in files}
+        names = {as_text(file.relative_to(root).as_posix()): file for file in files}
         leaving = {
-            name: str(file.resolve())
+            name: as_text(str(file.resolve()))
             for name, file in names.items()
             if not self.follow_links and not file.resolve().is_relative_to(root)
         }

@@ -47,6 +47,8 @@ class ExtractSummary:
         extracted: videos decoded in this run; already_whole: those it had no need to; whole: with all maps now.
         labelled: whether there are labels of two classes or more to train an aggregator on.
         failed: videos of the source that the store records as failed, in this run or before, by reason.
+        cut_videos: of this run, those that begin with frames that need pictures from before the start;
+            left_out_frames: how many such frames they have. The events of the run say which.
         seconds: of decoding, forward passes and writing; clips and clips_per_second count each model's clips.
         written_bytes: of the shards that this run committed; store_bytes: of all the source's maps, at most.
         slowest: videos of this run that took longest to decode: id, seconds.
@@ -63,6 +65,8 @@ class ExtractSummary:
     whole: int
     labelled: bool
     failed: dict[str, int]
+    cut_videos: int
+    left_out_frames: int
     seconds: float
     clips: int
     clips_per_second: float
@@ -96,6 +100,11 @@ class ExtractSummary:
                 + (f"; slowest to decode: {slow}" if slow else "")
             )
             lines.append(f"  {self.advice}")
+        if self.cut_videos:
+            lines.append(
+                f"  {counted(self.cut_videos, 'video')} cut out of longer ones: {counted(self.left_out_frames, 'frame')} at "
+                "the start, which need pictures from before it, are left out"
+            )
         for reason, count in list(self.failed.items())[:10]:
             lines.append(f"  failed {count}: {reason}")
         if self.failed:

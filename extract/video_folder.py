@@ -14,6 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from ..errors import SourceError, UsageError
+from ..names import as_text, is_text
 
 # Of the containers that `packets` opens, by what cameras, discs and sites call them.
 _COMMON = ("3gp", "avi", "flv", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv")
@@ -141,7 +142,8 @@ def scan_folder(root: Path, *, follow_links: bool = False) -> VideoFolder:
 
     Links to files and folders within the root are followed (never in a circle), those that leave it are kept apart,
     unless `follow_links` says to follow them too. Hidden files and folders are left out. A file without an extension
-    counts where it begins as a video container does. Raises SourceError where a folder cannot be read.
+    counts where it begins as a video container does. Names that are not UTF-8 are given with escapes: such a file fails
+    when it is opened, and costs no other. Raises SourceError where a folder cannot be read.
     """
     root = root.resolve()
     files: list[str] = []
@@ -180,13 +182,18 @@ def scan_folder(root: Path, *, follow_links: bool = False) -> VideoFolder:
                 stack.append((path + "/", folder / entry.name, came_by))
             elif entry.is_file():
                 _sort_file(entry, path, files, left_out)
+    if not all(map(is_text, files)) or not all(map(is_text, outside)):
+        files, outside = (
+            [as_text(path) for path in files],
+            {as_text(path): as_text(target) for path, target in outside.items()},
+        )
     return VideoFolder(
         root=root,
         files=frozenset(files),
         outside=outside,
         skipped=skipped,
         left_out=left_out,
-        folders=tuple(sorted(folders)),
+        folders=tuple(sorted(map(as_text, folders))),
     )
 
 
@@ -219,11 +226,6 @@ def begins_as_video(path: str | os.PathLike[str]) -> bool:
         return b"theora" in head or b"OVP80" in head
     # Blu-ray and AVCHD put four bytes of time before each packet.
     return any(len(head) > at + _BLOCK + at and head[at] == head[2 * at + _BLOCK] == 0x47 for at in (0, 4))
-
-
-def is_utf8(name: str) -> bool:
-    """Whether a name from the disk can be stored as text; POSIX lets it be any bytes."""
-    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def list_entries(folder: Path, at_most: int | None = None) -> list[os.DirEntry[str]]:

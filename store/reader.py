@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import StoreError, UsageError
+from ..names import require_text
 from ..phrases import counted
 from . import manifest as manifests
 from .attributes import read_group_attributes, read_spec
@@ -31,6 +32,8 @@ class Store:
         self.path = path = store_location(path)
         if mapped and isinstance(path, RemotePath):
             raise UsageError(f"{path}: object storage cannot be mapped; open it without mapped=True")
+        if not isinstance(path, RemotePath):
+            require_text(path, "the store")
         self._mapped = mapped
         attributes = read_group_attributes(path)
         if attributes.get("format") != FORMAT:

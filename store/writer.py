@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StorageError, StoreError
+from ..names import require_text
 from .attributes import read_spec, sealed_attributes
 from .commit import TEMPORARY_SUFFIX, mend_of, put_if_absent, replace, storage_errors, temporary_beside
 from .manifest import Manifest
@@ -53,11 +54,12 @@ def require_writable(path: Path) -> None:
     """Make sure that a store can be written at `path`, before anything costly begins; leaves nothing there.
 
     Raises:
-        UsageError: the path is on object storage.
+        UsageError: the path is on object storage, or not UTF-8.
         StoreError: a file is there.
         StorageError: it cannot be written.
     """
     require_local(path)
+    require_text(path, "--store")
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path} is a file, not a store; choose another --store")
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())

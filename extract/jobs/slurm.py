@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import StoreError, UsageError
+from ...names import require_text
 from ...store.commit import replace, storage_errors
 from ...store.remote import require_local
 from .tasks import array_indices
@@ -171,6 +172,8 @@ def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, *
         store=store,
         tasks=made.tasks,
     )
+    require_text(script.store, "--store")
+    require_text(script.path, "--out")
     with storage_errors(script.path):
         script.logs.mkdir(parents=True, exist_ok=True)
     replace(script.path, made.script(script.logs).encode())
