@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .predictions import Prediction
 
 
-@click.command("predict", short_help="Classify raw videos with a trained run.")
+@click.command("predict")
 @click.argument("videos", nargs=-1, required=True, type=click.Path())
 @click.option("--run", required=True, type=click.Path(), help="A run folder of faster train-agg.")
 @click.option(
@@ -105,7 +105,7 @@ def predict_command(
         raise click.exceptions.Exit(3)
 
 
-@click.command("export-model", short_help="Write a run's aggregator as torch.export programs.")
+@click.command("export-model")
 @click.argument("run", type=click.Path())
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder to write."
@@ -166,4 +166,4 @@ def _saved(predictions: Sequence[Prediction]) -> str:
 
 
 def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
+    click.echo(json.dumps(value))

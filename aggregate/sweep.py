@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from .. import store as stores
 from ..allocator import keep_freed_memory
+from ..bars import tqdm
 from ..cluster import LOCAL, WHOLE_WORKER, WorkerDied, connect, spread
 from ..errors import DataError, FasterError, Interrupted, UsageError
 from ..run_folder import alone_in, open_run

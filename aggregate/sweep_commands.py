@@ -209,4 +209,4 @@ def oracle_command(run_path: str, as_json: bool, **values: Any) -> None:
 
 
 def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(value, indent=2))

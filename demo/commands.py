@@ -7,7 +7,7 @@ import json
 import click
 
 
-@click.command("demo", short_help="The whole pipeline on videos that it renders, in minutes.")
+@click.command("demo")
 @click.option(
     "--folder", type=click.Path(), default="faster-demo", show_default=True, help="Where everything goes."
 )

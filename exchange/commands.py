@@ -12,7 +12,7 @@ from ..phrases import counted, sized
 from ..store.options import encoding_options
 
 
-@click.command("export", short_help="Write a store's maps as HDF5 or .npy files.")
+@click.command("export")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option(
     "--out",
@@ -58,7 +58,7 @@ def export_command(as_json: bool, **options: Any) -> None:
         raise click.exceptions.Exit(3)
 
 
-@click.command("import", short_help="Put features that others extracted into a store.")
+@click.command("import")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option(
     "--store",

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from tqdm import tqdm
-
+from ..bars import tqdm
+from ..streams import is_terminal
 from .events import Event, ShardEvent, StageTimes, VideoEvent
 
 SLOWEST = 3
@@ -46,7 +46,7 @@ class Progress:
             desc="extract",
             disable=not shown,
             dynamic_ncols=True,
-            mininterval=0.1 if sys.stderr.isatty() else LOG_SECONDS,
+            mininterval=0.1 if is_terminal(sys.stderr) else LOG_SECONDS,
         )
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import StoreError, UsageError
+from ..suggest import did_you_mean
 from . import manifest as manifests
 from .attributes import read_group_attributes, read_spec
 from .features import Features
@@ -64,8 +65,9 @@ class Store:
         folder = self.path / features_folder(model, clip_frames)
         if not (folder / "zarr.json").is_file():
             known = ", ".join(f"{name} at {length} frames" for name, length in self.models) or "none"
+            others = [name for name, _ in self.models if name != model]
             raise StoreError(
-                f"{self.path} has no maps of {model} at {clip_frames} frames (it has: {known}); "
+                f"{self.path} has no maps of {model} at {clip_frames} frames (it has: {known}){did_you_mean(model, others)}; "
                 f"make them: faster extract --store {self.path} --model {model} --clip-frames {clip_frames}"
             )
         return Features(self, folder, mapped=self._mapped)

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...helpful import HelpfulGroup
+
 if TYPE_CHECKING:
     from .status import ModelStatus, Status
 
 _NOT_COMPLETE = 75
 
 
-@click.command("status", short_help="How far an extraction is, and what to run again.")
+@click.command("status")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option(
     "--script",
@@ -106,7 +108,7 @@ def _pace(model: ModelStatus) -> str:
     return f"{pace}; {hours} h {minutes:02} min left"
 
 
-@click.group("submit")
+@click.group("submit", cls=HelpfulGroup)
 def submit_group() -> None:
     """Hand an extraction to a cluster's batch system.
 
@@ -116,7 +118,7 @@ def submit_group() -> None:
     """
 
 
-@submit_group.command("slurm")
+@submit_group.command("slurm", short_help="Write a job script of `faster extract` as an array of tasks.")
 @click.option("--tasks", type=click.IntRange(min=1), required=True, metavar="N", help="Tasks of the array.")
 @click.option("--at-once", type=click.IntRange(min=1), metavar="N", help="Tasks that may run at once.  [all]")
 @click.option("--time", default="12:00:00", show_default=True, metavar="T", help="Time limit of a task.")

@@ -24,8 +24,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from ...bars import tqdm
 from ...errors import StorageError, VideoError
 from ...phrases import sized
 from ...store import VideoRecord
