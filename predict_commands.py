@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .outputs import output_file, output_folder
+
 if TYPE_CHECKING:
     from .predictions import Prediction
 
@@ -20,7 +22,12 @@ if TYPE_CHECKING:
     "--weights", multiple=True, metavar="MODEL=FILE", help="Where a backbone's weights are, if they moved."
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), default="predictions.csv", show_default=True, help="The table."
+    "--out",
+    type=click.Path(path_type=Path),
+    default="predictions.csv",
+    show_default=True,
+    callback=output_file,
+    help="The table.",
 )
 @click.option("--pattern", metavar="E:C", help="Another pattern than the run's; for runs of any pattern.")
 @click.option("--clips", type=click.IntRange(min=1), metavar="N", help="Another number of clips.")
@@ -108,7 +115,12 @@ def predict_command(
 @click.command("export-model")
 @click.argument("run", type=click.Path())
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder to write."
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    callback=output_folder,
+    help="The folder to write.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def export_model_command(run: str, out: Path, as_json: bool) -> None:

@@ -57,7 +57,9 @@ def settle() -> None:
 def reader_left() -> bool:
     """Whether the reader of stdout or of stderr went away."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):  # replaced by something without a descriptor, or closed
+        with suppress(
+            OSError, ValueError, AttributeError
+        ):  # replaced by something without a descriptor, or closed
             looking = select.poll()
             looking.register(stream.fileno(), 0)  # what went wrong is always told
             if looking.poll(0):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..outputs import output_folder
 from ..phrases import counted
 from .options import AS_JSON, DEVICE, STORE, model_options, training_options
 
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
     help='A named split, or "all": each of them, and the mean.  [the only one, or the first]',
 )
 @click.option(
-    "--out", metavar="RUN", help="The run folder.  [runs/<store>-<aggregator>-<pattern>-n<N>-s<seed>]"
+    "--out",
+    metavar="RUN",
+    callback=output_folder,
+    help="The run folder.  [runs/<store>-<aggregator>-<pattern>-n<N>-s<seed>]",
 )
 @click.option(
     "--init", metavar="RUN", help="Start from this run's aggregator, with a new classifier for other classes."

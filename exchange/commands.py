@@ -8,8 +8,14 @@ from typing import Any
 
 import click
 
+from ..outputs import output_folder
 from ..phrases import counted, sized
 from ..store.options import encoding_options
+
+
+def _either(ctx: click.Context, parameter: click.Parameter, out: Path) -> Path:
+    """What is there, a file or a folder, is judged by the export; here, whether anything can be written."""
+    return output_folder(ctx, parameter, out) if out.is_dir() or not out.exists() else out
 
 
 @click.command("export")
@@ -18,6 +24,7 @@ from ..store.options import encoding_options
     "--out",
     required=True,
     type=click.Path(path_type=Path),
+    callback=_either,
     help="The HDF5 file, or the folder of .npy files.",
 )
 @click.option("--model", help="Only this model's maps; all by default.")

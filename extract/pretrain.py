@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from .. import __version__
 from ..errors import SourceError, UsageError, WeightsError
 from ..holdout import hold_out
+from ..outputs import require_folder
 from ..ranks import Ranks, joined
 from ..run_folder import open_run, read_json, write_json
 from ..stopping import interruptible
@@ -96,6 +97,7 @@ def _train(
         raise WeightsError(
             f"{target} is there and is not of this run; move it away, or name another folder with --out"
         )
+    require_folder(Path(config.out), "--out")
     cached = _cache(config, model, source, parts, ranks, say, progress)
     shape = (config.validation_clips, config.clip_frames, config.size, config.size, 3)
     slots = max(1, min(2 * config.batch_size, MEMORY_BYTES // prod(shape)))

@@ -207,6 +207,7 @@ def _prepare(config: ExtractConfig, say: Say, progress: bool) -> tuple[Path, lis
     path = Path(config.store or _store_name(config.source))
     elsewhere = config.cluster not in (None, LOCAL)
     devices = [name if name and elsewhere else str(choose_device(name)) for name in config.devices or (None,)]
+    writer.require_writable(path)
     source = _source(config, say, progress)
     job = Job(
         store=str(path),
@@ -219,7 +220,6 @@ def _prepare(config: ExtractConfig, say: Say, progress: bool) -> tuple[Path, lis
         precisions=(config.precision,) * len(config.models),
         compiled=config.compiled,
     )
-    writer.require_writable(path)
     return path, devices, source, job
 
 

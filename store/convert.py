@@ -109,7 +109,7 @@ def convert(
     if source.resolve() in (target.resolve(), *target.resolve().parents):
         raise UsageError(f"{target} lies in the store that is to be converted; name another place")
     store = Store(source)
-    writer.require_writable(target)
+    writer.require_writable(target, "NEW")
     chosen = [store.features(*key) for key in _choose(store, models)]
     for features in chosen:
         _require_float16(features)

@@ -49,8 +49,10 @@ def create(path: Path, *, shard_videos: int) -> int:
     return Store(path).shard_videos
 
 
-def require_writable(path: Path) -> None:
+def require_writable(path: Path, option: str = "--store") -> None:
     """Make sure that a store can be written at `path`, before anything costly begins; leaves nothing there.
+
+    Messages name the `option` that the path was given with.
 
     Raises:
         UsageError: the path is on object storage.
@@ -59,7 +61,7 @@ def require_writable(path: Path) -> None:
     """
     require_local(path)
     if path.exists() and not path.is_dir():
-        raise StoreError(f"{path} is a file, not a store; choose another --store")
+        raise StoreError(f"{path} is a file, not a store; choose another {option}")
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
     try:
         with temporary_beside(parent / "probe") as (file, probe):
@@ -70,7 +72,7 @@ def require_writable(path: Path) -> None:
             os.link(probe, linked)  # how a store is written; some file systems cannot
             linked.unlink()
     except OSError as error:
-        mend = mend_of(error, "choose another place for the store")
+        mend = mend_of(error, "choose another place for the store", place=option)
         raise StorageError(f"{path}: {parent} takes no store ({error.strerror or error}); {mend}") from error
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...helpful import HelpfulGroup
+from ...outputs import output_file
 
 if TYPE_CHECKING:
     from .status import ModelStatus, Status
@@ -128,7 +129,13 @@ def submit_group() -> None:
 @click.option("--partition", metavar="P", help="Slurm's partition.  [the cluster's default]")
 @click.option("--account", metavar="A", help="Slurm's account.  [yours]")
 @click.option("--setup", multiple=True, metavar="LINE", help="A shell line before the work; may be repeated.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="The script.  [<store>.sbatch]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    callback=output_file,
+    help="The script.  [<store>.sbatch]",
+)
 @click.option("--go", is_flag=True, help="Hand it to sbatch; without, it is only written.")
 @click.argument("extract_arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- EXTRACT…")
 def slurm_command(extract_arguments: tuple[str, ...], out: Path | None, go: bool, **values: Any) -> None:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from ...bars import tqdm
 from ...errors import StorageError, VideoError
+from ...outputs import require_folder
 from ...phrases import sized
 from ...store import VideoRecord
 from ...store.commit import TEMPORARY_SUFFIX, temporary_beside
@@ -97,6 +98,7 @@ class ClipCache:
         if not lacking:
             say(f"cache: {self.folder} holds all {len(entries)} videos")
             return {}
+        require_folder(self.folder, "--cache-folder")
         self._remove_abandoned()
         failed: dict[str, str] = {}
         with DecoderPool(decoders, shape=(1, 1, 1, 1, 3), slots=2 * decoders) as pool:
