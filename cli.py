@@ -13,6 +13,7 @@ import click
 from . import __version__
 from .errors import FasterError, StorageError, one_line
 from .helpful import HelpfulGroup
+from .spawning import loaded_shadows
 from .streams import READER_LEFT, give_up, reader_left, settle
 
 # Verb → module and name of its click command, and its line in the list of commands, which imports none of them.
@@ -174,6 +175,11 @@ def _ended(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except OSError as error:
         return _failed(error)
+    except (AttributeError, ImportError, TypeError):
+        if (shadows := loaded_shadows()) is None:
+            raise
+        click.echo(f"faster: {shadows}", err=True)
+        return 2
     return code if isinstance(code, int) else 0
 
 

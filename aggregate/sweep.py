@@ -22,6 +22,7 @@ from ..bars import tqdm
 from ..cluster import LOCAL, WHOLE_WORKER, WorkerDied, connect, spread
 from ..errors import DataError, FasterError, Interrupted, UsageError
 from ..run_folder import alone_in, open_run
+from ..spawning import require_startable
 from ..stopping import interruptible
 from ..store import Store
 from .base import Aggregator
@@ -218,6 +219,7 @@ def run_units(
         for unit in units:
             runner.run(unit, report)
         return
+    require_startable()
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // jobs)
     processes, pipes = [], []
