@@ -20,9 +20,8 @@ def require_startable() -> None:
             current folder stands in the place of a module of Python's own that each of them begins with.
     """
     main = sys.modules.get("__main__")
-    path = str(
-        getattr(main, "__file__", None) or ""
-    )  # none in `python -c` and in notebooks, where none is needed
+    # `python -c` and notebooks have no file, and need none.
+    path = str(getattr(main, "__file__", None) or "")
     if path.startswith("<") and getattr(main, "__spec__", None) is None:
         raise UsageError(
             "this program is read from standard input, and the processes that it starts have to read it too: save it as a "
@@ -47,7 +46,11 @@ def loaded_shadows() -> str | None:
         for name in sys.stdlib_module_names
         if (file := getattr(sys.modules.get(name), "__file__", None))
     }
-    found = [file for file in sorted(files) if file.parent in folders or file.parent.parent in folders]
+    found = [
+        file
+        for file in sorted(files)
+        if (file.parent if file.name == "__init__.py" else file).parent in folders
+    ]
     return _advice(found) if found else None
 
 

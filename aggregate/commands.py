@@ -190,7 +190,8 @@ def _print_evaluation(evaluation: Evaluation) -> None:
         click.echo(f"confused             {count:8d}  {label} taken for {answer}")
     for note in evaluation.notes:
         click.echo(f"note: {note}")
-    click.echo(f"predictions: {evaluation.predictions}")
+    if evaluation.predictions is not None:
+        click.echo(f"predictions: {evaluation.predictions}")
 
 
 def _print_splits(result: SplitsResult, as_json: bool) -> None:

@@ -25,6 +25,7 @@ from ..holdout import hold_out
 from ..outputs import require_folder
 from ..ranks import Ranks, joined
 from ..run_folder import open_run, read_json, write_json
+from ..spawning import require_startable
 from ..stopping import interruptible
 from ..store import VideoRecord
 from ..store.sealed import digest
@@ -68,6 +69,7 @@ def _train(
     config: TrainBackboneConfig, say: Say, progress: bool, ranks: Ranks, device: torch.device
 ) -> TrainBackboneResult:
     require_known(config.model)
+    require_startable()
     source = _labelled_source(config, say)
     parts = choose_parts(config, source, say)
     run_dir = Path(config.out) / f"{file_stem(config.model)}.run"

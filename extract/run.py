@@ -24,6 +24,7 @@ from .. import store as stores
 from ..cluster import LOCAL
 from ..devices import choose_device
 from ..errors import SourceError, UsageError
+from ..spawning import require_startable
 from ..stopping import interruptible
 from ..store import manifest as manifests
 from ..store import writer
@@ -208,6 +209,7 @@ def _prepare(config: ExtractConfig, say: Say, progress: bool) -> tuple[Path, lis
     elsewhere = config.cluster not in (None, LOCAL)
     devices = [name if name and elsewhere else str(choose_device(name)) for name in config.devices or (None,)]
     writer.require_writable(path)
+    require_startable()
     source = _source(config, say, progress)
     job = Job(
         store=str(path),

@@ -62,8 +62,12 @@ def require_writable(path: Path, option: str = "--store") -> None:
     require_local(path)
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path} is a file, not a store; choose another {option}")
-    parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
     try:
+        parent = next(above for above in (path, *path.absolute().parents) if above.exists())
+        if not parent.is_dir():
+            raise StorageError(
+                f"{path}: {parent} is a file, and a folder is needed there; choose another {option}"
+            )
         with temporary_beside(parent / "probe") as (file, probe):
             file.write(bytes(4096))
             file.flush()
@@ -72,7 +76,7 @@ def require_writable(path: Path, option: str = "--store") -> None:
             os.link(probe, linked)  # how a store is written; some file systems cannot
             linked.unlink()
     except OSError as error:
-        mend = mend_of(error, "choose another place for the store", place=option)
+        mend = mend_of(error, f"choose another place with {option}", place=option)
         raise StorageError(f"{path}: {parent} takes no store ({error.strerror or error}); {mend}") from error
 
 
