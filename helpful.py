@@ -55,9 +55,9 @@ class _Choice(click.Choice):  # type: ignore[type-arg,unused-ignore]  # generic 
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
-            if hint := did_you_mean(str(value), map(str, self.choices)):
-                error.message = error.message.rstrip(".") + hint
-            raise
+            if not (hint := did_you_mean(str(value), map(str, self.choices))):
+                raise
+            self.fail(error.message.rstrip(".") + hint, param, ctx)
 
 
 def with_suggestions(command: click.Command) -> click.Command:

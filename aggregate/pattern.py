@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..suggest import did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ANY = "any"  # in place of a pattern: training draws it, video by video
 
@@ -54,6 +56,8 @@ class Pattern:
 
     def expensive_mask(self, n: int) -> NDArray[np.bool_]:
         """Which of n clips, in time order, are expensive: (n,) bool."""
+        import numpy as np  # here, so that costs are reckoned without it
+
         return np.arange(n) % (self.expensive + self.cheap) < self.expensive
 
     def counts(self, n: int) -> tuple[int, int]:

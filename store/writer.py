@@ -62,6 +62,7 @@ def require_writable(path: Path, option: str = "--store") -> None:
     require_local(path)
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path} is a file, not a store; choose another {option}")
+    parent = path
     try:
         parent = next(above for above in (path, *path.absolute().parents) if above.exists())
         if not parent.is_dir():
