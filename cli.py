@@ -3,54 +3,128 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import click
 
 from . import __version__
-from .errors import FasterError, one_line
+from .errors import FasterError, StorageError, one_line
+from .helpful import HelpfulGroup
+from .spawning import loaded_shadows
+from .streams import READER_LEFT, give_up, reader_left, settle
 
-# verb → module and name of its click command. A command's module imports nothing heavy.
+# Verb → module and name of its click command, and its line in the list of commands, which imports none of them.
+# A command's module imports nothing heavy.
 COMMANDS = {
-    "extract": ("extract.commands", "extract_command"),
-    "submit": ("extract.jobs.commands", "submit_group"),
-    "status": ("extract.jobs.commands", "status_command"),
-    "train-backbone": ("extract.stage_one.commands", "train_backbone_command"),
-    "train-agg": ("aggregate.commands", "train_agg_command"),
-    "evaluate": ("aggregate.commands", "evaluate_command"),
-    "sweep": ("aggregate.sweep_commands", "sweep_command"),
-    "report": ("aggregate.sweep_commands", "report_command"),
-    "oracle": ("aggregate.sweep_commands", "oracle_command"),
-    "predict": ("predict_commands", "predict_command"),
-    "export-model": ("predict_commands", "export_model_command"),
-    "flops": ("costs_commands", "flops_command"),
-    "inspect": ("store.commands", "inspect_command"),
-    "convert": ("store.commands", "convert_command"),
-    "verify": ("store.commands", "verify_command"),
-    "export": ("exchange.commands", "export_command"),
-    "import": ("exchange.commands", "import_command"),
-    "models": ("costs_commands", "models_command"),
-    "demo": ("demo.commands", "demo_command"),
+    "extract": ("extract.commands", "extract_command", "Write every clip's feature maps into a store."),
+    "submit": (
+        "extract.jobs.commands",
+        "submit_group",
+        "Hand an extraction to a cluster's batch system.",
+    ),
+    "status": (
+        "extract.jobs.commands",
+        "status_command",
+        "How far an extraction is, and what to run again.",
+    ),
+    "train-backbone": (
+        "extract.stage_one.commands",
+        "train_backbone_command",
+        "Stage one: train a backbone on the same sources.",
+    ),
+    "train-agg": ("aggregate.commands", "train_agg_command", "Train an aggregator on a store's maps."),
+    "evaluate": ("aggregate.commands", "evaluate_command", "A trained run's figures on a part of a split."),
+    "sweep": (
+        "aggregate.sweep_commands",
+        "sweep_command",
+        "Train and report a whole grid of aggregators, patterns, clips and seeds.",
+    ),
+    "report": ("aggregate.sweep_commands", "report_command", "One HTML page about runs and sweeps."),
+    "oracle": (
+        "aggregate.sweep_commands",
+        "oracle_command",
+        "What choosing the expensive clips in hindsight would gain.",
+    ),
+    "predict": ("predict_commands", "predict_command", "Classify raw videos with a trained run."),
+    "export-model": (
+        "predict_commands",
+        "export_model_command",
+        "Write a run's aggregator as torch.export programs.",
+    ),
+    "flops": ("costs_commands", "flops_command", "GFLOPs of a clip, of a video, or of the paper's tables."),
+    "inspect": ("store.commands", "inspect_command", "What a store holds, its coverage and failures."),
+    "convert": (
+        "store.commands",
+        "convert_command",
+        "A store's maps in a smaller encoding, as a new store.",
+    ),
+    "verify": ("store.commands", "verify_command", "Read every byte of a store against its receipts."),
+    "export": ("exchange.commands", "export_command", "Write a store's maps as HDF5 or .npy files."),
+    "import": (
+        "exchange.commands",
+        "import_command",
+        "Put features that others extracted into a store.",
+    ),
+    "models": ("costs_commands", "models_command", "What --model and --aggregator can name."),
+    "demo": (
+        "demo.commands",
+        "demo_command",
+        "The whole pipeline on videos that it renders, in minutes.",
+    ),
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(HelpfulGroup):
     """A group that imports a command's module when the command is named."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The verbs, in the order of the work."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def summary(self, ctx: click.Context, name: str) -> str:
+        """The verb's line in the list of commands."""
+        return COMMANDS[name][2]
+
+    def find(self, name: str) -> click.Command | None:
         """Import the verb's command, or None where there is no such verb."""
-        if cmd_name not in COMMANDS:
+        if name not in COMMANDS:
             return None
-        module, name = COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(f".{module}", __package__), name)
+        module, attribute, summary = COMMANDS[name]
+        command = getattr(importlib.import_module(f".{module}", __package__), attribute)
         assert isinstance(command, click.Command)
+        command.short_help = summary
         return command
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """As click does it; help is printed here."""
+        with _pipes():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does it."""
+        with _pipes():
+            return super().invoke(ctx)
+
+
+class _ReaderLeft(Exception):
+    """Nobody reads what the command prints."""
+
+
+@contextmanager
+def _pipes() -> Iterator[None]:
+    """Tell a reader of ours that went away from a broken pipe within; click would leave with 1, silently, for both."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        if reader_left():
+            raise _ReaderLeft from None
+        raise StorageError(
+            f"a helper process or a connection went away ({error.strerror or error}); what is whole is kept, "
+            "run the same command again"
+        ) from error
 
 
 @click.group(
@@ -71,29 +145,49 @@ def group() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake ends as one line and its exit code (see `faster.errors`)."""
+    settle()
+    try:
+        code = _ended(arguments)
+        sys.stdout.flush()
+    except (_ReaderLeft, BrokenPipeError):
+        code = READER_LEFT  # not an error of ours, and nothing more can be said to it
+    except OSError as error:
+        code = _failed(error)
+    give_up()
+    sys.exit(code)
+
+
+def _ended(arguments: Sequence[str] | None) -> int:
+    """Run the command; its exit code. What goes wrong is said on stderr."""
     try:
         code = group.main(
             args=None if arguments is None else list(arguments), prog_name="faster", standalone_mode=False
         )
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         said = str(error.__cause__ or error)  # click wraps the interrupt; what stopped may have said where
         click.echo(f"faster: {said or 'stopped by Ctrl-C; what is whole is kept'}", err=True)
-        sys.exit(130)
+        return 130
     except FasterError as error:
         click.echo(f"faster: {error}", err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output went away: not an error of ours, and nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        return error.exit_code
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        return _failed(error)
+    except (AttributeError, ImportError, TypeError):
+        if (shadows := loaded_shadows()) is None:
+            raise
+        click.echo(f"faster: {shadows}", err=True)
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+def _failed(error: OSError) -> int:
+    where = f"{error.filename}: " if error.filename else ""
+    with suppress(OSError):
         click.echo(f"faster: {one_line(f'{where}{error.strerror or error}')}", err=True)
-        sys.exit(74)
-    sys.exit(code if isinstance(code, int) else 0)
+    return 74
 
 
 if __name__ == "__main__":

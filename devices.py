@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .errors import UsageError
+from .suggest import did_you_mean
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -17,5 +18,6 @@ def choose_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device(gpus[0] if gpus else "cpu")
     if name != "cpu" and name not in gpus and not (name == "cuda" and gpus):
-        raise UsageError(f"no device {name!r} here; there is: {', '.join(['cpu', *gpus])}")
+        known = ["cpu", *gpus]
+        raise UsageError(f"no device {name!r} here; there is: {', '.join(known)}{did_you_mean(name, known)}")
     return torch.device(name)

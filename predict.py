@@ -34,6 +34,7 @@ from .predictions import BUDGET, CONFIDENT, ClipAnswer, Prediction, write_predic
 from .store import FeatureSpec
 from .store.grid import uniform_subset
 from .streaming import ClipRequest, ClipStream
+from .suggest import did_you_mean
 
 __all__ = ["ClipAnswer", "Prediction", "Predictor", "write_predictions"]
 
@@ -73,7 +74,10 @@ class Predictor:
         self.device = choose_device(device)
         unknown = set(weights or {}) - set(config.models)
         if unknown:
-            raise UsageError(f"the run has no model {min(unknown)!r}; it has: {', '.join(config.models)}")
+            hint = did_you_mean(min(unknown), config.models)
+            raise UsageError(
+                f"the run has no model {min(unknown)!r}; it has: {', '.join(config.models)}{hint}"
+            )
         mask = Pattern.parse(config.pattern).expensive_mask(config.clips)
         self.models: list[str] = [str(config.expensive if dear else config.cheap) for dear in mask]
         """The model of each of the N clips, in time order."""

@@ -9,20 +9,26 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .outputs import output_file, output_folder
 from .phrases import agreeing, counted
 
 if TYPE_CHECKING:
     from .predictions import Prediction
 
 
-@click.command("predict", short_help="Classify raw videos with a trained run.")
+@click.command("predict")
 @click.argument("videos", nargs=-1, required=True, type=click.Path())
 @click.option("--run", required=True, type=click.Path(), help="A run folder of faster train-agg.")
 @click.option(
     "--weights", multiple=True, metavar="MODEL=FILE", help="Where a backbone's weights are, if they moved."
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), default="predictions.csv", show_default=True, help="The table."
+    "--out",
+    type=click.Path(path_type=Path),
+    default="predictions.csv",
+    show_default=True,
+    callback=output_file,
+    help="The table.",
 )
 @click.option("--pattern", metavar="E:C", help="Another pattern than the run's; for runs of any pattern.")
 @click.option("--clips", type=click.IntRange(min=1), metavar="N", help="Another number of clips.")
@@ -109,10 +115,15 @@ def predict_command(
         raise click.exceptions.Exit(3)
 
 
-@click.command("export-model", short_help="Write a run's aggregator as torch.export programs.")
+@click.command("export-model")
 @click.argument("run", type=click.Path())
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder to write."
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    callback=output_folder,
+    help="The folder to write.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def export_model_command(run: str, out: Path, as_json: bool) -> None:
@@ -177,4 +188,4 @@ def _saved(predictions: Sequence[Prediction]) -> str:
 
 
 def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
+    click.echo(json.dumps(value))

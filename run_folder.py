@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .errors import RunError, UsageError
 from .names import require_text
+from .outputs import require_folder
 from .store.commit import TEMPORARY_SUFFIX, replace
 
 
@@ -29,6 +30,7 @@ def open_run(run_dir: Path, config: Mapping[str, Any]) -> None:
         raise UsageError(f"{run_dir} is a store; name another folder with --out")
     config = json.loads(json.dumps(config))
     if not path.exists():
+        require_folder(run_dir, "--out")
         write_json(path, config)
         return
     there, asked = _flat(read_json(path)), _flat(config)

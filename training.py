@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
-from tqdm import tqdm
 
+from .bars import tqdm
 from .checkpoint import BestEpoch, Standing, load_last, save_last
 from .errors import Interrupted, RunError, UsageError
 from .ranks import ALONE, Ranks

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..outputs import output_folder
 from ..phrases import counted
 from .options import AS_JSON, DEVICE, STORE, model_options, training_options
 
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
     help='A named split, or "all": each of them, and the mean.  [the only one, or the first]',
 )
 @click.option(
-    "--out", metavar="RUN", help="The run folder.  [runs/<store>-<aggregator>-<pattern>-n<N>-s<seed>]"
+    "--out",
+    metavar="RUN",
+    callback=output_folder,
+    help="The run folder.  [runs/<store>-<aggregator>-<pattern>-n<N>-s<seed>]",
 )
 @click.option(
     "--init", metavar="RUN", help="Start from this run's aggregator, with a new classifier for other classes."
@@ -186,7 +190,8 @@ def _print_evaluation(evaluation: Evaluation) -> None:
         click.echo(f"confused             {count:8d}  {label} taken for {answer}")
     for note in evaluation.notes:
         click.echo(f"note: {note}")
-    click.echo(f"predictions: {evaluation.predictions}")
+    if evaluation.predictions is not None:
+        click.echo(f"predictions: {evaluation.predictions}")
 
 
 def _print_splits(result: SplitsResult, as_json: bool) -> None:
@@ -210,4 +215,4 @@ def _print_splits(result: SplitsResult, as_json: bool) -> None:
 
 
 def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(value, indent=2))

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..devices import choose_device
-from ..errors import DataError, RunError
+from ..errors import DataError, RunError, StorageError
 from ..phrases import agreeing, counted
 from ..ranks import ALONE, Ranks
 from ..store import FeatureSpec, Store
@@ -47,9 +47,9 @@ _SAME_MAPS = ("weights_digest", "clip_frames", "frame_stride", "map_shape", "tra
 class Evaluation:
     """Video-level figures of one part of a split.
 
-    `confusion` is (K, K), row the label, column the answer, held by its cells that are not zero;
-    `gflops_per_video` counts the backbones on N clips and the aggregator, in multiply-adds; `notes` are lines
-    that the reader of the figures should see.
+    `confusion` is (K, K), row the label, column the answer, held by its cells that are not zero; `gflops_per_video` counts the backbones on N
+    clips and the aggregator, in multiply-adds; `notes` are lines that the reader of the figures should see. `predictions`
+    is the file of each video's answers, None where it could not be written.
     """
 
     part: str
@@ -59,7 +59,7 @@ class Evaluation:
     coverage: PartCoverage
     gflops_per_video: float
     notes: tuple[str, ...]
-    predictions: Path
+    predictions: Path | None
     class_names: tuple[str, ...]
 
     def confused(self, most: int) -> list[tuple[str, str, int]]:
@@ -76,7 +76,7 @@ class Evaluation:
             "confusion": self.confusion.to_json(),
             "class_names": list(self.class_names),
             "notes": list(self.notes),
-            "predictions": str(self.predictions),
+            "predictions": None if self.predictions is None else str(self.predictions),
         }
 
 
@@ -137,6 +137,7 @@ def evaluate(
         predictions=run.path / f"{name}.csv",
         batch_size=batch_size or run.batch_size,
         device=choose_device(device),
+        must_write=False,  # a run of somebody else's, or on a disk that is full, has its figures all the same
     )
 
 
@@ -153,11 +154,13 @@ def report(
     device: torch.device,
     ranks: Ranks = ALONE,
     logits: NDArray[np.float64] | None = None,
+    must_write: bool = True,
 ) -> Evaluation:
     """Score a part of a split, write the predictions file, and say what the figures cover.
 
     Several ranks share the batches; each returns the whole, and the first writes. `logits` (n, K) are those of
-    the part's `part_rows`, where they are known already.
+    the part's `part_rows`, where they are known already. Unless the predictions `must_write`, a note says that they
+    could not be written.
     """
     rows, coverage = part_rows(store, mix, split, part)
     if not len(rows):
@@ -180,8 +183,17 @@ def report(
         raise DataError(
             f"{store.path}: the scores of {store.videos.ids[rows[bad[0]]]} are not finite; are its maps?"
         )
+    written: Path | None = predictions
+    lines = [*notes(mix), *_group_notes(store, split, part)]
     if ranks.first:
-        write_predictions(predictions, store, rows, logits)
+        try:
+            write_predictions(predictions, store, rows, logits)
+        except StorageError as error:
+            if must_write:
+                raise
+            reason = getattr(error.__cause__, "strerror", None) or error
+            written = None
+            lines.append(f"{predictions} was not written: {reason}")
     return Evaluation(
         part=part,
         split=split,
@@ -189,8 +201,8 @@ def report(
         confusion=confusion_matrix(logits, labels),
         coverage=coverage,
         gflops_per_video=mix.backbone_gflops + aggregator.video_gflops(mix.map_shapes, mix.models),
-        notes=(*notes(mix), *_group_notes(store, split, part)),
-        predictions=predictions,
+        notes=tuple(lines),
+        predictions=written,
         class_names=store.class_names,
     )
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from ..suggest import did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ANY = "any"  # in place of a pattern: training draws it, video by video
 
@@ -29,14 +32,19 @@ class Pattern:
             raise UsageError(f"pattern {self} names no clip; write #E:#C as in 1:7, or all-E, or all-C")
 
     @staticmethod
-    def parse(text: str) -> Pattern:
-        """Read "1:7", "all-E" or "all-C". Raises UsageError for anything else."""
+    def parse(text: str, *also: str) -> Pattern:
+        """Read "1:7", "all-E" or "all-C". Raises UsageError for anything else; `also` are words that the caller takes."""
         known = {"all-e": Pattern(expensive=1, cheap=0), "all-c": Pattern(expensive=0, cheap=1)}
         if text.lower() in known:
             return known[text.lower()]
         match = re.fullmatch(r"(\d{1,6}):(\d{1,6})", text, flags=re.ASCII)
         if match is None:
-            raise UsageError(f"pattern {text!r} is not understood; write #E:#C as in 1:7, or all-E, or all-C")
+            words = ", or ".join(["#E:#C as in 1:7", "all-E", "all-C", *also])
+            two = re.fullmatch(r"\s*(\d{1,6})\s*\D{1,3}\s*(\d{1,6})\s*", text, flags=re.ASCII)
+            hint = (
+                f"; did you mean {two[1]}:{two[2]}?" if two else did_you_mean(text, ["all-E", "all-C", *also])
+            )
+            raise UsageError(f"pattern {text!r} is not understood; write {words}{hint}")
         return Pattern(expensive=int(match[1]), cheap=int(match[2]))
 
     def __str__(self) -> str:
@@ -48,6 +56,8 @@ class Pattern:
 
     def expensive_mask(self, n: int) -> NDArray[np.bool_]:
         """Which of n clips, in time order, are expensive: (n,) bool."""
+        import numpy as np  # here, so that costs are reckoned without it
+
         return np.arange(n) % (self.expensive + self.cheap) < self.expensive
 
     def counts(self, n: int) -> tuple[int, int]:

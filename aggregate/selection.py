@@ -14,6 +14,7 @@ from ..errors import DataError, UsageError
 from ..phrases import agreeing, counted
 from ..store import Features, Store
 from ..store.manifest import PARTS
+from ..suggest import did_you_mean
 from .base import MapShape
 from .pattern import ANY, Pattern
 
@@ -108,7 +109,7 @@ def choose_mix(
     known = {name: store.features(name, length) for name, frames in store.models if frames == length}
     drawn = pattern == ANY
     reported = DEFAULT_PATTERN if drawn else pattern
-    parsed = Pattern.parse(reported or (DEFAULT_PATTERN if len(known) > 1 or cheap else "all-E"))
+    parsed = Pattern.parse(reported or (DEFAULT_PATTERN if len(known) > 1 or cheap else "all-E"), ANY)
     named = {"expensive": expensive, "cheap": cheap}
     if expensive is not None and expensive == cheap:
         raise UsageError(f"--expensive and --cheap are both {cheap}; name one of them, and --pattern all-E")
@@ -215,7 +216,7 @@ def choose_split(store: Store, name: str | None) -> str:
         )
     if name is not None and name not in names:
         raise DataError(
-            f"{store.path} has no split {name!r}; it has {', '.join(names)}: name one with --split"
+            f"{store.path} has no split {name!r}; it has {', '.join(names)}: name one with --split{did_you_mean(name, names)}"
         )
     return name or names[0]
 

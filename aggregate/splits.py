@@ -14,6 +14,7 @@ from .. import store as stores
 from ..errors import RunError
 from ..ranks import joined
 from ..run_folder import read_json, write_json
+from ..suggest import did_you_mean
 from .evaluate import Evaluation, evaluate
 from .initial import require_unseen_by
 from .parts import choose_parts
@@ -143,7 +144,9 @@ def run_of_split(path: str | Path, split: str) -> Path:
     folder = Path(path)
     splits = _splits_of(folder)
     if split not in splits:
-        raise RunError(f"{folder} has no run of split {split!r}; it has {', '.join(splits)}")
+        raise RunError(
+            f"{folder} has no run of split {split!r}; it has {', '.join(splits)}{did_you_mean(split, splits)}"
+        )
     return folder / split
 
 

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from .. import store as stores
 from ..allocator import keep_freed_memory
+from ..bars import tqdm
 from ..cluster import LOCAL, WHOLE_WORKER, WorkerDied, connect, spread
 from ..errors import DataError, FasterError, Interrupted, UsageError
 from ..phrases import counted
 from ..run_folder import alone_in, open_run
+from ..spawning import require_startable
 from ..stopping import interruptible
 from ..store import Store
 from .base import Aggregator
@@ -239,6 +240,7 @@ def run_units(
         finally:
             torch.set_num_threads(before)
         return
+    require_startable()
     context = multiprocessing.get_context("spawn")
     processes, pipes = [], []
     try:

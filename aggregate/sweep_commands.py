@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..cluster import cluster_options
+from ..outputs import output_file, output_folder
 from ..phrases import counted
 from .options import AS_JSON, DEVICE, STORE, model_options, training_options
 
@@ -33,6 +34,12 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -
     return tuple(int(word) for word in words)
 
 
+def _page(ctx: click.Context, parameter: click.Parameter, out: str) -> str:
+    if Path(out).suffix.lower() not in (".html", ".htm") and not Path(out).is_dir():
+        raise click.BadParameter(f"{out!r} is no page; name it .html")
+    return output_file(ctx, parameter, out)
+
+
 @click.command("sweep")
 @STORE
 @click.option("--aggregators", metavar="A,…", callback=_listed, help="See faster models.  [the paper's five]")
@@ -51,7 +58,10 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -
 )
 @click.option("--split", metavar="NAME", help="A named split.  [the only one, or the first]")
 @click.option(
-    "--out", metavar="FOLDER", help="The sweep's folder; more grids may go in.  [runs/<store>-sweep]"
+    "--out",
+    metavar="FOLDER",
+    callback=output_folder,
+    help="The sweep's folder; more grids may go in.  [runs/<store>-sweep]",
 )
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that train at once."
@@ -136,7 +146,12 @@ def sweep_command(
 @click.command("report")
 @click.argument("paths", metavar="RUN-OR-SWEEP…", nargs=-1, required=True)
 @click.option(
-    "--out", metavar="FILE", default="report.html", show_default=True, help="The page; figures lie beside it."
+    "--out",
+    metavar="FILE",
+    default="report.html",
+    show_default=True,
+    callback=_page,
+    help="The page; figures lie beside it.",
 )
 @click.option("--title", metavar="TEXT", help="Of the page.  [the store's name]")
 @click.option("--paper", is_flag=True, help="Draw the paper's own Kinetics points behind the rows.")
@@ -153,8 +168,6 @@ def report_command(paths: tuple[str, ...], out: str, title: str | None, paper: b
     """
     from .report import report
 
-    if Path(out).suffix.lower() not in (".html", ".htm"):
-        raise click.BadParameter(f"{out!r} is no page; name it .html", param_hint="--out")
     files = report(paths, out=out, title=title, paper=paper)
     figures = [str(path) for path in (files.plot_png, files.plot_svg, *files.further)]
     if as_json:
@@ -212,4 +225,4 @@ def oracle_command(run_path: str, as_json: bool, **values: Any) -> None:
 
 
 def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(value, indent=2))

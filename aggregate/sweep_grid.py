@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import DataError, UsageError
 from ..phrases import counted
 from ..store import Store
+from ..suggest import did_you_mean
 from .pattern import ANY, Pattern
 
 AGGREGATORS = ("average", "concat", "lstm", "gru", "fast-gru")  # the rows of Table 3
@@ -135,9 +136,10 @@ def expand(grid: Grid, held: Mapping[int, Holding]) -> tuple[list[Cell], list[Em
     for name in (grid.expensive, grid.cheap):
         lacking = [length for length, holding in held.items() if name and name not in holding.gflops]
         if lacking:
-            known = ", ".join(held[lacking[0]].gflops)
+            known = held[lacking[0]].gflops
+            hint = did_you_mean(str(name), known)
             raise DataError(
-                f"the store has no maps of {name} at {counted(lacking[0], 'frame')}; it has {known}"
+                f"the store has no maps of {name} at {counted(lacking[0], 'frame')}; it has {', '.join(known)}{hint}"
             )
     cells: dict[Cell, None] = {}
     empty: dict[Cell, EmptyCell] = {}
@@ -195,7 +197,7 @@ def _cell(
     grid: Grid, held: Mapping[int, Holding], length: int, aggregator: str, pattern: str, clips: int
 ) -> Cell:
     """The cell with the models that its pattern uses; of two the dearer and the cheaper."""
-    parsed = Pattern.parse("1:1" if pattern == ANY else pattern)
+    parsed = Pattern.parse("1:1" if pattern == ANY else pattern, ANY)
     n_expensive, n_cheap = parsed.counts(clips)
     models = list(held[length].gflops)
     expensive = grid.expensive or _only(models, 0, grid.cheap, "expensive")

@@ -6,10 +6,17 @@ import json
 
 import click
 
+from ..outputs import output_folder
 
-@click.command("demo", short_help="The whole pipeline on videos that it renders, in minutes.")
+
+@click.command("demo")
 @click.option(
-    "--folder", type=click.Path(), default="faster-demo", show_default=True, help="Where everything goes."
+    "--folder",
+    type=click.Path(),
+    default="faster-demo",
+    show_default=True,
+    callback=output_folder,
+    help="Where everything goes.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def demo_command(folder: str, as_json: bool) -> None:

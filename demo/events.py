@@ -25,8 +25,8 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
+from ..bars import tqdm
 from ..errors import DataError, StorageError, UsageError
 from ..phrases import agreeing, counted
 from .shapes import FORMS, HUES, KINDS, MOTIONS, FloatArray, cover_of, pixel_grid

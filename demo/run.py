@@ -194,7 +194,7 @@ def _aggregator_config(config: DemoConfig, aggregator: str, pattern: str, seed: 
 
 
 def _progress(config: DemoConfig, shown: bool) -> Iterator[tuple[tuple[str, str], int]]:
-    from tqdm import tqdm
+    from ..bars import tqdm
 
     pairs = [
         (cell, seed)

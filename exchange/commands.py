@@ -8,16 +8,23 @@ from typing import Any
 
 import click
 
+from ..outputs import output_folder
 from ..phrases import counted, sized
 from ..store.options import encoding_options
 
 
-@click.command("export", short_help="Write a store's maps as HDF5 or .npy files.")
+def _either(ctx: click.Context, parameter: click.Parameter, out: Path) -> Path:
+    """What is there, a file or a folder, is judged by the export; here, whether anything can be written."""
+    return output_folder(ctx, parameter, out) if out.is_dir() or not out.exists() else out
+
+
+@click.command("export")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path),
+    callback=_either,
     help="The HDF5 file, or the folder of .npy files.",
 )
 @click.option("--model", help="Only this model's maps; all by default.")
@@ -58,7 +65,7 @@ def export_command(as_json: bool, **options: Any) -> None:
         raise click.exceptions.Exit(3)
 
 
-@click.command("import", short_help="Put features that others extracted into a store.")
+@click.command("import")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option(
     "--store",

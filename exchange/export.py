@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from ..bars import tqdm
 from ..errors import StoreError, UsageError
 from ..names import require_text
 from ..phrases import counted
 from ..stopping import interruptible
 from ..store.reader import Store
 from ..store.remote import require_local
+from ..suggest import did_you_mean
 from .export_hdf5 import write_hdf5
 from .export_npy import write_npy
 from .outgoing import ModelExport
@@ -104,7 +104,8 @@ def export(
     ]
     if not keys:
         known = ", ".join(f"{name} at {counted(length, 'frame')}" for name, length in store.models) or "none"
-        raise StoreError(f"{store.path} has no such maps to export; it has: {known}")
+        hint = did_you_mean(config.model or "", {name for name, _ in store.models} - {config.model})
+        raise StoreError(f"{store.path} has no such maps to export; it has: {known}{hint}")
     models = [ModelExport(store, store.features(*key), pool=config.pool) for key in keys]
     notes = [
         f"{model.features.model}: the centre view is exported; left out: {counted(model.features.views - 1, 'other view')} "

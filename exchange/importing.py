@@ -16,9 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from .. import __version__
+from ..bars import tqdm
 from ..errors import SourceError, StoreError, UsageError
 from ..names import require_text
 from ..phrases import counted

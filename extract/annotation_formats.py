@@ -7,7 +7,6 @@ A format is a name, a test that recognises its files, and a reader that adds one
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from ..errors import SourceError, UsageError
 from ..phrases import counted
+from ..suggest import did_you_mean
 from . import list_text
 from .folder_layout import PARTS, classes_without_videos, layout_of, parts_among_others, same_names
 from .listing import Entry as Entry
@@ -90,8 +90,7 @@ def get_format(name: str) -> Format:
     """The format of this name; raises UsageError with the known ones and the nearest."""
     if name in _formats:
         return _formats[name]
-    nearest = difflib.get_close_matches(name, _formats, n=1, cutoff=0.4)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    hint = did_you_mean(name, _formats)
     raise UsageError(f"unknown annotation format {name!r} (known: {', '.join(_formats)}){hint}")
 
 

@@ -76,7 +76,7 @@ class FailureLimit(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
         return (lambda videos: videos * number / 100) if value.endswith("%") else (lambda videos: number)
 
 
-@click.command("extract", short_help="Write every clip's feature maps into a store.")
+@click.command("extract")
 @source_options
 @click.option(
     "--model", "models", multiple=True, required=True, help="A backbone (see: faster models); repeatable."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..cluster import LOCAL
 from ..errors import UsageError
 from ..store.encoding import CODECS, DTYPES
+from ..suggest import did_you_mean
 from .precision import PRECISIONS
 from .source_options import SourceOptions
 
@@ -79,7 +80,9 @@ class ExtractConfig(SourceOptions):
                 raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; 1 is the least")
         for name, known in (("dtype", DTYPES), ("codec", CODECS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
-                raise UsageError(f"--{name} is {getattr(self, name)}; allowed: {', '.join(known)}")
+                value = getattr(self, name)
+                hint = did_you_mean(str(value), known)
+                raise UsageError(f"--{name} is {value}; allowed: {', '.join(known)}{hint}")
         for name in ("views", "view_seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; 0 is the least")

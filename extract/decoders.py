@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError, VideoError
+from ..spawning import GUARD, require_startable
 from ..stopping import STOP_SIGNALS
 from .decode import LoadedVideo, load_clips
 from .slots import Shape, Slots
@@ -90,6 +91,7 @@ class DecoderPool:
             raise UsageError(
                 f"a pool of {workers} workers, {slots} slots of {shape}, {timeout_seconds} s: all must be positive"
             )
+        require_startable()
         self._timeout_seconds = timeout_seconds
         self._slots = Slots.create(shape, slots)
         self._free = list(range(slots))
@@ -237,8 +239,7 @@ class DecoderPool:
             ticket.attempts += 1
             if ticket.attempts == _START_ATTEMPTS:
                 raise UsageError(
-                    f"decoder processes end at their start ({end}): a script that uses them needs "
-                    'its own code under `if __name__ == "__main__":`'
+                    f"decoder processes end at their start ({end}): a script that uses them needs {GUARD}"
                 )
             worker.give(ticket)
 

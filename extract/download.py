@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from tqdm import tqdm
-
 from .. import __version__
+from ..bars import tqdm
 from ..errors import StorageError, WeightsError
 from ..store.commit import replace
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from ..bars import tqdm
 from ..phrases import counted
 from .decode import LoadedVideo, probe
 from .decoders import DecodeJob, DecoderPool, VideoFailure

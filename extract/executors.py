@@ -13,6 +13,7 @@ import torch
 
 from .. import store as stores
 from ..errors import FasterError, Interrupted
+from ..spawning import require_startable
 from ..stopping import interruptible
 from .events import Report, ShardEvent, VideoEvent
 from .shard_run import ShardTask
@@ -34,6 +35,7 @@ def run_processes(
         FasterError: as a process raised it; the others are ended, and their whole shards are kept.
         Interrupted: a process died.
     """
+    require_startable()
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // len(devices))
     processes, pipes = [], []

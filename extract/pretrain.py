@@ -23,9 +23,11 @@ from .. import __version__
 from ..errors import SourceError, UsageError, WeightsError
 from ..holdout import hold_out
 from ..names import require_text
+from ..outputs import require_folder
 from ..phrases import agreeing, counted
 from ..ranks import Ranks, joined
 from ..run_folder import open_run, read_json, write_json
+from ..spawning import require_startable
 from ..stopping import interruptible
 from ..store import VideoRecord
 from ..store.sealed import digest
@@ -70,6 +72,7 @@ def _train(
 ) -> TrainBackboneResult:
     require_known(config.model)
     require_text(config.out, "--out")
+    require_startable()
     source = _labelled_source(config, say)
     parts = choose_parts(config, source, say)
     run_dir = Path(config.out) / f"{file_stem(config.model)}.run"
@@ -99,6 +102,7 @@ def _train(
         raise WeightsError(
             f"{target} is there and is not of this run; move it away, or name another folder with --out"
         )
+    require_folder(Path(config.out), "--out")
     cached = _cache(config, model, source, parts, ranks, say, progress)
     shape = (config.validation_clips, config.clip_frames, config.size, config.size, 3)
     slots = max(1, min(2 * config.batch_size, MEMORY_BYTES // prod(shape)))

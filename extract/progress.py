@@ -10,7 +10,9 @@ from typing import Self
 
 from tqdm import tqdm
 
+from ..bars import tqdm
 from ..phrases import counted
+from ..streams import is_terminal
 from .events import Event, ShardEvent, StageTimes, VideoEvent
 
 SLOWEST = 3
@@ -49,7 +51,7 @@ class Progress:
             desc="extract",
             disable=not shown,
             dynamic_ncols=True,
-            mininterval=0.1 if sys.stderr.isatty() else LOG_SECONDS,
+            mininterval=0.1 if is_terminal(sys.stderr) else LOG_SECONDS,
         )
 
     @property

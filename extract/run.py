@@ -26,6 +26,7 @@ from ..devices import choose_device
 from ..errors import SourceError, UsageError
 from ..names import require_text
 from ..phrases import counted
+from ..spawning import require_startable
 from ..stopping import interruptible
 from ..store import manifest as manifests
 from ..store import writer
@@ -221,6 +222,8 @@ def _prepare(config: ExtractConfig, say: Say, progress: bool) -> tuple[Path, lis
     path = Path(config.store or _store_name(config.source))
     elsewhere = config.cluster not in (None, LOCAL)
     devices = [name if name and elsewhere else str(choose_device(name)) for name in config.devices or (None,)]
+    writer.require_writable(path)
+    require_startable()
     source = _source(config, say, progress)
     require_text(source.root, "the folder of the videos")
     job = Job(
@@ -234,7 +237,6 @@ def _prepare(config: ExtractConfig, say: Say, progress: bool) -> tuple[Path, lis
         precisions=(config.precision,) * len(config.models),
         compiled=config.compiled,
     )
-    writer.require_writable(path)
     return path, devices, source, job
 
 

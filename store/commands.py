@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .verify import Verification
 
 
-@click.command("inspect", short_help="What a store holds, its coverage and failures.")
+@click.command("inspect")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option(
     "--videos", type=click.IntRange(1), metavar="N", help="Project the size of N videos from what is there."
@@ -140,7 +140,7 @@ def _print_projection(summary: StoreSummary, videos: int) -> None:
         click.echo(f"  together {sized(summary.projected_bytes)} of maps, scales, indexes and logits{free}")
 
 
-@click.command("convert", short_help="A store's maps in a smaller encoding, as a new store.")
+@click.command("convert")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
 @encoding_options
@@ -174,7 +174,7 @@ def convert_command(store: Path, new: Path, as_json: bool, **options: Any) -> No
     click.echo(f"next: faster inspect {shlex.quote(str(new))}")
 
 
-@click.command("verify", short_help="Read every byte of a store against its receipts.")
+@click.command("verify")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option(
     "--repair", is_flag=True, help="Remove exactly what does not hold; no extraction may be running."

@@ -21,16 +21,21 @@ _MENDS = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some of the quota and run the same command again",
     errno.EFBIG: "a limit on the size of files (ulimit -f); raise it and run the same command again",
-    errno.EROFS: "the file system is read-only; choose another --store",
-    errno.EACCES: "not allowed to write there; choose another --store",
-    errno.EPERM: "not permitted there (a store needs hard links); choose another --store",
-    errno.ENOTSUP: "this file system has no hard links, which a store needs; choose another --store",
+    errno.EROFS: "the file system is read-only; choose another {place}",
+    errno.EACCES: "not allowed to write there; choose another {place}",
+    errno.EPERM: "not permitted there (a store needs hard links); choose another {place}",
+    errno.ENOTSUP: "this file system has no hard links, which a store needs; choose another {place}",
 }
 
 
-def mend_of(error: OSError, otherwise: str = "what is whole is kept; run the same command again") -> str:
-    """What the user can do about an error of the disk."""
-    return _MENDS.get(error.errno or 0, otherwise)
+def mend_of(
+    error: OSError,
+    otherwise: str = "what is whole is kept; run the same command again",
+    *,
+    place: str = "place",
+) -> str:
+    """What the user can do about an error of the disk; `place` is the option that names where it was, if known."""
+    return _MENDS.get(error.errno or 0, otherwise).format(place=place)
 
 
 @contextmanager

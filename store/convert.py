@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from ..bars import tqdm
 from ..errors import ProvenanceMismatch, StoreError, UsageError
 from ..stopping import interruptible
+from ..suggest import did_you_mean
 from . import manifest as manifests
 from . import writer
 from .commit import put_if_absent, storage_errors
@@ -108,7 +109,7 @@ def convert(
     if source.resolve() in (target.resolve(), *target.resolve().parents):
         raise UsageError(f"{target} lies in the store that is to be converted; name another place")
     store = Store(source)
-    writer.require_writable(target)
+    writer.require_writable(target, "NEW")
     chosen = [store.features(*key) for key in _choose(store, models)]
     for features in chosen:
         _require_float16(features)
@@ -159,6 +160,7 @@ def _choose(store: Store, models: Sequence[str]) -> list[tuple[str, int]]:
     if unknown:
         raise UsageError(
             f"{store.path} has no maps of {unknown[0]}; it has: {', '.join(sorted(known)) or 'none'}"
+            f"{did_you_mean(unknown[0], known)}"
         )
     return [key for key in store.models if not models or key[0] in models]
 

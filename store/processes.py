@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from ..cluster import WorkerDied, connect, spread
 from ..errors import Interrupted
+from ..spawning import require_startable
 from ..stopping import WARNINGS, blocked, interruptible
 
 Task = TypeVar("Task")
@@ -55,6 +56,7 @@ def map_in_processes(
         if processes <= 1:
             yield map(function, tasks)
             return
+        require_startable()
         # What reaches every process of a terminal or a job ends the parent, which ends the others: they inherit the block.
         with blocked(*WARNINGS):  # of multiprocessing's own process, which starts here
             pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_follow_parent)

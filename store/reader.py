@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import StoreError, UsageError
 from ..names import require_text
 from ..phrases import counted
+from ..suggest import did_you_mean
 from . import manifest as manifests
 from .attributes import read_group_attributes, read_spec
 from .features import Features
@@ -70,8 +71,9 @@ class Store:
             known = (
                 ", ".join(f"{name} at {counted(length, 'frame')}" for name, length in self.models) or "none"
             )
+            others = [name for name, _ in self.models if name != model]
             raise StoreError(
-                f"{self.path} has no maps of {model} at {counted(clip_frames, 'frame')} (it has: {known}); "
+                f"{self.path} has no maps of {model} at {counted(clip_frames, 'frame')} (it has: {known}){did_you_mean(model, others)}; "
                 f"make them: faster extract --store {self.path} --model {model} --clip-frames {clip_frames}"
             )
         return Features(self, folder, mapped=self._mapped)

@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from ..bars import tqdm
 from ..errors import StoreError
 from ..phrases import counted
 from .commit import TEMPORARY_SUFFIX, storage_errors

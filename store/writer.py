@@ -50,8 +50,10 @@ def create(path: Path, *, shard_videos: int) -> int:
     return Store(path).shard_videos
 
 
-def require_writable(path: Path) -> None:
+def require_writable(path: Path, option: str = "--store") -> None:
     """Make sure that a store can be written at `path`, before anything costly begins; leaves nothing there.
+
+    Messages name the `option` that the path was given with.
 
     Raises:
         UsageError: the path is on object storage, or not UTF-8.
@@ -61,9 +63,14 @@ def require_writable(path: Path) -> None:
     require_local(path)
     require_text(path, "--store")
     if path.exists() and not path.is_dir():
-        raise StoreError(f"{path} is a file, not a store; choose another --store")
-    parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+        raise StoreError(f"{path} is a file, not a store; choose another {option}")
+    parent = path
     try:
+        parent = next(above for above in (path, *path.absolute().parents) if above.exists())
+        if not parent.is_dir():
+            raise StorageError(
+                f"{path}: {parent} is a file, and a folder is needed there; choose another {option}"
+            )
         with temporary_beside(parent / "probe") as (file, probe):
             file.write(bytes(4096))
             file.flush()
@@ -72,7 +79,7 @@ def require_writable(path: Path) -> None:
             os.link(probe, linked)  # how a store is written; some file systems cannot
             linked.unlink()
     except OSError as error:
-        mend = mend_of(error, "choose another place for the store")
+        mend = mend_of(error, f"choose another place with {option}", place=option)
         raise StorageError(f"{path}: {parent} takes no store ({error.strerror or error}); {mend}") from error
 
 

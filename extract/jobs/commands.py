@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...helpful import HelpfulGroup
+from ...outputs import output_file
 from ...phrases import counted
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 _NOT_COMPLETE = 75
 
 
-@click.command("status", short_help="How far an extraction is, and what to run again.")
+@click.command("status")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option(
     "--script",
@@ -109,7 +111,7 @@ def _pace(model: ModelStatus) -> str:
     return f"{pace}; {hours} h {minutes:02} min left"
 
 
-@click.group("submit")
+@click.group("submit", cls=HelpfulGroup)
 def submit_group() -> None:
     """Hand an extraction to a cluster's batch system.
 
@@ -119,7 +121,7 @@ def submit_group() -> None:
     """
 
 
-@submit_group.command("slurm")
+@submit_group.command("slurm", short_help="Write a job script of `faster extract` as an array of tasks.")
 @click.option("--tasks", type=click.IntRange(min=1), required=True, metavar="N", help="Tasks of the array.")
 @click.option("--at-once", type=click.IntRange(min=1), metavar="N", help="Tasks that may run at once.  [all]")
 @click.option("--time", default="12:00:00", show_default=True, metavar="T", help="Time limit of a task.")
@@ -129,7 +131,13 @@ def submit_group() -> None:
 @click.option("--partition", metavar="P", help="Slurm's partition.  [the cluster's default]")
 @click.option("--account", metavar="A", help="Slurm's account.  [yours]")
 @click.option("--setup", multiple=True, metavar="LINE", help="A shell line before the work; may be repeated.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="The script.  [<store>.sbatch]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    callback=output_file,
+    help="The script.  [<store>.sbatch]",
+)
 @click.option("--go", is_flag=True, help="Hand it to sbatch; without, it is only written.")
 @click.argument("extract_arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- EXTRACT…")
 def slurm_command(extract_arguments: tuple[str, ...], out: Path | None, go: bool, **values: Any) -> None:

@@ -24,9 +24,10 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from ...bars import tqdm
 from ...errors import StorageError, VideoError
+from ...outputs import require_folder
 from ...phrases import agreeing, counted, sized
 from ...store import VideoRecord
 from ...store.commit import TEMPORARY_SUFFIX, temporary_beside
@@ -97,6 +98,7 @@ class ClipCache:
         if not lacking:
             say(f"cache: {self.folder} holds all {counted(len(entries), 'video')}")
             return {}
+        require_folder(self.folder, "--cache-folder")
         self._remove_abandoned()
         failed: dict[str, str] = {}
         with DecoderPool(decoders, shape=(1, 1, 1, 1, 3), slots=2 * decoders) as pool:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .config import TrainBackboneConfig, TrainBackboneResult
 
 
-@click.command("train-backbone", short_help="Stage one: train a backbone on the same sources.")
+@click.command("train-backbone")
 @source_options
 @click.option(
     "--model", required=True, help="A backbone (see: faster models), for example r2d26 or r2plus1d26-w16."

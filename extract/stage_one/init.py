@@ -9,6 +9,7 @@ from torch import nn
 from ...errors import DataError, UsageError
 from ...phrases import agreeing, counted
 from ...store import VideoRecord
+from ...suggest import did_you_mean
 from ..backbones import Backbone, on_meta
 from ..weights import WeightsInfo, load_weights
 
@@ -80,7 +81,8 @@ def freeze(model: str, backbone: Backbone, parts: Iterable[str]) -> list[nn.Modu
             tops = [
                 name for name, child in backbone.named_children() if any(True for _ in child.parameters())
             ]
-            raise UsageError(f"no part {part!r} to freeze; there is: {FEATURES}, {', '.join(tops)}")
+            hint = did_you_mean(part, [FEATURES, *tops])
+            raise UsageError(f"no part {part!r} to freeze; there is: {FEATURES}, {', '.join(tops)}{hint}")
     for module in frozen:
         module.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in backbone.parameters()):

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from ...bars import tqdm
 from ...errors import RunError, SourceError, StorageError, UsageError, VideoError
 from ...phrases import counted
 from ...ranks import Ranks

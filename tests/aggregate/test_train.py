@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from faster.aggregate.runs import load_run
 from faster.aggregate.train import TrainConfig, TrainResult, train_agg
 from faster.errors import DataError, Interrupted, RunError
 from faster.store import Store, VideoRecord
+from mounts import mounted
 from stores import make_maps, make_spec, make_store, make_videos
 
 VIDEOS = 48
@@ -322,6 +326,54 @@ def test_evaluation_on_other_stores(store: Store, finished: TrainResult, tmp_pat
     unsaid = make_store(tmp_path / "unsaid.zarr", SPECS, same, gflops=GFLOPS)
     with pytest.raises(DataError, match="9 of the 12 test videos of own were in this run's own training"):
         evaluate(loaded, store=unsaid.path, split="own")
+
+
+def test_predictions_that_cannot_be_written_cost_no_figures(
+    store: Store, finished: TrainResult, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.run, folder)
+    (folder / "predictions.csv").unlink()
+    (folder / "predictions.csv").mkdir()  # in the way, also of root
+    whole, hindered = evaluate(load_run(finished.run)), evaluate(load_run(folder))
+    assert hindered.metrics == whole.metrics and hindered.predictions is None
+    assert hindered.to_dict()["predictions"] is None
+    assert hindered.notes == (*whole.notes, f"{folder}/predictions.csv was not written: Is a directory")
+    ended = CliRunner().invoke(evaluate_command, [str(folder)], catch_exceptions=False)
+    assert ended.exit_code == 0 and "top-1" in ended.output and "predictions:" not in ended.output
+    assert ended.output.count("was not written") == 1
+
+
+def test_runs_on_a_read_only_disk_are_read_by_all(
+    store: Store, finished: TrainResult, tmp_path: Path
+) -> None:
+    folder = tmp_path / "disk"
+    shutil.copytree(finished.run, folder / "run")
+    prefix = mounted(tmp_path, f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}")
+    out = tmp_path / "out.html"
+    commands = [
+        ["evaluate", str(folder / "run"), "--json"],
+        ["oracle", "--run", str(folder / "run")],
+        ["report", str(folder / "run"), "--out", str(out)],
+        ["predict", "none.mp4", "--run", str(folder / "run")],
+    ]
+    code = "import json, sys; from faster.cli import main; main(json.loads(sys.argv[1]))"
+    ended = [
+        subprocess.run(
+            [*prefix, sys.executable, "-c", code, json.dumps(words)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        for words in commands
+    ]
+    figures = json.loads(ended[0].stdout)
+    assert figures["metrics"]["top1"] == finished.report.metrics.top1 and figures["predictions"] is None
+    assert figures["notes"][-1].endswith("predictions.csv was not written: Read-only file system")
+    assert [each.returncode for each in ended[:3]] == [0, 0, 0], [each.stderr for each in ended]
+    assert out.exists()
+    # This run's backbones are none that could run live; what is said is that, and nothing of the disk.
+    assert ended[3].returncode in (2, 65) and "Read-only" not in ended[3].stderr
 
 
 def test_random_weights_are_said_for_ever(tmp_path: Path) -> None:

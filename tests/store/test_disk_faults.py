@@ -21,6 +21,7 @@ from faster.store import writer
 from faster.store.convert import convert
 from faster.store.receipts import list_receipts
 from faster.store.verify import verify
+from mounts import mounted
 from sets import make_bright_set
 from stores import make_facts, make_maps, make_spec, make_store, make_videos
 
@@ -172,23 +173,6 @@ def test_a_limit_on_file_sizes_ends_the_command_and_a_rerun_completes(videos: Pa
     assert not list((tmp_path / "s.zarr").rglob("receipts/*")) and not list(tmp_path.rglob("*.tmp"))
     assert extract(videos, tmp_path / "s.zarr").returncode == 0
     assert stores.open(tmp_path / "s.zarr").features("r2d14-w4", 8).ok.all()
-
-
-def mounted(tmp_path: Path, mount: str) -> tuple[str, ...]:
-    """A prefix for commands that run where `mount` was done; skips where that is not permitted."""
-    prefix = (
-        "unshare",
-        "--user",
-        "--map-root-user",
-        "--mount",
-        "bash",
-        "-c",
-        f'{mount} && exec "$@"',
-        "mounted",
-    )
-    if shutil.which("unshare") is None or subprocess.run([*prefix, "true"], capture_output=True).returncode:
-        pytest.skip("mounting in a namespace of one's own is not permitted here")
-    return prefix
 
 
 def test_a_full_disk_ends_the_command_before_a_receipt(videos: Path, tmp_path: Path) -> None:

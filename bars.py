@@ -1,0 +1,27 @@
+"""Progress bars on stderr, which are left out where there is no stderr to draw on."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .streams import can_write
+
+__all__ = ["tqdm"]
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+else:
+    from tqdm import tqdm as _tqdm
+
+    class tqdm(_tqdm):  # noqa: N801 - it stands for the one of tqdm
+        """`tqdm.tqdm`, silent without a stderr."""
+
+        def __init__(self, *args: Any, disable: bool | None = False, **options: Any) -> None:
+            super().__init__(*args, disable=disable or not can_write(sys.stderr), **options)
+
+        @classmethod
+        def write(cls, *args: Any, **options: Any) -> None:
+            """A line above the bars, on stdout."""
+            if can_write(sys.stdout):
+                super().write(*args, **options)
