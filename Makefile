@@ -16,8 +16,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(RUN)/faster demo
 
+# worksteal keeps neighbours together, as loadfile does, and hands on the tests of a worker that died. The modes that keep
+# files or groups whole (loadfile, loadscope, loadgroup) can wait for ever after that: pytest-xdist issues 784, 1323, 1378.
 test: $(VENV)/.installed
-	$(TEST_ENV) $(RUN)/python -m pytest -n 2 --dist loadfile -m 'not stress'
+	$(TEST_ENV) $(RUN)/python -m pytest -n 2 --dist worksteal -m 'not stress'
 
 stress: $(VENV)/.installed
 	$(TEST_ENV) $(RUN)/python -m pytest -m stress -s
