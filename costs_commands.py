@@ -104,7 +104,7 @@ def models_command(as_json: bool) -> None:
     Example:
       faster models --json
     """
-    from .aggregate.registry import known_names as known_aggregators
+    from .aggregate.names import AGGREGATORS
     from .extract.backbones import LIBRARIES, is_scalable, known_names
     from .flops import backbone_cost
 
@@ -124,7 +124,7 @@ def models_command(as_json: bool) -> None:
                         }
                         for library in LIBRARIES.values()
                     ],
-                    "aggregators": known_aggregators(),
+                    "aggregators": list(AGGREGATORS),
                 }
             )
         )
@@ -142,7 +142,7 @@ def models_command(as_json: bool) -> None:
         missing = "" if library.installed else f"; to install: {library.install}"
         click.echo(f"  {library.example:<46}{library.offers}{missing}")
     click.echo("Your own network: --model package.module:function")
-    click.echo(f"\naggregators: {', '.join(known_aggregators())}")
+    click.echo(f"\naggregators: {', '.join(AGGREGATORS)}")
 
 
 def _with_models(setting: Setting, models: tuple[str, ...], size: int | None) -> Setting:

@@ -2,6 +2,8 @@
 
 Counted are the multiply-adds of convolutions and matrix products, which is what PyTorch's flop counter knows.
 Batch norm, ReLU, pooling, biases and element-wise gates are not; nor is a classifier, unless it is run.
+
+The paper's networks are reckoned from their plans (`extract.backbones.plans`), to the same figures, without torch.
 """
 
 from __future__ import annotations
@@ -10,13 +12,13 @@ import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-
-import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from typing import TYPE_CHECKING
 
 from .errors import UsageError
 from .paper import TABLES, Printed, Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 MapShape = tuple[int, int, int, int]
 """(l, h, w, c)"""
@@ -24,6 +26,9 @@ MapShape = tuple[int, int, int, int]
 
 def meta_copy(module: nn.Module) -> nn.Module:
     """A copy of `module` in evaluation mode whose parameters and buffers have shapes but no memory."""
+    import torch
+    from torch import nn
+
     memo: dict[int, object] = {}
     for parameter in module.parameters():
         memo[id(parameter)] = nn.Parameter(
@@ -40,6 +45,10 @@ def gflops(run: Callable[..., object], *inputs: Tensor) -> float:
     `run` is a module or a method of one (`backbone.features`), or a function that takes meta tensors. Of the inputs
     only shape and dtype matter.
     """
+    import torch
+    from torch import nn
+    from torch.utils.flop_counter import FlopCounterMode
+
     if isinstance(run, nn.Module):
         run = meta_copy(run)
     elif isinstance(owner := getattr(run, "__self__", None), nn.Module):
@@ -64,9 +73,9 @@ class BackboneCost:
 
 def usual_clips(name: str) -> tuple[int, ...]:
     """The clip lengths that a backbone's cost is shown for: the paper's, or the one that it was made for."""
-    from .extract.backbones import on_meta
+    from .extract.backbones import on_meta, plan_of
 
-    own = on_meta(name).clip_frames
+    own = None if plan_of(name) is not None else on_meta(name).clip_frames
     return (8, 16, 32) if own is None else (own,)
 
 
@@ -76,6 +85,26 @@ def backbone_cost(name: str, clip_frames: int, size: int | None = None) -> Backb
 
     Raises UsageError for an unknown name, and for clips that the network does not take.
     """
+    from .extract.backbones import plan_of
+
+    if (plan := plan_of(name)) is None:
+        return traced_cost(name, clip_frames, size)
+    size = size or 224
+    cost = plan.cost(clip_frames, size)
+    return BackboneCost(
+        model=name,
+        clip_frames=clip_frames,
+        size=size,
+        gflops=cost.multiply_adds / 1e9,
+        map_shape=cost.map_shape,
+        parameters=cost.parameters,
+    )
+
+
+def traced_cost(name: str, clip_frames: int, size: int | None = None) -> BackboneCost:
+    """`backbone_cost` counted in the network itself, which any network can be: slower, for it needs torch."""
+    import torch
+
     from .extract.backbones import on_meta
 
     backbone = on_meta(name).eval()
@@ -171,8 +200,8 @@ def pattern_cost(
 
 def setting_cost(setting: Setting) -> PatternCost:
     """Cost of a video under a setting: its backbones on the clips that its pattern gives them, and its aggregator."""
-    from .aggregate.adapted import adapted_shape, projection_gflops
     from .aggregate.pattern import Pattern
+    from .aggregate.shapes import adapted_shape, projection_gflops
 
     n_expensive, n_cheap = Pattern.parse(setting.pattern).counts(setting.clips)
     expensive = backbone_cost(setting.expensive, setting.clip_frames, setting.size)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ..errors import UsageError
 from .adapted import adapted
 from .base import Aggregator, MapShape
+from .names import AGGREGATORS, unknown
 from .pooled import POOLED_AGGREGATORS
 
 AggregatorT = TypeVar("AggregatorT", bound=type[Aggregator[Any]])
@@ -34,28 +35,15 @@ def register(name: str) -> Callable[[AggregatorT], AggregatorT]:
 
 def known_names() -> list[str]:
     """The names that `build` knows, sorted."""
-    from . import (  # noqa: F401 (each registers itself)
-        attentive_probe,
-        average,
-        concat,
-        fast_gru,
-        gru,
-        lstm,
-        max_pool,
-        netvlad,
-        temporal_conv,
-        tsn,
-    )
-
+    for name in AGGREGATORS:  # each registers itself
+        importlib.import_module(f".{name.replace('-', '_')}", __package__)
     return sorted(_REGISTRY)
 
 
 def require_known(name: str) -> None:
     """Raise UsageError where no aggregator has this name; the message lists those that are."""
     if name not in known_names():
-        near = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"no aggregator is called {name!r}; known: {', '.join(sorted(_REGISTRY))}{hint}")
+        raise unknown(name, list(_REGISTRY))
 
 
 def build(

@@ -8,13 +8,13 @@ A format is a name, a test that recognises its files, and a reader that adds one
 from __future__ import annotations
 
 import csv
-import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SourceError, UsageError
+from ..suggest import did_you_mean
 from .video_folder import VIDEO_EXTENSIONS, VideoFolder, is_utf8, is_video_name
 
 # What datasets call their parts, in file names, folder names and columns.
@@ -198,8 +198,7 @@ def get_format(name: str) -> Format:
     """The format of this name; raises UsageError with the known ones and the nearest."""
     if name in _formats:
         return _formats[name]
-    nearest = difflib.get_close_matches(name, _formats, n=1, cutoff=0.4)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    hint = did_you_mean(name, _formats)
     raise UsageError(f"unknown annotation format {name!r} (known: {', '.join(_formats)}){hint}")
 
 

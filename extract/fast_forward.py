@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula
 
 from .backbones import Backbone, ResNet3D
-from .backbones.resnet3d import Block, require_frames
+from .backbones.plans import require_frames
+from .backbones.resnet3d import Block
 
 CACHE_BYTES = 16 << 20
 """Of the stem's output, the largest map of a pass: beyond, the CPU's caches and allocator make passes slower."""

@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 from click.testing import CliRunner
+from faster.aggregate.names import AGGREGATORS
 from faster.costs_commands import flops_command, models_command
 from faster.errors import UsageError
-from faster.extract.backbones import known_names
+from faster.extract.backbones import known_names, plan_of, register
+from faster.extract.backbones.plans import PLANS as PAPERS
 from faster.flops import (
     aggregator_gflops_per_step,
     backbone_cost,
@@ -19,6 +21,8 @@ from faster.flops import (
     pattern_cost,
     setting_cost,
     table_cells,
+    traced_cost,
+    usual_clips,
 )
 from faster.paper import PRESETS, TABLES, Setting
 from torch import nn
@@ -59,6 +63,51 @@ def test_backbone_cost():
     assert backbone_gflops("r2d26", 32) == pytest.approx(2 * cost.gflops, rel=1e-12)
     with pytest.raises(UsageError, match="unknown model"):
         backbone_gflops("r2d27", 8)
+
+
+# Every network of the paper once, and one of each kind at widths, lengths and sizes that nobody rounded off.
+PLANNED = [
+    *((name, 8 * (1 + place % 3), 32 + 16 * place) for place, name in enumerate(PAPERS)),
+    ("r2d26", 8, 224),
+    *(
+        (f"{name}-w{width}", frames, size)
+        for name in ("r2d14", "r2plus1d14", "r3d14", "r2plus1d34")
+        for width, frames, size in ((1, 8, 1), (3, 24, 33), (16, 40, 112), (100, 16, 225))
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "clip_frames", "size"), PLANNED)
+def test_a_plan_costs_what_is_counted_in_its_network(name, clip_frames, size):
+    assert plan_of(name) is not None and backbone_cost(name, clip_frames, size) == traced_cost(
+        name, clip_frames, size
+    )
+
+
+def test_a_plan_takes_what_its_network_takes():
+    for cost in (backbone_cost, traced_cost):
+        with pytest.raises(UsageError, match="a clip of 12 frames; this network takes a multiple of 8"):
+            cost("r2plus1d26", 12)
+    assert usual_clips("r3d14") == (8, 16, 32) and backbone_cost("r3d14", 8).size == 224
+
+
+def test_a_network_without_a_plan_is_traced():
+    name = f"{__name__}-unplanned".replace(".", "-")
+
+    class Unplanned(nn.Module):
+        channels = 5
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv3d(3, 5, 1, stride=(8, 4, 4), bias=False)
+
+        def features(self, x):
+            return self.conv(x).movedim(1, -1)
+
+    register(name)(lambda num_classes: Unplanned())
+    cost = backbone_cost(name, 16, 32)
+    assert plan_of(name) is None and cost == traced_cost(name, 16, 32)
+    assert (cost.map_shape, cost.parameters, cost.gflops) == ((2, 8, 8, 5), 15, 2 * 8 * 8 * 15 / 1e9)
 
 
 def test_a_step_is_six_small_and_two_full_projections():
@@ -233,6 +282,33 @@ def test_help_has_an_example():
         assert f"faster {command.name} --" in CliRunner().invoke(command, ["--help"]).output
 
 
-def test_the_commands_import_no_torch():
-    code = "import faster.costs_commands, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--help",
+        "models --json",
+        "flops",
+        "flops --table 7",
+        "flops --model r3d26-w7 --clip-frames 24 --size 99",
+        "flops --pattern 1:3 --model r2plus1d50 --model r2d14-w16",
+        "flops --model r2plus1d5O",
+        "extract --help",
+    ],
+)
+def test_the_commands_run_without_torch(arguments):
+    code = (
+        "import sys; sys.modules['torch'] = None\n"  # an import of it fails
+        "from faster.cli import main; main(sys.argv[1:])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, *arguments.split()], capture_output=True, text=True)
+    assert ended.returncode == (2 if "5O" in arguments else 0), ended.stderr
+    assert "Traceback" not in ended.stderr and ended.stdout + ended.stderr
+
+
+def test_names_that_need_no_torch_are_those_that_register():
+    from faster.aggregate import registry
+
+    registry.known_names()
+    own = {name for name, cls in registry._REGISTRY.items() if cls.__module__.startswith("faster.")}
+    assert tuple(sorted(own)) == AGGREGATORS
+    assert set(PAPERS) <= set(known_names())

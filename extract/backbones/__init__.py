@@ -1,9 +1,13 @@
-"""Clip-level backbones (FASTER §3.4): build one by name, or register your own."""
+"""Clip-level backbones (FASTER §3.4): build one by name, or register your own. Names and costs need no torch."""
 
-from .base import Backbone
+from typing import TYPE_CHECKING
+
 from .libraries import LIBRARIES
-from .registry import build, is_scalable, known_names, on_meta, register, require_known
-from .resnet3d import ResNet3D
+from .registry import build, is_scalable, known_names, on_meta, plan_of, register, require_known
+
+if TYPE_CHECKING:
+    from .base import Backbone
+    from .resnet3d import ResNet3D
 
 __all__ = [
     "LIBRARIES",
@@ -13,6 +17,20 @@ __all__ = [
     "is_scalable",
     "known_names",
     "on_meta",
+    "plan_of",
     "register",
     "require_known",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The two classes, whose modules import torch, when they are asked for."""
+    if name == "Backbone":
+        from .base import Backbone
+
+        return Backbone
+    if name == "ResNet3D":
+        from .resnet3d import ResNet3D
+
+        return ResNet3D
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,17 +5,19 @@ A library is imported only when one of its networks is named.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
-from .adapters import LibraryBackbone
+from ...suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from .adapters import LibraryBackbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +114,8 @@ def require(package: str, extra: str) -> Any:
 
 def unknown(model: str, known: Iterable[str]) -> UsageError:
     """For a name that the library does not have: the nearest ones."""
-    prefix, _, name = model.partition(":")
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(f'{prefix}:{other}' for other in near)}?" if near else ""
+    prefix = model.partition(":")[0]
+    hint = did_you_mean(model, [f"{prefix}:{other}" for other in known], most=3)
     return UsageError(f"unknown model {model!r}{hint or '; ' + LIBRARIES[prefix].offers + ' can be named'}")
 
 

@@ -7,24 +7,27 @@ build("r2plus1d50")                     # a network of the paper
 build("r2d14-w16", num_classes=6)       # narrower: stem width 16 instead of 64
 build("torchvision:r3d_18")             # a network of another library
 build("package.module:function")        # any importable function of the same form
+
+Names and plans cost no import of torch; building does.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
-from typing import TypeVar
-
-import torch
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import UsageError
+from ...suggest import did_you_mean
 from . import libraries
-from .adapters import as_backbone, import_function
-from .base import Backbone
+from .plans import PLANS, STEM_WIDTH, Plan
 
-STEM_WIDTH = 64
-"""Stem channels of a name without `-w`."""
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .base import Backbone
 
 _Builder = TypeVar("_Builder", bound=Callable[..., object])
 
@@ -60,29 +63,40 @@ def build(name: str, num_classes: int | None = None) -> Backbone:
     Raises UsageError for an unknown name (the message lists the known ones and the nearest), for a library that is not
     installed, and for a function of the user's that does not return an `nn.Module` with `channels` and `features`.
     """
+    base, width = _split(name)
     if (found := libraries.split_name(name)) is not None:
         return libraries.build(*found, num_classes)
+    from .adapters import as_backbone, import_function
+
     if ":" in name:
         return as_backbone(import_function(name)(num_classes), name)
-    if name in _builders:
-        return as_backbone(_builders[name](num_classes), name)
-    base, _, width = name.rpartition("-w")
-    if base in _scalable and re.fullmatch(r"[1-9]\d{0,3}", width):
-        if int(width) == STEM_WIDTH:
-            raise UsageError(f"{name!r} is {base!r}: one name for one network, so use that")
-        return as_backbone(_builders[base](num_classes, width=int(width)), name)
-    raise UsageError(_unknown(name))
+    settings = {} if width is None else {"width": width}
+    return as_backbone(_builders[base](num_classes, **settings), name)
 
 
 def on_meta(name: str, num_classes: int | None = None) -> Backbone:
     """The backbone called `name` without memory for its weights: shapes, costs and facts only."""
+    _split(name)  # a name that nobody has costs no import of torch
+    import torch
+
     with torch.device("meta"):
         return build(name, num_classes)
 
 
+def plan_of(name: str) -> Plan | None:
+    """The plan of a network of the paper, None for any other network.
+
+    Raises UsageError for a name that neither has a colon nor is known.
+    """
+    base, width = _split(name)
+    plan = PLANS.get(base)
+    return plan if plan is None or width is None else replace(plan, width=width)
+
+
 def require_known(name: str) -> None:
     """Raise UsageError where no backbone has this name, without making its weights; `package.module:function` passes."""
-    if ":" not in name or libraries.split_name(name) is not None:
+    _split(name)
+    if libraries.split_name(name) is not None:
         on_meta(name)
 
 
@@ -96,13 +110,34 @@ def is_scalable(name: str) -> bool:
     return name in _scalable
 
 
+def _split(name: str) -> tuple[str, int | None]:
+    """The registered name and the width asked for; a name with a colon is left as it is."""
+    if ":" in name or name in _builders:
+        return name, None
+    base, _, width = name.rpartition("-w")
+    if base in _scalable and re.fullmatch(r"[1-9]\d{0,3}", width):
+        if int(width) == STEM_WIDTH:
+            raise UsageError(f"{name!r} is {base!r}: one name for one network, so use that")
+        return base, int(width)
+    raise UsageError(_unknown(name))
+
+
 def _unknown(name: str) -> str:
     """One line for a name that nobody registered."""
     base, dash, width = name.rpartition("-w")
     stem = base if dash and width.isdigit() else name
-    near = difflib.get_close_matches(stem, _builders, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near and near[0] != stem else ""
+    hint = "" if stem in _builders else did_you_mean(stem, _builders)
     return (
-        f"unknown model {name!r}; {hint}known: {', '.join(known_names())}; narrower ones as r2d26-w16; "
+        f"unknown model {name!r}{hint or ';'} known: {', '.join(known_names())}; narrower ones as r2d26-w16; "
         f"others as {', '.join(library.example for library in libraries.LIBRARIES.values())}; your own as package.module:function"
     )
+
+
+def _member(plan: Plan, num_classes: int | None, *, width: int = STEM_WIDTH) -> nn.Module:
+    from .resnet3d import resnet3d
+
+    return resnet3d(plan.kind, plan.depth, num_classes, width=width)
+
+
+for _name, _plan in PLANS.items():
+    register(_name, scalable=True)(partial(_member, _plan))

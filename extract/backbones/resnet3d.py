@@ -10,40 +10,28 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import UsageError
 from .base import Backbone
-from .registry import STEM_WIDTH, register
-
-Size = tuple[int, int, int]
-
-TEMPORAL_REDUCTION = 8
-"""l = L / 8, in every network here."""
-
-# Blocks in res2 … res5, by depth.
-BOTTLENECK_BLOCKS = {14: (1, 1, 1, 1), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-BASIC_BLOCKS = {34: (3, 4, 6, 3)}
-
-
-def require_frames(clip_frames: int) -> None:
-    """Raise UsageError where these networks take no clips of so many frames."""
-    if clip_frames % TEMPORAL_REDUCTION:
-        raise UsageError(
-            f"a clip of {clip_frames} frames; this network takes a multiple of {TEMPORAL_REDUCTION}"
-        )
+from .plans import (
+    BASIC_BLOCKS,
+    BOTTLENECK_BLOCKS,
+    STEM_WIDTH,
+    Size,
+    mid_channels,
+    padding,
+    require_frames,
+    stem_mid_channels,
+)
 
 
 class ConvNorm(nn.Sequential):
     """A convolution without bias and its batch norm, padded so that only the stride changes the size."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: Size, stride: Size = (1, 1, 1)) -> None:
-        # An even kernel (R2D's stem, 8 frames at stride 8) tiles the clip and needs no padding.
-        t, h, w = (k // 2 if k % 2 else 0 for k in kernel)
-        conv = nn.Conv3d(in_channels, out_channels, kernel, stride, (t, h, w), bias=False)
+        conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding(kernel), bias=False)
         super().__init__(OrderedDict(conv=conv, norm=nn.BatchNorm3d(out_channels)))
 
 
@@ -72,11 +60,6 @@ class Kind:
     """Whether res3, res4 and res5 halve time as well."""
 
 
-def mid_channels(in_channels: int, out_channels: int) -> int:
-    """Channels between the two halves of a (2+1)D convolution with as many weights as the 3×3×3 one ([36] §3.5)."""
-    return 27 * in_channels * out_channels // (9 * in_channels + 3 * out_channels)
-
-
 def _relu() -> nn.Module:
     return nn.ReLU(inplace=True)
 
@@ -86,7 +69,7 @@ def _stem_2d(width: int) -> nn.Module:
 
 
 def _stem_2plus1d(width: int) -> nn.Module:
-    mid = max(1, round(45 * width / STEM_WIDTH))
+    mid = stem_mid_channels(width)
     spatial, temporal = ConvNorm(3, mid, (1, 7, 7), (1, 2, 2)), ConvNorm(mid, width, (3, 1, 1))
     return nn.Sequential(spatial, _relu(), temporal, _relu())
 
@@ -197,9 +180,3 @@ class ResNet3D(Backbone):
 def resnet3d(kind: str, depth: int, num_classes: int | None, *, width: int = STEM_WIDTH) -> ResNet3D:
     """A member of the family: kind "r2d", "r2plus1d" or "r3d", depth a key of the tables above, stem width."""
     return ResNet3D(KINDS[kind], depth, width=width, num_classes=num_classes)
-
-
-for _kind in KINDS:
-    for _depth in BOTTLENECK_BLOCKS:
-        register(f"{_kind}{_depth}", scalable=True)(partial(resnet3d, _kind, _depth))
-register("r2plus1d34", scalable=True)(partial(resnet3d, "r2plus1d", 34))

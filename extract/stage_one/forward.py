@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones import Backbone, ResNet3D
-from ..backbones.resnet3d import Block, require_frames
+from ..backbones.plans import require_frames
+from ..backbones.resnet3d import Block
 from ..fast_forward import Pixels, flat_layers, stages, tiles
 from .norm import norm_relu
 

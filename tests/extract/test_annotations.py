@@ -202,7 +202,7 @@ class TestChoice:
         assert read_source(file, video_root=tmp_path / "explicit").root == tmp_path / "explicit"
 
     def test_unknown_format_names_the_nearest(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"unknown annotation format 'ucf'.*did you mean 'ucf101'"):
+        with pytest.raises(UsageError, match=r"unknown annotation format 'ucf'.*did you mean ucf101"):
             read_source(tmp_path, format="ucf")
 
     def test_options_that_do_not_go_together(self, tmp_path: Path) -> None:

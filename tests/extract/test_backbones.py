@@ -254,7 +254,7 @@ def test_an_unknown_name_lists_the_known_and_the_nearest():
     with pytest.raises(UsageError) as caught:
         build("r2plus1d-50")
     message = str(caught.value)
-    assert "did you mean 'r2plus1d50'?" in message and "\n" not in message
+    assert "did you mean r2plus1d50?" in message and "\n" not in message
     assert all(name in message for name in known_names())
     for name in ("r2d26-w0", "r2d26-w", "r2d27", "R2D26", "r2d26-w-8", "r2d26-w16-w8"):
         with pytest.raises(UsageError, match="unknown model"):
