@@ -78,3 +78,39 @@ def test_crashes_and_hangs_are_failures_with_names_and_the_run_ends(tmp_path: Pa
     assert "Timeout (>1.0s)" in run.stdout and "Timeout (0:00:05)!" in run.stderr
     with left.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # which the process that was left held
+
+
+def test_a_part_of_ci_that_fails_or_hangs_is_said_and_the_others_are_run(tmp_path: Path) -> None:
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
+    commands = {
+        ".ci/wheel_alone": "touch wheel_alone",
+        "make": '[ "$*" = test ] && exec sleep 100000; [ "$*" != stress ]',
+        # A second is enough of what hangs; all else has its time.
+        "timeout": f'[ "$*" = "--kill-after=30s 20m make test" ] && set -- 1 make test; exec {shutil.which("timeout")} "$@"',
+    }
+    for name, text in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "CI": "true", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    run = subprocess.run(["bash", ".ci/run"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1, run.stderr
+    table = re.findall(r"^(\w.*?)  +\d+ s  (.*)$", run.stdout, re.MULTILINE)
+    assert table == [
+        ("set up", "passed"),
+        ("check", "passed"),
+        ("test", "FAILED (not done in 20 minutes)"),
+        ("numeric, AVX2", "passed"),
+        ("numeric, AVX2, 2 threads", "passed"),
+        ("stress", "FAILED (1)"),
+        ("wheel", "passed"),
+        ("wheel alone", "passed"),
+        ("all", "FAILED"),
+    ]
+    assert (tmp_path / "wheel_alone").exists()
+
+
+@pytest.mark.parametrize(("words", "named"), [("ISA=avx", "avx2"), ("THREADS=3", "1 and 2")])
+def test_make_says_what_it_does_not_know(words: str, named: str) -> None:
+    said = subprocess.run(["make", "--dry-run", "test", words], cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 2 and named in said.stderr

@@ -350,3 +350,18 @@ def test_what_failed_is_retried_only_where_that_loses_no_maps(
     assert (summary.whole, summary.failed) == (7, {})
     run(config(root, tmp_path / "whole.zarr"))
     assert files_of(path) == files_of(tmp_path / "whole.zarr")
+
+
+def test_an_extraction_does_not_import_torchs_compiler(bright: Path, tmp_path: Path) -> None:
+    """It takes longer than all other imports together, and tracing a network's costs would import it."""
+    code = (
+        "import sys\n"
+        "from faster.extract.run import ExtractConfig, extract\n"
+        f"config = ExtractConfig(source={str(bright)!r}, models=({CHEAP!r},), store={str(tmp_path / 's.zarr')!r},\n"
+        "    allow_random=True, clips=1, size=32, limit=2)\n"
+        "if __name__ == '__main__':\n"
+        "    extract(config, progress=False)\n"
+        "    sys.exit('torch._dynamo' in sys.modules)\n"
+    )
+    (tmp_path / "extract.py").write_text(code)
+    assert subprocess.run([sys.executable, str(tmp_path / "extract.py")], check=False).returncode == 0
