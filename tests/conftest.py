@@ -7,18 +7,21 @@ pytest-xdist then reports the test by name, starts another worker and gives it t
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
+import itertools
+import multiprocessing
 import os
-import signal
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import kill_started_with
 
 STRESS_SECONDS = 900
 _real_stderr = 2
+_calls = itertools.count()
+_started: set[str] = set()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,7 +46,23 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    return (yield from _watched(item))
+    """What the test starts bears a mark; what of that is left when it ends, as after a failure, is killed."""
+    _started.clear()
+    mark = os.environ["FASTER_TEST_CALL"] = f"{os.getpid()}-{next(_calls)}"
+    try:
+        return (yield from _watched(item))
+    finally:
+        del os.environ["FASTER_TEST_CALL"]
+        if _started or multiprocessing.active_children():
+            kill_started_with({"FASTER_TEST_CALL": mark})
+
+
+def _note_start(event: str, _: object) -> None:
+    if event in ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.system"):
+        _started.add(event)
+
+
+sys.addaudithook(_note_start)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -69,13 +88,4 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     """Kill what a worker that crashed has left running: it could hold the output of the run open for ever."""
     if error:
         worker, run = node.workerinput["workerid"], node.workerinput["testrunuid"]
-        kill_processes_with({f"PYTEST_XDIST_WORKER={worker}", f"PYTEST_XDIST_TESTRUNUID={run}"})
-
-
-def kill_processes_with(variables: set[str]) -> None:
-    """Kill every process that was started with these variables ("NAME=value") in its environment."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # ended meanwhile, or another user's
-            theirs = (process / "environ").read_bytes().split(b"\0")
-            if {variable.encode() for variable in variables} <= set(theirs):
-                os.kill(int(process.name), signal.SIGKILL)
+        kill_started_with({"PYTEST_XDIST_WORKER": worker, "PYTEST_XDIST_TESTRUNUID": run})
