@@ -27,6 +27,7 @@ from .errors import UsageError, VideoError, WeightsError
 from .extract.decode import LoadedVideo
 from .extract.frozen import FrozenBackbone
 from .extract.precision import as_asked
+from .extract.specs import gflops_a_clip
 from .extract.weights import find_weights, load_weights, random_weights
 from .names import as_text
 from .phrases import counted
@@ -257,8 +258,7 @@ class Predictor:
 
     def _costs(self) -> NDArray[np.float64]:
         of_clip = {
-            model: network.gflops(self._specs[model].clip_frames, int(self._specs[model].transform["size"]))
-            for model, network in self._networks.items()
+            model: gflops_a_clip(network, self._specs[model]) for model, network in self._networks.items()
         }
         shapes = self.run.config.map_shapes
         aggregator = [

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from tqdm import tqdm
-
 from ..bars import tqdm
 from ..phrases import counted
 from ..streams import is_terminal

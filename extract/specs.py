@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import store as stores
 from ..errors import UsageError
+from .backbones import plan_of
 from .config import ExtractConfig
 from .frozen import FrozenBackbone
 from .transforms import REFERENCE_SIZE, centre_transform
@@ -51,14 +52,17 @@ def _own_clip_frames(networks: Sequence[tuple[FrozenBackbone, WeightsInfo]]) -> 
 
 
 def gflops_a_clip(network: FrozenBackbone, spec: stores.FeatureSpec) -> float:
-    """GFLOPs a clip."""
-    return network.gflops(spec.clip_frames, int(spec.transform["size"]))
+    """GFLOPs a clip, from the network's plan where it has one: tracing has torch import its compiler, for seconds."""
+    plan, size = plan_of(spec.model), int(spec.transform["size"])
+    if plan is None:
+        return network.gflops(spec.clip_frames, size)
+    return plan.cost(spec.clip_frames, size).multiply_adds / 1e9
 
 
 def _spec(
     config: ExtractConfig, clip_frames: int, size: int, network: FrozenBackbone, info: WeightsInfo
 ) -> stores.FeatureSpec:
-    backbone = network.backbone
+    backbone, plan = network.backbone, plan_of(info.model)
     return stores.FeatureSpec(
         model=info.model,
         weights_digest=info.digest,
@@ -67,7 +71,7 @@ def _spec(
         frame_stride=backbone.frame_stride,
         clips=config.clips_a_view(clip_frames),
         views=1 + config.views,
-        map_shape=network.map_shape(clip_frames, size),
+        map_shape=plan.cost(clip_frames, size).map_shape if plan else network.map_shape(clip_frames, size),
         num_classes=0 if info.random else backbone.num_classes or 0,  # random scores would mean nothing
         class_names=info.class_names,
         transform={

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import run_commands
 from faster.cli import COMMANDS, main
 from reference import help_of, reference
 from sets import make_bright_set
@@ -60,20 +61,25 @@ def test_the_two_lines_of_the_readme_run_as_they_stand(tmp_path: Path) -> None:
     project = tmp_path / "kinetics"
     make_bright_set(project / "videos", per_class=6, tests=2)
     settings = ["--size", "32", "--epochs", "2", "--batch-size", "4", "--device", "cpu"]
-    assert run("train-backbone", "--model", "r2plus1d14-w4", *settings, cwd=project).returncode == 0
-    extracted = run("extract", "--model", "r2plus1d14-w4", "--size", "32", "--clips", "4", cwd=project)
-    assert extracted.returncode == 0, extracted.stderr
-    assert "next: faster train-agg --store kinetics.zarr" in extracted.stdout
-    trained = run("train-agg", "--store", "kinetics.zarr", cwd=project)
-    assert trained.returncode == 0, trained.stderr
-    (folder,) = (project / "runs").iterdir()
-    assert folder.name == "kinetics-fast-gru-all-E-n4-s0"
-    shown = run("inspect", "kinetics.zarr", "--json", cwd=project)
-    assert json.loads(shown.stdout)["models"][0]["whole"] == 12
-    video = next((project / "videos/test/light").iterdir())
-    predicted = run("predict", str(video), "missing.mp4", "--run", str(folder), "--json", cwd=project)
-    assert predicted.returncode == 3  # one of the two could not be classified
-    first, second = map(json.loads, predicted.stdout.splitlines())
+    folder, video = "runs/kinetics-fast-gru-all-E-n4-s0", next((project / "videos/test/light").iterdir())
+    ended = run_commands(
+        [
+            ["train-backbone", "--model", "r2plus1d14-w4", *settings],
+            ["extract", "--model", "r2plus1d14-w4", "--size", "32", "--clips", "4"],
+            ["train-agg", "--store", "kinetics.zarr"],
+            ["inspect", "kinetics.zarr", "--json"],
+            ["predict", str(video), "missing.mp4", "--run", folder, "--json"],
+        ],
+        cwd=project,
+        memory_bytes=8 << 30,
+    )
+    assert [end.code for end in ended[:4]] == [0] * 4, [end.errors for end in ended]
+    _, extracted, _, shown, predicted = ended
+    assert "next: faster train-agg --store kinetics.zarr" in extracted.output
+    assert [str(run.relative_to(project)) for run in (project / "runs").iterdir()] == [folder]
+    assert json.loads(shown.output)["models"][0]["whole"] == 12
+    assert predicted.code == 3  # one of the two could not be classified
+    first, second = map(json.loads, predicted.output.splitlines())
     assert first["top"] and not second["top"] and second["reason"]
     assert (project / "predictions.csv").exists()
 

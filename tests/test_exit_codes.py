@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from commands import run_commands
 from faster.errors import Interrupted
+from faster.extract.decoders import TIMEOUT_SECONDS
 from faster.stopping import interruptible, raise_if_stopped
+from processes import started
 from sets import make_bright_set
 from stores import make_spec, make_store, make_videos
 
@@ -118,24 +120,16 @@ def test_a_signal_during_a_slow_decode_drops_the_shard_and_leaves_with_75(
         "    main(sys.argv[1:])\n"
     )
     command = [sys.executable, str(script), "extract", str(place / "videos"), *EXTRACT, "--store", "s.zarr"]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-    try:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with started(command, cwd=tmp_path, stderr=subprocess.PIPE, env=environment) as process:
         while not (tmp_path / "decoding").exists() and process.poll() is None:
             time.sleep(0.05)
         if number is signal.SIGTERM:
             process.send_signal(number)
         else:
             os.killpg(process.pid, number)  # as a batch system warns: all processes of the job
-        _, errors = process.communicate(timeout=20)  # the promise
-    finally:
-        process.kill()
+        # Long before the decode is given up, which would end the wait as well, and on any machine.
+        _, errors = process.communicate(timeout=TIMEOUT_SECONDS / 2)
     assert process.returncode == 75, errors
     assert f"stopped by {number.name}" in errors and "run the same command again" in errors
     assert "Traceback" not in errors

@@ -22,6 +22,7 @@ from faster.errors import DataError, Interrupted, SourceError, UsageError, Weigh
 from faster.extract.pretrain import TrainBackboneConfig, train_backbone
 from faster.extract.run import ExtractConfig, extract
 from faster.predict import Predictor, write_predictions
+from processes import started
 from sets import make_bright_set, write_bright_video
 
 CHEAP, DEAR = "r2d14-w4", "r2plus1d14-w4"
@@ -218,12 +219,13 @@ def test_a_stop_keeps_the_answers_so_far(project: Path, tmp_path: Path) -> None:
     video = next((project / "videos/test/light").glob("*.mp4"))
     command = [sys.executable, "-m", "faster.cli", "predict", *[str(video)] * 2000, "--json"]
     command += ["--run", str(project / "runs/fast-gru"), "--out", str(tmp_path / "table.csv")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         answers = [process.stdout.readline() for _ in range(2)]
         process.send_signal(signal.SIGTERM)
         answers += process.stdout.readlines()
         said = process.stderr.read()
+        process.wait()
     assert process.returncode == 75 and f"answers so far are in {tmp_path / 'table.csv'}" in said
     with (tmp_path / "table.csv").open() as file:
         assert len(list(csv.DictReader(file))) in (len(answers), len(answers) + 1)

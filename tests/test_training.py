@@ -17,6 +17,7 @@ from faster.errors import Interrupted, RunError, StorageError, UsageError
 from faster.run_folder import open_run
 from faster.store.commit import replace
 from faster.training import _is_finite, fit, learning_rate_at, run_config, step_seed
+from processes import started
 from safetensors.torch import load_file
 from signals import interrupts
 from torch import Tensor, nn
@@ -115,7 +116,7 @@ def test_two_processes_do_not_train_into_one_folder(tmp_path: Path) -> None:
         "with alone_in(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", hold, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == "in\n"
         task = Blobs()
         with pytest.raises(RunError, match="another process is training into"):

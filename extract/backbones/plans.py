@@ -11,6 +11,7 @@ from functools import lru_cache
 from math import prod
 
 from ...errors import UsageError
+from ...phrases import counted
 
 Size = tuple[int, int, int]
 
@@ -31,7 +32,7 @@ def require_frames(clip_frames: int) -> None:
     """Raise UsageError where these networks take no clips of so many frames."""
     if clip_frames % TEMPORAL_REDUCTION:
         raise UsageError(
-            f"a clip of {clip_frames} frames; this network takes a multiple of {TEMPORAL_REDUCTION}"
+            f"a clip of {counted(clip_frames, 'frame')}; this network takes a multiple of {TEMPORAL_REDUCTION}"
         )
 
 

@@ -153,6 +153,8 @@ class ResNet3D(Backbone):
 
     def _initialise(self) -> None:
         """He's normal for convolutions; each block starts as its shortcut (last norm's scale 0), which trains better."""
+        if next(self.parameters()).is_meta:
+            return  # there is nothing to fill, and trying to has torch import its compiler: seconds of every start
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

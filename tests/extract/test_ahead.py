@@ -37,7 +37,7 @@ def test_at_most_so_many_are_made_before_they_are_asked_for() -> None:
 
     items = made_ahead(make(), ahead=2, stop=nothing)
     assert [next(items) for _ in range(4)] == [0, 1, 2, 3]
-    assert full.wait(10)  # the sixth begins, with none taken since the fourth
+    full.wait()  # the sixth begins, with none taken since the fourth
     items.close()
     assert made == list(range(len(made))) and len(made) <= 7
     assert not threads()

@@ -20,7 +20,7 @@ def test_work_is_done_in_order_and_before_the_end() -> None:
 
 
 def test_no_more_waits_than_was_agreed() -> None:
-    go, begun = threading.Event(), threading.Event()
+    go, begun, agreed = (threading.Event() for _ in range(3))
     given: list[int] = []
 
     def first() -> None:
@@ -35,10 +35,12 @@ def test_no_more_waits_than_was_agreed() -> None:
             for i in range(4):
                 behind.do(lambda: None)
                 given.append(i)
+                if i == 1:
+                    agreed.set()
 
         giver = threading.Thread(target=give)
         giver.start()
-        begun.wait()
+        agreed.wait()
         giver.join(timeout=0.3)
         assert giver.is_alive() and len(given) == 2
         go.set()

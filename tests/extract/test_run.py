@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import inside
 import numpy as np
 import pytest
 import torch
@@ -212,7 +215,7 @@ def test_mistakes_are_said_before_anything_is_written(bright: Path, tmp_path: Pa
     "number", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.stress)]
 )
 def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
-    bright: Path, tmp_path: Path, number: signal.Signals
+    bright: Path, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is stopped when the first of its six shards is whole, and run again."""
     script = tmp_path / "stopped.py"
@@ -247,9 +250,11 @@ def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
     assert "Traceback" not in stopped.stderr
     # Shards are committed in a thread: the signal may reach the main thread a little later.
     assert 1 <= len(list((tmp_path / "s.zarr").rglob("*.v0.json"))) < 6
+    monkeypatch.setattr("faster.extract.run.shard_videos_for", lambda *_: 4)
     for name in ("s.zarr", "whole.zarr"):
-        command = [sys.executable, str(script), "go on", *arguments, str(tmp_path / name)]
-        subprocess.run(command, env=environment, check=True, capture_output=True)
+        with one_thread():
+            ended = inside.faster(*arguments, str(tmp_path / name))
+        assert ended.returncode == 0, ended.stderr
     stopped_files, whole_files = files_of(tmp_path / "s.zarr"), files_of(tmp_path / "whole.zarr")
     left = {name for name in stopped_files if name.endswith(".tmp")}
     assert bool(left) <= (number == signal.SIGKILL)
@@ -368,3 +373,29 @@ def test_what_failed_is_retried_only_where_that_loses_no_maps(
     assert (summary.whole, summary.failed) == (7, {})
     run(config(root, tmp_path / "whole.zarr"))
     assert files_of(path) == files_of(tmp_path / "whole.zarr")
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """As many as the processes that are told so by OMP_NUM_THREADS: the number may change a map's last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_an_extraction_does_not_import_torchs_compiler(bright: Path, tmp_path: Path) -> None:
+    """It takes longer than all other imports together, and tracing a network's costs would import it."""
+    code = (
+        "import sys\n"
+        "from faster.extract.run import ExtractConfig, extract\n"
+        f"config = ExtractConfig(source={str(bright)!r}, models=({CHEAP!r},), store={str(tmp_path / 's.zarr')!r},\n"
+        "    allow_random=True, clips=1, size=32, limit=2)\n"
+        "if __name__ == '__main__':\n"
+        "    extract(config, progress=False)\n"
+        "    sys.exit('torch._dynamo' in sys.modules)\n"
+    )
+    (tmp_path / "extract.py").write_text(code)
+    assert subprocess.run([sys.executable, str(tmp_path / "extract.py")], check=False).returncode == 0

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import fake_slurm
+import inside
 import pytest
 from faster.errors import StoreError, UsageError
 from faster.extract.jobs.slurm import SlurmJob, tasks_of_script
@@ -45,7 +46,7 @@ def test_an_array_makes_the_store_and_one_task_is_run_again(place: Path) -> None
     assert status(place / "s.zarr").models[0].whole == 3
     whole = files_of(place / "s.zarr")
 
-    alone = faster(place, environment, "extract", *EXTRACT[:3], "--store", "alone.zarr", *EXTRACT[5:])
+    alone = inside.faster("extract", *EXTRACT[:3], "--store", "alone.zarr", *EXTRACT[5:], cwd=place)
     assert alone.returncode == 0, alone.stderr
     assert files_of(place / "alone.zarr") == whole  # two tasks, or one command: the same bytes
 

@@ -15,6 +15,7 @@ from faster.errors import StoreError
 from faster.extract.jobs.status import Watch, status
 from faster.store import writer
 from faster.store.receipts import list_receipts, receipt_path
+from processes import started
 from stores import make_spec, make_store, make_videos
 
 SPECS = [make_spec("r2plus1d50"), make_spec("r2d26")]
@@ -168,11 +169,11 @@ def test_watching_begins_before_the_jobs_do(store: stores.Store, tmp_path: Path)
     assert ended.code == 65  # no script says that it will come
     (tmp_path / "later.zarr.sbatch").write_text("# faster: tasks 2\n")
     command = [sys.executable, "-m", "faster.cli", "status", path.name, "--watch", "1"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as watching:
+    with started(command, cwd=tmp_path, stdout=subprocess.PIPE) as watching:
         assert watching.stdout is not None
         assert watching.stdout.readline() == "later.zarr: not begun yet\n"
         store.path.rename(path)
-        assert "3 of 3 shards whole" in watching.communicate(timeout=60)[0]
+        assert "3 of 3 shards whole" in watching.communicate()[0]
     assert watching.returncode == 0
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import inside
 import numpy as np
 import pytest
 from faster import store as stores
@@ -145,10 +146,14 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bright_set(tmp_path_factory.mktemp("disk") / "videos", per_class=2, tests=1)
 
 
-def extract(videos: Path, store: Path, *before: str, weights: str = "") -> subprocess.CompletedProcess[str]:
-    command = [*before, sys.executable, "-m", "faster.cli", "extract", str(videos), "--devices", "cpu"]
+def arguments(videos: Path, store: Path, weights: str = "") -> list[str]:
+    command = ["extract", str(videos), "--devices", "cpu"]
     command += ["--model", "r2d14-w4", "--clips", "2", "--size", "8", "--store", str(store)]
-    command += ["--weights", weights] if weights else ["--allow-random"]
+    return [*command, *(["--weights", weights] if weights else ["--allow-random"])]
+
+
+def extract(videos: Path, store: Path, *before: str, weights: str = "") -> subprocess.CompletedProcess[str]:
+    command = [*before, sys.executable, "-m", "faster.cli", *arguments(videos, store, weights)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
@@ -171,7 +176,7 @@ def test_a_limit_on_file_sizes_ends_the_command_and_a_rerun_completes(videos: Pa
     line = require_one_line_of_the_disk(extract(videos, tmp_path / "s.zarr", *limited))
     assert "s.zarr" in line and "ulimit" in line
     assert not list((tmp_path / "s.zarr").rglob("receipts/*")) and not list(tmp_path.rglob("*.tmp"))
-    assert extract(videos, tmp_path / "s.zarr").returncode == 0
+    assert inside.faster(*arguments(videos, tmp_path / "s.zarr")).returncode == 0
     assert stores.open(tmp_path / "s.zarr").features("r2d14-w4", 8).ok.all()
 
 

@@ -58,6 +58,8 @@ class Extractor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            self._process.kill()
         self._process.communicate()
 
 

@@ -29,6 +29,16 @@ def write_at_once(store: Path, *, shards: int, stop_at: Sequence[int], rng: np.r
         subprocess.Popen([sys.executable, __file__, str(store), str(seed), str(shards), str(at)])
         for seed, at in enumerate(stop_at)
     ]
+    try:
+        return _codes(writers, rng)
+    finally:
+        for writer in writers:
+            if writer.returncode is None:
+                writer.kill()
+                writer.wait()
+
+
+def _codes(writers: list[subprocess.Popen[bytes]], rng: np.random.Generator) -> list[int]:
     asleep: list[subprocess.Popen[bytes]] = []
     codes: dict[int, int] = {}
     while len(codes) < len(writers):
