@@ -14,7 +14,15 @@ from ..aggregate.train import TrainConfig, TrainResult, train_agg
 from ..extract.pretrain import TrainBackboneConfig, TrainBackboneResult, train_backbone
 from ..extract.run import ExtractConfig, extract
 from ..predict import Prediction, Predictor
-from .events import EventSet, average_ceiling, chance, clip_ceiling, planned_videos, write_set
+from .events import (
+    EventSet,
+    average_ceiling,
+    chance,
+    clip_ceiling,
+    planned_videos,
+    write_set,
+    write_singles,
+)
 
 Say = Callable[[str], None]
 
@@ -59,6 +67,11 @@ class DemoConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     cells: tuple[tuple[str, str], ...] = CELLS
 
+    @classmethod
+    def of_seed(cls, seed: int, *, folder: str) -> DemoConfig:
+        """The demo with another seed of everything: videos, backbones, and three aggregators of each kind."""
+        return cls(folder=folder, events=EventSet(seed=seed), seeds=tuple(range(seed, seed + 3)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
@@ -99,11 +112,12 @@ def demo(config: DemoConfig, *, say: Say = print, progress: bool = True) -> Demo
         FasterError: as the stages do.
     """
     folder, events, clock = Path(config.folder), config.events, _Clock(say)
-    with clock.step("render", "rendering labelled videos"):
+    with clock.step("render", "rendering labelled videos, of one event and of two"):
+        write_singles(events, folder / "singles", progress=progress)
         write_set(events, folder / "videos", progress=progress)
     backbones = []
     for model in (EXPENSIVE, CHEAP):
-        with clock.step(f"train {model}", f"training the backbone {model} on the training videos"):
+        with clock.step(f"train {model}", f"training the backbone {model} on videos of one event"):
             backbones.append(train_backbone(_backbone_config(config, model), say=_quiet, progress=progress))
     with clock.step("extract", "extracting both models' maps of every clip, one decode for both"):
         extract(_extract_config(config), say=_quiet, progress=progress)
@@ -152,13 +166,15 @@ def _quiet(line: str) -> None:
 def _backbone_config(config: DemoConfig, model: str) -> TrainBackboneConfig:
     return TrainBackboneConfig(
         model=model,
-        source=str(Path(config.folder) / "videos"),
+        source=str(Path(config.folder) / "singles"),
         out=str(Path(config.folder) / "weights"),
         clip_frames=config.clip_frames,
         size=config.size,
         epochs=config.backbone_epochs,
         learning_rate=config.backbone_learning_rate,
-        validation_clips=config.clips,
+        validation_share=0.0,
+        validation_clips=config.clips // 2,
+        seed=config.events.seed,
     )
 
 

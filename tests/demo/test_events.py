@@ -14,16 +14,21 @@ from faster.demo.events import (
     clip_ceiling,
     draw_script,
     encode,
+    planned_singles,
     planned_videos,
     render_frames,
     render_script,
+    render_single,
     write_set,
+    write_singles,
 )
 from faster.demo.shapes import KINDS
 from faster.errors import DataError, StorageError, UsageError
 
 CLIP_FRAMES = 8
-SMALL = EventSet(videos_per_class=3, test_videos_per_class=1, size=32)
+SMALL = EventSet(
+    videos_per_class=3, test_videos_per_class=1, singles_per_kind=3, test_singles_per_kind=1, size=32, disguised=None
+)
 
 
 def decode(path):
@@ -157,6 +162,50 @@ def test_the_harder_the_set_the_fewer_events_keep_their_own_form():
     assert own_forms(1.0) == 0
 
 
+def test_the_share_in_disguise_can_be_set_apart_from_the_difficulty():
+    config = replace(SMALL, difficulty=0.0, disguised=1.0)
+    scripts = [draw_script(config, index) for index in range(50)]
+    assert all(half.form is not None for script in scripts for half in (script.first, script.second))
+    # The kind then shows in the motion alone: in its middle frame a sweep is what a grow is, but for the size.
+    half = replace(scripts[0].first, noise=np.zeros_like(scripts[0].first.noise))
+    plain = replace(half, form=None)
+    script = scripts[0]
+    kinds = [config.class_names.index(f"{kind}-then-orbit") for kind in ("sweep", "grow")]
+    colours = []
+    for first in (half, plain):
+        videos = [render_script(config, label, replace(script, first=first)) for label in kinds]
+        middle = half.start_frame + half.event_frames // 2
+        x, y = (int(place * config.size) for place in half.centre)
+        colours.append([video[middle, y, x].astype(int) for video in videos])
+    assert abs(colours[1][0] - colours[1][1]).max() > 60  # the kinds' own hues
+    assert np.array_equal(*colours[0]) or abs(colours[0][0] - colours[0][1]).max() < 30
+
+
+@pytest.mark.parametrize("kind", range(3))
+def test_a_single_is_the_event_of_a_video_and_nothing_else(kind):
+    for index in range(6):
+        first = draw_script(SMALL, index).first
+        label = next(i for i, pair in enumerate(SMALL.pairs) if pair[0] == KINDS[kind])
+        video = render_frames(SMALL, label, index)
+        span = slice(first.start_frame, first.start_frame + first.event_frames)
+        np.testing.assert_array_equal(render_single(SMALL, kind, index), video[span])
+
+
+def test_write_singles_writes_as_many_of_each_kind_and_none_is_part_of_a_pair(tmp_path):
+    paths = write_singles(SMALL, tmp_path)
+    counts = Counter(path.relative_to(tmp_path).parts[:2] for path in paths)
+    assert counts == {(part, kind): n for kind in KINDS[:3] for part, n in (("train", 2), ("test", 1))}
+    shortest, longest = SMALL.event_frames
+    assert all(shortest <= len(decode(path)) <= longest for path in paths)
+    singles, pairs = ({video.index for video in planned(SMALL)} for planned in (planned_singles, planned_videos))
+    assert len(singles) == 9 and len(pairs) == 18 and not singles & pairs
+    names = {video.path.name for planned in (planned_singles, planned_videos) for video in planned(SMALL)}
+    assert len(names) == 27
+    before = [path.stat().st_mtime_ns for path in paths]
+    assert write_singles(SMALL, tmp_path) == paths
+    assert [path.stat().st_mtime_ns for path in paths] == before
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_shows_and_moves(kind):
     config = EventSet(events=6, difficulty=0)
@@ -247,7 +296,11 @@ def test_ceilings_against_counting(events):
         ("gap_frames_min", 8),
         ("event_frames", (14, 8)),
         ("test_videos_per_class", 0),
-        ("test_videos_per_class", 100),
+        ("test_videos_per_class", 1000),
+        ("test_singles_per_kind", 0),
+        ("test_singles_per_kind", 1000),
+        ("disguised", -0.1),
+        ("disguised", 1.5),
         ("seed", -1),
         ("fps", 0),
     ],
