@@ -72,17 +72,16 @@ def average_ceiling(events: int) -> float:
 class EventSet:
     """Everything that decides the set's videos; the same values give the same pixels.
 
-    `difficulty` in [0, 1] lowers contrast and adds noise and distractors. `disguised` is the share of events that take
-    a form and colour drawn at random in place of their kind's own, None for as large a share as the difficulty: at 1 the
-    kinds differ in motion only.
+    `difficulty` in [0, 1] lowers contrast and adds noise and distractors. `disguised` in [0, 1] is the share of events that
+    take a form and colour drawn at random in place of their kind's own: at 1 the kinds differ in motion only.
 
     Raises UsageError for values that cannot be rendered.
     """
 
     events: int = 3  # K, the first K of KINDS
-    videos_per_class: int = 100  # train and test together
-    test_videos_per_class: int = 20
-    singles_per_kind: int = 300  # videos of one event, train and test together
+    videos_per_class: int = 110  # train and test together
+    test_videos_per_class: int = 50
+    singles_per_kind: int = 310  # videos of one event, train and test together
     test_singles_per_kind: int = 60
     frames: int = 64
     size: int = 64  # height and width, pixels
@@ -90,7 +89,7 @@ class EventSet:
     event_frames: tuple[int, int] = (14, 20)  # shortest and longest, both included
     gap_frames_min: int = 10  # neutral frames after an event, at least
     difficulty: float = 0.0
-    disguised: float | None = None
+    disguised: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -127,10 +126,7 @@ class EventSet:
             ),
             (self.fps > 0, f"fps={self.fps}: must be positive"),
             (0 <= self.difficulty <= 1, f"difficulty={self.difficulty}: must lie in [0, 1]"),
-            (
-                self.disguised is None or 0 <= self.disguised <= 1,
-                f"disguised={self.disguised}: must lie in [0, 1], or be None",
-            ),
+            (0 <= self.disguised <= 1, f"disguised={self.disguised}: must lie in [0, 1]"),
             (self.seed >= 0, f"seed={self.seed}: must not be negative"),
         )
         for holds, message in rules:
@@ -191,8 +187,7 @@ def _draw_half(config: EventSet, rng: np.random.Generator, base: FloatArray) -> 
     shortest, longest = config.event_frames
     event_frames = int(rng.integers(shortest, longest + 1))
     x, y = rng.uniform(0.35, 0.65, 2)
-    disguised = config.difficulty if config.disguised is None else config.disguised
-    shared, form = rng.random() < disguised, int(rng.integers(config.events))
+    shared, form = rng.random() < config.disguised, int(rng.integers(config.events))
     noise = rng.standard_normal((half_frames, config.size, config.size, 1), dtype=np.float32)
     return Half(
         start_frame=int(rng.integers(half_frames - config.gap_frames_min - event_frames + 1)),
