@@ -18,8 +18,15 @@ from ..outputs import output_folder
     callback=output_folder,
     help="Where everything goes.",
 )
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the videos, the backbones and the first of the aggregators.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def demo_command(folder: str, as_json: bool) -> None:
+def demo_command(folder: str, seed: int, as_json: bool) -> None:
     """Render videos, train two backbones, extract, train aggregators, evaluate, predict, and report.
 
     The classes are ordered pairs of short events. Averaging the clips' scores can tell which two events a video
@@ -32,7 +39,7 @@ def demo_command(folder: str, as_json: bool) -> None:
     from .events import average_ceiling, chance
     from .run import DemoConfig, demo
 
-    config = DemoConfig(folder=folder)
+    config = DemoConfig.of_seed(seed, folder=folder)
     result = demo(config, say=lambda line: click.echo(line, err=True))
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -32,6 +33,7 @@ from ..phrases import agreeing, counted
 from .shapes import FORMS, HUES, KINDS, MOTIONS, FloatArray, cover_of, pixel_grid
 
 FrameArray = npt.NDArray[np.uint8]
+Render = Callable[["EventSet", int, int], FrameArray]
 
 # --- what averaging can know ------------------------------------------------------------------------------
 
@@ -71,21 +73,24 @@ def average_ceiling(events: int) -> float:
 class EventSet:
     """Everything that decides the set's videos; the same values give the same pixels.
 
-    `difficulty` in [0, 1] lowers contrast, adds noise and distractors, and is the share of events that take a
-    form and colour drawn at random in place of their kind's own: at 1 the kinds differ in motion only.
+    `difficulty` in [0, 1] lowers contrast and adds noise and distractors. `disguised` in [0, 1] is the share of events that
+    take a form and colour drawn at random in place of their kind's own: at 1 the kinds differ in motion only.
 
     Raises UsageError for values that cannot be rendered.
     """
 
     events: int = 3  # K, the first K of KINDS
-    videos_per_class: int = 100  # train and test together
-    test_videos_per_class: int = 20
+    videos_per_class: int = 110  # train and test together
+    test_videos_per_class: int = 50
+    singles_per_kind: int = 310  # videos of one event, train and test together
+    test_singles_per_kind: int = 60
     frames: int = 64
     size: int = 64  # height and width, pixels
     fps: int = 25
     event_frames: tuple[int, int] = (14, 20)  # shortest and longest, both included
     gap_frames_min: int = 10  # neutral frames after an event, at least
     difficulty: float = 0.0
+    disguised: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -97,6 +102,11 @@ class EventSet:
                 0 < self.test_videos_per_class < self.videos_per_class,
                 f"test_videos_per_class={self.test_videos_per_class}: 1 to videos_per_class - 1 "
                 f"= {self.videos_per_class - 1} are possible",
+            ),
+            (
+                0 < self.test_singles_per_kind < self.singles_per_kind,
+                f"test_singles_per_kind={self.test_singles_per_kind}: 1 to singles_per_kind - 1 "
+                f"= {self.singles_per_kind - 1} are possible",
             ),
             (
                 4 <= shortest <= longest,
@@ -117,6 +127,7 @@ class EventSet:
             ),
             (self.fps > 0, f"fps={self.fps}: must be positive"),
             (0 <= self.difficulty <= 1, f"difficulty={self.difficulty}: must lie in [0, 1]"),
+            (0 <= self.disguised <= 1, f"disguised={self.disguised}: must lie in [0, 1]"),
             (self.seed >= 0, f"seed={self.seed}: must not be negative"),
         )
         for holds, message in rules:
@@ -177,7 +188,7 @@ def _draw_half(config: EventSet, rng: np.random.Generator, base: FloatArray) -> 
     shortest, longest = config.event_frames
     event_frames = int(rng.integers(shortest, longest + 1))
     x, y = rng.uniform(0.35, 0.65, 2)
-    shared, form = rng.random() < config.difficulty, int(rng.integers(config.events))
+    shared, form = rng.random() < config.disguised, int(rng.integers(config.events))
     noise = rng.standard_normal((half_frames, config.size, config.size, 1), dtype=np.float32)
     return Half(
         start_frame=int(rng.integers(half_frames - config.gap_frames_min - event_frames + 1)),
@@ -231,6 +242,13 @@ def _draw_background(config: EventSet, rng: np.random.Generator, base: FloatArra
 def render_frames(config: EventSet, label: int, index: int) -> FrameArray:
     """Render video `index` as class `label`: uint8 RGB (frames, size, size, 3), before encoding."""
     return render_script(config, label, draw_script(config, index))
+
+
+def render_single(config: EventSet, kind: int, index: int) -> FrameArray:
+    """Render one event of the kind at this place of `KINDS`, from its first frame to its last: (14 to 20, size, size, 3)."""
+    script = draw_script(config, index)
+    start, frames = script.first.start_frame, script.first.event_frames
+    return _render_half(config, script.background, script.first, KINDS[kind])[start : start + frames]
 
 
 def render_script(config: EventSet, label: int, script: Script) -> FrameArray:
@@ -292,13 +310,37 @@ def planned_videos(config: EventSet) -> tuple[PlannedVideo, ...]:
     return tuple(planned)
 
 
+def planned_singles(config: EventSet) -> tuple[PlannedVideo, ...]:
+    """List the videos of one event each, train|test/<kind>/<name>.mp4: none shares its numbers with a pair's video."""
+    first = len(config.class_names) * config.videos_per_class
+    planned = []
+    for index in range(config.events * config.singles_per_kind):
+        label, number = index % config.events, index // config.events
+        part = "test" if number < config.test_singles_per_kind else "train"
+        name = hashlib.blake2s(f"{config} {first + index}".encode(), digest_size=6).hexdigest()
+        planned.append(
+            PlannedVideo(path=Path(part, KINDS[label], f"{name}.mp4"), label=label, index=first + index)
+        )
+    return tuple(planned)
+
+
 def write_set(config: EventSet, folder: Path, *, progress: bool = False) -> tuple[Path, ...]:
-    """Write the set's videos below `folder` and return their paths; files already there are kept.
+    """Write the set's videos of pairs below `folder` and return their paths; files already there are kept.
 
     A file is written under a hidden name and then renamed, so one with its final name is whole. `progress`
     shows a bar. Raises DataError if `folder` holds videos of another set, StorageError if the disk fails.
     """
-    planned = planned_videos(config)
+    return _write(config, planned_videos(config), render_frames, folder, progress)
+
+
+def write_singles(config: EventSet, folder: Path, *, progress: bool = False) -> tuple[Path, ...]:
+    """Write the set's videos of one event each, as `write_set` does those of pairs."""
+    return _write(config, planned_singles(config), render_single, folder, progress)
+
+
+def _write(
+    config: EventSet, planned: Sequence[PlannedVideo], render: Render, folder: Path, progress: bool
+) -> tuple[Path, ...]:
     paths = tuple(folder / video.path for video in planned)
     foreign = set(folder.rglob("*.mp4")) - set(paths)
     if foreign:
@@ -314,16 +356,16 @@ def write_set(config: EventSet, folder: Path, *, progress: bool = False) -> tupl
             parent.mkdir(parents=True, exist_ok=True)
         # Threads suffice: numpy and the encoder release the interpreter's lock for nearly all of the work.
         with bar, ThreadPoolExecutor(max_workers=2) as pool:
-            for _ in pool.map(lambda item: _write_video(config, *item), todo):
+            for _ in pool.map(lambda item: _write_video(config, render, *item), todo):
                 bar.update()
     except OSError as error:
         raise StorageError(f"cannot write videos below {folder}: {error}") from error
     return paths
 
 
-def _write_video(config: EventSet, video: PlannedVideo, path: Path) -> None:
+def _write_video(config: EventSet, render: Render, video: PlannedVideo, path: Path) -> None:
     partial = path.with_name(f".{path.stem}.part")
-    encode(render_frames(config, video.label, video.index), partial, fps=config.fps)
+    encode(render(config, video.label, video.index), partial, fps=config.fps)
     partial.replace(path)
 
 

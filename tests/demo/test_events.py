@@ -14,16 +14,21 @@ from faster.demo.events import (
     clip_ceiling,
     draw_script,
     encode,
+    planned_singles,
     planned_videos,
     render_frames,
     render_script,
+    render_single,
     write_set,
+    write_singles,
 )
 from faster.demo.shapes import KINDS
 from faster.errors import DataError, StorageError, UsageError
 
 CLIP_FRAMES = 8
-SMALL = EventSet(videos_per_class=3, test_videos_per_class=1, size=32)
+SMALL = EventSet(
+    videos_per_class=3, test_videos_per_class=1, singles_per_kind=3, test_singles_per_kind=1, size=32
+)
 
 
 def decode(path):
@@ -53,7 +58,7 @@ def clips_of(frames, clips):
 @pytest.mark.parametrize("difficulty", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("events", [3, 6])
 def test_exchanging_the_events_exchanges_the_kinds_and_nothing_else(events, difficulty):
-    config = EventSet(events=events, difficulty=difficulty, size=48)
+    config = EventSet(events=events, difficulty=difficulty, disguised=difficulty, size=48)
     for index, (first, second) in enumerate(config.pairs[:6]):
         other = next(kind for kind in KINDS if kind not in (first, second))
         script = draw_script(config, index)
@@ -74,7 +79,7 @@ def test_exchanging_the_events_exchanges_the_kinds_and_nothing_else(events, diff
 
 @pytest.mark.parametrize("difficulty", [0.0, 1.0])
 def test_a_video_with_its_halves_exchanged_is_one_of_the_other_order(difficulty):
-    config = EventSet(difficulty=difficulty, size=32)
+    config = EventSet(difficulty=difficulty, disguised=difficulty, size=32)
     for index in range(12):
         script, (first, second) = draw_script(config, index), config.pairs[index % 6]
         ab = render_script(config, label_of(config, first, second), script)
@@ -105,7 +110,7 @@ def test_both_orders_consist_of_the_same_clips_even_after_coding(tmp_path, patte
 def test_both_halves_are_drawn_alike_and_apart():
     halves = [
         [(h.start_frame, h.event_frames, *h.centre, h.radius, *h.colour, h.direction, h.form is None)]
-        for script in (draw_script(replace(SMALL, difficulty=0.5), index) for index in range(400))
+        for script in (draw_script(replace(SMALL, disguised=0.5), index) for index in range(400))
         for h in (script.first, script.second)
     ]
     first, second = np.array(halves[0::2], float)[:, 0], np.array(halves[1::2], float)[:, 0]
@@ -147,14 +152,60 @@ def test_rendering_is_a_function_of_seed_label_and_index():
         assert (video != other).any()
 
 
-def test_the_harder_the_set_the_fewer_events_keep_their_own_form():
-    def own_forms(difficulty):
-        scripts = [draw_script(replace(SMALL, difficulty=difficulty), index) for index in range(100)]
+def test_the_more_are_disguised_the_fewer_events_keep_their_own_form():
+    def own_forms(disguised):
+        scripts = [draw_script(replace(SMALL, disguised=disguised), index) for index in range(100)]
         return sum(half.form is None for script in scripts for half in (script.first, script.second))
 
     assert own_forms(0.0) == 200
     assert 60 < own_forms(0.5) < 140
     assert own_forms(1.0) == 0
+
+
+def test_in_disguise_the_kinds_have_one_look():
+    config = replace(SMALL, disguised=1.0)
+    scripts = [draw_script(config, index) for index in range(50)]
+    assert all(half.form is not None for script in scripts for half in (script.first, script.second))
+    # The kind then shows in the motion alone: in its middle frame a sweep is what a grow is, but for the size.
+    half = replace(scripts[0].first, noise=np.zeros_like(scripts[0].first.noise))
+    plain = replace(half, form=None)
+    script = scripts[0]
+    kinds = [config.class_names.index(f"{kind}-then-orbit") for kind in ("sweep", "grow")]
+    colours = []
+    for first in (half, plain):
+        videos = [render_script(config, label, replace(script, first=first)) for label in kinds]
+        middle = half.start_frame + half.event_frames // 2
+        x, y = (int(place * config.size) for place in half.centre)
+        colours.append([video[middle, y, x].astype(int) for video in videos])
+    assert abs(colours[1][0] - colours[1][1]).max() > 60  # the kinds' own hues
+    assert np.array_equal(*colours[0]) or abs(colours[0][0] - colours[0][1]).max() < 30
+
+
+@pytest.mark.parametrize("kind", range(3))
+def test_a_single_is_the_event_of_a_video_and_nothing_else(kind):
+    for index in range(6):
+        first = draw_script(SMALL, index).first
+        label = next(i for i, pair in enumerate(SMALL.pairs) if pair[0] == KINDS[kind])
+        video = render_frames(SMALL, label, index)
+        span = slice(first.start_frame, first.start_frame + first.event_frames)
+        np.testing.assert_array_equal(render_single(SMALL, kind, index), video[span])
+
+
+def test_write_singles_writes_as_many_of_each_kind_and_none_is_part_of_a_pair(tmp_path):
+    paths = write_singles(SMALL, tmp_path)
+    counts = Counter(path.relative_to(tmp_path).parts[:2] for path in paths)
+    assert counts == {(part, kind): n for kind in KINDS[:3] for part, n in (("train", 2), ("test", 1))}
+    shortest, longest = SMALL.event_frames
+    assert all(shortest <= len(decode(path)) <= longest for path in paths)
+    singles, pairs = (
+        {video.index for video in planned(SMALL)} for planned in (planned_singles, planned_videos)
+    )
+    assert len(singles) == 9 and len(pairs) == 18 and not singles & pairs
+    names = {video.path.name for planned in (planned_singles, planned_videos) for video in planned(SMALL)}
+    assert len(names) == 27
+    before = [path.stat().st_mtime_ns for path in paths]
+    assert write_singles(SMALL, tmp_path) == paths
+    assert [path.stat().st_mtime_ns for path in paths] == before
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -199,11 +250,11 @@ def test_write_set_writes_a_balanced_set_once(tmp_path):
 
 def test_names_say_nothing_of_the_class_and_differ_between_sets():
     planned = planned_videos(EventSet())
-    assert len(planned) == 600
+    assert len(planned) == 660
     # Sorted by name, the classes lie mixed: as many neighbours share a class as chance has it (1/6).
     labels = [video.label for video in sorted(planned, key=lambda video: video.path.name)]
     same = sum(a == b for a, b in itertools.pairwise(labels))
-    assert 70 <= same <= 130
+    assert 80 <= same <= 140
     names = {video.path.name for video in planned}
     assert not names & {video.path.name for video in planned_videos(EventSet(seed=1))}
     assert not names & {video.path.name for video in planned_videos(EventSet(difficulty=0.4))}
@@ -247,7 +298,11 @@ def test_ceilings_against_counting(events):
         ("gap_frames_min", 8),
         ("event_frames", (14, 8)),
         ("test_videos_per_class", 0),
-        ("test_videos_per_class", 100),
+        ("test_videos_per_class", 1000),
+        ("test_singles_per_kind", 0),
+        ("test_singles_per_kind", 1000),
+        ("disguised", -0.1),
+        ("disguised", 1.5),
         ("seed", -1),
         ("fps", 0),
     ],
