@@ -38,7 +38,7 @@ def conv2d(
     """
     if _writes_outside(x, weight, stride, padding):
         x, stride = _kept(x, stride), [1] * len(stride)
-    return F.conv2d(x, weight, bias, stride, padding)  # type: ignore[arg-type]
+    return F.conv2d(x, weight, bias, stride, padding)
 
 
 class SafeConvolutions(TorchFunctionMode):
@@ -92,4 +92,6 @@ def _writes_outside(x: Tensor, weight: Tensor, stride: Sequence[int], padding: S
 
 def _kept(x: Tensor, stride: Sequence[int]) -> Tensor:
     """The places of (…, H, W) that a 1×1 kernel sees with this stride."""
-    return x[(..., *(slice(None, None, step) for step in stride))]
+    for dim, step in zip(range(-len(stride), 0), stride, strict=True):
+        x = x.movedim(dim, 0)[::step].movedim(0, dim)
+    return x
