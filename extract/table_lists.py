@@ -253,7 +253,8 @@ def _table_header(file: Path) -> tuple[str, list[str]] | None:
     lines = list_text.head(file)
     found = list_text.header(lines, _is_table)
     if found is None and file.suffix.lower() in (".csv", ".tsv") and _part_of(file)[0]:
-        found = list_text.header(lines, lambda names: _is_table([*names, "split"]))
+        # Another column may be the label, under a name that is not known here.
+        found = list_text.header(lines, lambda names: {*_PATHS, "group", ""}.issuperset(names))
     if found is not None and found[0] == SPACE and not {*_PATHS, *_CLASSES, *_SPLITS}.issuperset(found[1]):
         return None  # a sentence
     return found
