@@ -136,6 +136,9 @@ class Search:
         videos = self._scan(folder)
         if chosen is None or chosen.name == "class-folders":
             videos, moved = below_the_container(folder, videos, follow_links=self.follow_links)
+            if moved and chosen is None:  # there may be lists in it
+                inner = self._in_folder(videos.root)
+                return replace(inner, notes=(*notes, *moved, *inner.notes))
             notes += moved
         if not videos.files and not videos.outside:
             hidden = (

@@ -249,7 +249,15 @@ def _is_table(names: Sequence[str]) -> bool:
 
 
 def _table_header(file: Path) -> tuple[str, list[str]] | None:
-    return list_text.header(list_text.head(file), _is_table)
+    """The separator and the columns of a table; one that is named after a part may have paths alone, as test sets do."""
+    lines = list_text.head(file)
+    found = list_text.header(lines, _is_table)
+    if found is None and file.suffix.lower() in (".csv", ".tsv") and _part_of(file)[0]:
+        # Another column may be the label, under a name that is not known here.
+        found = list_text.header(lines, lambda names: {*_PATHS, "group", ""}.issuperset(names))
+    if found is not None and found[0] == SPACE and not {*_PATHS, *_CLASSES, *_SPLITS}.issuperset(found[1]):
+        return None  # a sentence
+    return found
 
 
 @annotation_format("csv", recognise=lambda file: _table_header(file) is not None, general=True)

@@ -110,6 +110,21 @@ class TestForms:
         assert labels(source) == {YOGA: "yoga", TANGO: "-"}
         assert [video.group for video in source.videos] == ["g1", "g2"]
 
+    def test_a_test_set_without_labels(self, tmp_path: Path) -> None:
+        two_videos(tmp_path)
+        write(tmp_path / "train.csv", "clip_name,clip_path,label", f"x,{YOGA},yoga")
+        write(tmp_path / "test.csv", "clip_name,clip_path", f"y,{TANGO}")
+        source = read_source(tmp_path)
+        assert labels(source) == {YOGA: "yoga", TANGO: "-"}
+        assert splits(source)[TANGO] == {"csv": "test"}
+
+    def test_lists_in_the_folder_that_is_read_as_the_source(self, tmp_path: Path) -> None:
+        file = write(two_videos(tmp_path) / "videos" / "train.csv", "path,label", f"{YOGA},a", f"{TANGO},b")
+        assert labels(read_source(tmp_path)) == {YOGA: "a", TANGO: "b"}
+        write(file, "clip;genre")
+        with pytest.raises(SourceError, match=r"train\.csv' is a list in no known form"):
+            read_source(tmp_path)
+
     def test_lists_of_frames_yield_to_lists_of_videos_beside_them(self, tmp_path: Path) -> None:
         two_videos(tmp_path)
         write(tmp_path / "train_list_videos.txt", f"{YOGA} 0", f"{TANGO} 1")
