@@ -224,16 +224,15 @@ def test_a_rotation_that_is_rounded_is_applied(tmp_path: Path, rotation: int) ->
 
 
 def test_whatever_a_decoder_attaches_to_a_picture_is_no_error(tmp_path: Path) -> None:
-    """A message (SEI) of an enhancement layer, LCEVC, which this PyAV has no name for; and types still to come."""
-    path = make_video(tmp_path / "v.mkv", frames=3, rotation=0, options={"bf": "0"})
-    message = b"\xb4\x00\x50" + bytes(range(1, 14))
-    unit = b"\x06\x04" + bytes([len(message)]) + message + b"\x80"
-    unit = len(unit).to_bytes(4, "big") + unit
+    """A camera's remarks (EXIF) in motion JPEG, which this PyAV has no name for; and types still to come."""
+    path = make_video(tmp_path / "v.mkv", codec="mjpeg", frames=3)
+    remark = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x31\x01\x02\0\x04\0\0\0cam\0\0\0\0\0"
+    segment = b"\xff\xe1" + (len(remark) + 2).to_bytes(2, "big") + remark
     with av.open(path) as source, av.open(tmp_path / "attached.mkv", "w") as sink:
         stream = sink.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.size:
-                copy = av.Packet(unit + bytes(packet))
+                copy = av.Packet(bytes(packet)[:2] + segment + bytes(packet)[2:])
                 copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
                 copy.is_keyframe, copy.stream = packet.is_keyframe, stream
                 sink.mux(copy)
