@@ -62,7 +62,7 @@ def test_prediction_answers_for_the_others(folder: Path, output: list[str]) -> N
     bad = os.fsdecode(b"set/b/caf\xe9.mp4")
     done = faster(folder, "predict", bad, "ok.mp4", "--run", "run", "--out", "p.csv", *output)
     assert (done.returncode, b"Traceback" in done.stderr) == (3, False)
-    failed, answered = csv.DictReader((folder / "p.csv").open(encoding="utf-8"))
+    failed, answered = csv.DictReader((folder / "p.csv").read_text(encoding="utf-8").splitlines())
     assert failed["path"] == "set/b/caf\\xe9.mp4" and "is not UTF-8" in failed["reason"]
     assert answered["path"] == "ok.mp4" and answered["predicted"] in ("a", "b")
     done.stdout.decode("utf-8")
@@ -70,7 +70,7 @@ def test_prediction_answers_for_the_others(folder: Path, output: list[str]) -> N
 
 def test_prediction_of_a_folder_too(folder: Path) -> None:
     assert faster(folder, "predict", "set", "--run", "run", "--out", "p.csv").returncode == 3
-    rows = list(csv.DictReader((folder / "p.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((folder / "p.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["path"] for row in rows if row["reason"]] == ["set/b/caf\\xe9.mp4"] and len(rows) == 7
 
 
