@@ -19,6 +19,7 @@ from .feature_files import FeatureSource
 # A number, as of a clip (c01) or a camera, tells videos apart; a word tells what was computed.
 _WORD = re.compile(r"[_\-./](?![A-Za-z]{0,3}[0-9]+$)[A-Za-z][A-Za-z0-9]*$")
 _FOLDERS = frozenset(["rgb", "flow", "optical_flow", "opticalflow", "audio"])
+_COMMON = ("rgb", "flow", "audio")  # in suffixes that tell of kinds even where there is one video only
 
 
 class KindOfFeatures:
@@ -46,8 +47,8 @@ class KindOfFeatures:
 def suffixes_of(names: Sequence[str]) -> dict[str, int]:
     """The suffixes that tell several kinds of features of one video apart, with their counts; none where there are none.
 
-    Such a suffix is one to three words, each behind `_`, `-`, `.` or `/`, or "". It stands behind a name behind which
-    another one stands too and, if there are several such names, behind more than one.
+    Such a suffix is one to three words, each behind `_`, `-`, `.` or `/`, or "". It stands behind several names behind
+    which another one stands too; where there is one such name only, its words are common ones.
     """
     for words in (1, 2, 3):
         bases: dict[str, set[str]] = {}
@@ -56,7 +57,9 @@ def suffixes_of(names: Sequence[str]) -> dict[str, int]:
                 bases.setdefault(base, set()).add(suffix)
         several = [of for of in bases.values() if len(of) > 1]
         counts = Counter(suffix for of in several for suffix in of)
-        often = {suffix for suffix, count in counts.items() if count > 1 or len(several) == 1}
+        often = {suffix for suffix, count in counts.items() if count > 1}
+        if len(several) == 1 and any(word in suffix.lower() for suffix in counts for word in _COMMON):
+            often = set(counts)
         # Groups of an HDF5 file hold the same datasets each; other names with a slash are class folders and their videos.
         groups = {frozenset(of) for base, of in bases.items() if any(end[:1] == "/" for end in of)}
         if len(groups) > 1 or not all("/" in name for name in names):

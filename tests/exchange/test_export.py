@@ -172,6 +172,28 @@ def test_object_storage_is_no_place_for_an_export(
     assert contents(tmp_path) == before
 
 
+def test_names_too_long_for_a_file_are_cut_and_come_back_whole(tmp_path: Path) -> None:
+    """Three names alike in their first 230 bytes, and a folder of 300: each has files of its own."""
+    long = [f"a/{'x' * 230}{i}.mp4" for i in range(2)] + [f"{'é' * 150}/{'é' * 115}.mp4", "a/short.mp4"]
+    videos = [replace(video, id=name, path=name) for video, name in zip(make_videos(4), long, strict=True)]
+    store = make_store(tmp_path / "a.zarr", [make_spec()], videos)
+    assert run_export(store.path, tmp_path / "out").exported == 4
+    assert run_export(store.path, tmp_path / "out").already_whole == 4
+    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    found = sorted(folder.rglob("*.json"))
+    assert len(found) == 4 and all(len(os.fsencode(path.name)) < 230 for path in found)
+    assert sorted(json.loads(path.read_bytes())["id"] for path in found) == sorted(long)
+    assert (folder / "a" / "short.npy").is_file()
+    run_import(tmp_path / "out", tmp_path / "b.zarr", "r2d26")
+    copy = stores.open(tmp_path / "b.zarr")
+    assert list(copy.videos.ids) == long
+    for row in range(4):
+        np.testing.assert_array_equal(
+            copy.features("r2d26", 8).read_maps(row, 0, ALL),
+            store.features("r2d26", 8).read_maps(row, 0, ALL),
+        )
+
+
 def test_file_names_leave_out_the_videos_extension_unless_two_would_be_one() -> None:
     ids = ["x/a.mp4", "x/b.mp4", "x/b.avi", "", "youtube_000001_000011", "x/a.mp4#t=0,10"]
     paths = ["x/a.mp4", "x/b.mp4", "x/b.avi", "", "400/youtube_000001_000011.mp4", "x/a.mp4"]

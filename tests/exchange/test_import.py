@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +16,9 @@ from exchanges import ALL, contents, features, foreign, make_original, quiet, sa
 from faster import store as stores
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.cli import group, main
-from faster.errors import FasterError, SourceError, StoreError
+from faster.errors import FasterError, SourceError, StoreError, UsageError
 from faster.exchange.feature_files import NpyFeatures
+from faster.exchange.suffixes import suffixes_of
 from faster.predict import Predictor
 from faster.store.removal import remove_shards
 from faster.store.verify import verify
@@ -78,6 +80,71 @@ def test_hdf5_of_a_dataset_or_a_group_a_video(tmp_path: Path) -> None:
             assert store.videos.ids[row] == name
             maps = store.features("i3d", 16).read_maps(row, 0, [0, 1, 2])
             np.testing.assert_array_equal(maps[:, 0, 0, 0], arrays[name].astype(np.float16))
+
+
+KINDS = {
+    "words": (["v0_rgb", "v0_flow", "v1_rgb", "v1_flow"], {"_flow": 2, "_rgb": 2}),
+    "folders": (["a/v0-rgb", "a/v0-flow", "b/v1-rgb"], {"-flow": 1, "-rgb": 2}),
+    "two words": (
+        ["v0_rgb", "v0_optical_flow", "v1_rgb", "v1_optical_flow"],
+        {"_optical_flow": 2, "_rgb": 2},
+    ),
+    "one plain": (["v0", "v0_flow", "v1", "v1_flow"], {"": 2, "_flow": 2}),
+    "groups": (["v0/rgb", "v0/flow", "v1/rgb", "v1/flow"], {"/flow": 2, "/rgb": 2}),
+    "clips": (["v_Run_g08_c01", "v_Run_g08_c02", "v_Jump_g08_c01", "v_Jump_g08_c02"], {}),
+    "class folders": (["run/x", "run/y", "jump/x"], {}),
+    "ids": (["v_a", "v_b", "ab_cd", "ab_ef"], {}),
+}
+
+
+@pytest.mark.parametrize("case", KINDS)
+def test_kinds_of_features_are_told_by_what_their_names_end_in(case: str) -> None:
+    names, kinds = KINDS[case]
+    assert suffixes_of(names) == kinds
+
+
+def test_of_several_kinds_one_is_asked_for(tmp_path: Path) -> None:
+    """Taken for videos, v0_rgb could land in training and v0_flow in the test."""
+    for i, name in enumerate(["a/v0", "b/v1"]):
+        save(tmp_path / "in" / f"{name}_rgb.npy", features(3, 6, seed=i))
+        save(tmp_path / "in" / f"{name}_flow.npy", features(3, 6, seed=9 + i))
+    source, store = tmp_path / "in", tmp_path / "s.zarr"
+    with pytest.raises(UsageError, match=r"_flow \(2\) and _rgb \(2\): take one, --suffix _rgb"):
+        foreign(source, store)
+    with pytest.raises(UsageError, match=r"--suffix is '_gray', and no .* _flow \(2\) and _rgb \(2\)"):
+        foreign(source, store, suffix="_gray")
+    assert not store.exists()
+    for model, suffix in (("rgb", "_rgb"), ("flow", "_flow")):
+        assert foreign(source, store, model=model, suffix=suffix).imported == 2
+    opened = stores.open(store)
+    assert opened.videos.ids == ["a/v0", "b/v1"]
+    for model, seed in (("rgb", 0), ("flow", 9)):
+        for row in (0, 1):
+            maps = opened.features(model, 16).read_maps(row, 0, [0, 1, 2])[:, 0, 0, 0]
+            np.testing.assert_array_equal(maps, features(3, 6, seed=seed + row).astype(np.float16))
+    assert foreign(source, tmp_path / "each.zarr", suffix="").imported == 4
+    # Lists know videos, no kinds: none fits, and the reason is the same.
+    listed = tmp_path / "train_list.txt"
+    listed.write_text("a/v0.mp4 0\nb/v1.mp4 1\n")
+    with pytest.raises(UsageError, match="--suffix _rgb"):
+        foreign(source, tmp_path / "l.zarr", annotations=(str(listed),))
+    assert foreign(source, tmp_path / "l.zarr", annotations=(str(listed),), suffix="_rgb").imported == 2
+
+
+def test_folders_of_kinds_are_no_classes(tmp_path: Path) -> None:
+    for name in ("rgb/v0", "rgb/v1", "flow/v0", "flow/v1"):
+        save(tmp_path / "in" / f"{name}.npy", features(3, 6))
+    with pytest.raises(UsageError, match="the folders flow and rgb hold features of the same videos"):
+        foreign(tmp_path / "in", tmp_path / "s.zarr")
+    assert foreign(tmp_path / "in" / "rgb", tmp_path / "s.zarr").imported == 2
+
+
+def test_a_feature_file_whose_name_is_no_text_is_imported(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "v0.npy", features(3, 6))
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/in/caf\xe9.npy"))
+    path.write_bytes((tmp_path / "in" / "v0.npy").read_bytes())
+    assert foreign(tmp_path / "in", tmp_path / "s.zarr").imported == 2
+    assert stores.open(tmp_path / "s.zarr").videos.ids == ["caf\\xe9", "v0"]
 
 
 def test_labels_come_from_lists_by_id_path_or_file_name(tmp_path: Path) -> None:

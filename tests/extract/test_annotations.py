@@ -139,13 +139,24 @@ class TestLinks:
             source = read_source(given)
             assert (source.format, source.root) == ("mmaction", tmp_path / "disk" / "k")
 
-    def test_a_name_that_is_no_text_is_refused(self, tmp_path: Path) -> None:
+    def test_a_name_that_is_no_text_is_listed_with_escapes_among_the_others(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a/x.mp4")
+        others = [Path(os.fsdecode(bytes(tmp_path) + name)) for name in (b"/a/caf\xe9.mp4", b"/\xff/y.mp4")]
         try:
-            Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.mp4")).touch()
+            for other in others:
+                other.parent.mkdir(exist_ok=True)
+                other.touch()
         except OSError:
             pytest.skip("this file system takes only UTF-8 names")
-        with pytest.raises(SourceError, match="is not UTF-8; rename the file"):
-            read_source(tmp_path)
+        assert labels(read_source(tmp_path)) == {
+            "\\xff/y.mp4": "\\xff",
+            "a/caf\\xe9.mp4": "a",
+            "a/x.mp4": "a",
+        }
+        assert labels(read_source([others[0], tmp_path / "a" / "x.mp4"])) == {
+            "caf\\xe9.mp4": "-",
+            "x.mp4": "-",
+        }
 
 
 class TestChoice:
