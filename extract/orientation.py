@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import av.video
 import numpy as np
 from av.buffer import Buffer
@@ -34,9 +36,10 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     raise VideoError(f"turned by {frame.rotation}°: only multiples of 90° are applied")
 
 
-def _unknown_type(kind: type[Type], value: object) -> Type:
+def _unknown_type(kind: type[Type], value: Any) -> Type:
     member = object.__new__(kind)
-    member._name_, member._value_ = f"UNKNOWN_{value}", value
+    member._name_ = f"UNKNOWN_{value}"
+    member._value_ = value
     return member
 
 

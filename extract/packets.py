@@ -231,8 +231,9 @@ class _Packets:
         self._mpeg4 = Mpeg4Pictures(extradata) if codec == "mpeg4" else None
         self._shown = shown_frames(codec, extradata)
         self._hides_in_time = codec in ("vp9", "av1")  # of VP8, damage cannot be told
-        index = stream.index_entries if stream.container.format.name.startswith("mov") else ()
-        self._start = StreamStart(codec, extradata, marked=len(index) > 0 and index[0].is_keyframe)
+        is_mov = stream.container.format.name.startswith("mov")
+        marked = is_mov and len(stream.index_entries) > 0 and stream.index_entries[0].is_keyframe
+        self._start = StreamStart(codec, extradata, marked=marked)
         self._first: av.VideoFrame | None = None
         self._given = self._forgiven = 0
         self._trying = self._in_order = True
@@ -271,7 +272,7 @@ class _Packets:
             if self._first is None:
                 self._first = frame
             self._given += 1
-            if None not in (frame.pts, self._first.pts):
+            if frame.pts is not None and self._first.pts is not None:
                 self._in_order &= frame.pts >= self._first.pts
         if self._first is not None:
             # Frames that should come before the first picture: left out, or does their turn come later?
