@@ -90,7 +90,7 @@ def test_a_summary_of_one_video() -> None:
     summary = ExtractSummary(
         store="s.zarr", models=("m",), videos=1, missing=1, extracted=1, already_whole=1, whole=1, labelled=False,
         failed={}, seconds=1.0, clips=1, clips_per_second=1.0, gflops_spent=1.0, written_bytes=1, store_bytes=1,
-        slowest=(), time_shares={}, bound_by="forward", advice="",
+        slowest=(), time_shares={}, bound_by="forward", advice="", cut_videos=1, left_out_frames=1,
     )  # fmt: skip
     assert wrong("\n".join(summary.lines)) == []
     assert "1 was whole already, 1 is missing on disk" in summary.lines[0]

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
-from ...suggest import did_you_mean
+from ...suggest import nearest
 
 if TYPE_CHECKING:
     from .adapters import LibraryBackbone
@@ -114,9 +114,10 @@ def require(package: str, extra: str) -> Any:
 
 def unknown(model: str, known: Iterable[str]) -> UsageError:
     """For a name that the library does not have: the nearest ones."""
-    prefix = model.partition(":")[0]
-    hint = did_you_mean(model, [f"{prefix}:{other}" for other in known], most=3)
-    return UsageError(f"unknown model {model!r}{hint or '; ' + LIBRARIES[prefix].offers + ' can be named'}")
+    prefix, _, name = model.partition(":")
+    near = " or ".join(f"{prefix}:{other}" for other in nearest(name, known, most=3))
+    hint = f"did you mean {near}?" if near else f"{LIBRARIES[prefix].offers} can be named"
+    return UsageError(f"unknown model {model!r}; {hint}")
 
 
 def _module(library: Library) -> ModuleType:

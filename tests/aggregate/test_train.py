@@ -235,7 +235,7 @@ def test_without_labelled_test_videos_the_val_part_is_reported(tmp_path: Path) -
 
 def test_test_videos_that_a_backbone_saw_are_refused(tmp_path: Path) -> None:
     store = part_store(tmp_path, ["train"] * 9 + ["test"] * 3, [0, 1, 2] * 4, trained_on=["v0", "v10"])
-    with pytest.raises(DataError, match="1 of the 3 test videos of s were in the training of r2d26"):
+    with pytest.raises(DataError, match="1 of the 3 test videos of s was in the training of r2d26"):
         run(store, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -116,7 +116,7 @@ class TestLeftOut:
         (tmp_path / "tango").symlink_to(tmp_path / "gone")
         for follow in (False, True):
             notes = read_source(tmp_path, follow_links=follow).notes
-            assert "1 hidden video files or broken links are left out" in notes
+            assert "1 hidden video file or broken link is left out" in notes
 
     def test_in_a_part(self, tmp_path: Path) -> None:
         touch(tmp_path, "train/yoga/a.mp4", "train/tango/b.mp4", "test/yoga/c.mp4", "test/tango/d.xyz")
