@@ -19,8 +19,7 @@ PROCESSES_2 := 1
 # files or groups whole (loadfile, loadscope, loadgroup) can wait for ever after that: pytest-xdist issues 784, 1323, 1378.
 PYTEST := $(TEST_ENV) $(RUN)/python -m pytest -n $(PROCESSES_$(THREADS)) --dist worksteal -m 'not stress'
 # What the processor and the number of threads can change: backbones, frozen ones, stage one, aggregators, precision.
-NUMERIC := $(addprefix tests/extract/test_,backbones.py frozen.py precision.py train_forward.py train_norm.py pretrain.py) \
-	$(addprefix tests/aggregate/test_,aggregators.py fast_gru.py conformance.py products.py score_skip.py adapted.py)
+NUMERIC := tests/extract/backbones tests/extract/train_backbone tests/aggregate/models
 
 .PHONY: demo test test-numeric lowest newest stress check format types reference wheel clean
 

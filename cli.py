@@ -12,9 +12,9 @@ import click
 
 from . import __version__
 from .errors import FasterError, StorageError, one_line
-from .helpful import HelpfulGroup
-from .spawning import loaded_shadows
-from .streams import READER_LEFT, give_up, reader_left, settle
+from .runtime.spawning import loaded_shadows
+from .terminal.help import HelpfulGroup
+from .terminal.streams import READER_LEFT, give_up, reader_left, settle
 
 # Verb → module and name of its click command, and its line in the list of commands, which imports none of them.
 # A command's module imports nothing heavy.
@@ -31,30 +31,34 @@ COMMANDS = {
         "How far an extraction is, and what to run again.",
     ),
     "train-backbone": (
-        "extract.stage_one.commands",
+        "extract.train_backbone.commands",
         "train_backbone_command",
         "Stage one: train a backbone on the same sources.",
     ),
     "train-agg": ("aggregate.commands", "train_agg_command", "Train an aggregator on a store's maps."),
     "evaluate": ("aggregate.commands", "evaluate_command", "A trained run's figures on a part of a split."),
     "sweep": (
-        "aggregate.sweep_commands",
+        "aggregate.sweep.commands",
         "sweep_command",
         "Train and report a whole grid of aggregators, patterns, clips and seeds.",
     ),
-    "report": ("aggregate.sweep_commands", "report_command", "One HTML page about runs and sweeps."),
+    "report": ("aggregate.sweep.commands", "report_command", "One HTML page about runs and sweeps."),
     "oracle": (
-        "aggregate.sweep_commands",
+        "aggregate.sweep.commands",
         "oracle_command",
         "What choosing the expensive clips in hindsight would gain.",
     ),
-    "predict": ("predict_commands", "predict_command", "Classify raw videos with a trained run."),
+    "predict.predictor": ("predict.commands", "predict_command", "Classify raw videos with a trained run."),
     "export-model": (
-        "predict_commands",
+        "predict.commands",
         "export_model_command",
         "Write a run's aggregator as torch.export programs.",
     ),
-    "flops": ("costs_commands", "flops_command", "GFLOPs of a clip, of a video, or of the paper's tables."),
+    "costs.tables": (
+        "costs.commands",
+        "flops_command",
+        "GFLOPs of a clip, of a video, or of the paper's tables.",
+    ),
     "inspect": ("store.commands", "inspect_command", "What a store holds, its coverage and failures."),
     "convert": (
         "store.commands",
@@ -68,7 +72,7 @@ COMMANDS = {
         "import_command",
         "Put features that others extracted into a store.",
     ),
-    "models": ("costs_commands", "models_command", "What --model and --aggregator can name."),
+    "models": ("costs.commands", "models_command", "What --model and --aggregator can name."),
     "demo": (
         "demo.commands",
         "demo_command",

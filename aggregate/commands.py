@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..outputs import output_folder
-from ..phrases import counted
+from ..terminal.outputs import output_folder
+from ..terminal.text import counted
 from .options import AS_JSON, DEVICE, STORE, model_options, training_options
 
 if TYPE_CHECKING:
-    from .evaluate import Evaluation
-    from .splits import SplitsResult
+    from .all_splits import SplitsResult
+    from .evaluation.evaluate import Evaluation
 
 
 @click.command("train-agg")
@@ -98,11 +98,11 @@ def train_agg_command(as_json: bool, **values: Any) -> None:
       faster train-agg --store ucf101.zarr --init runs/kinetics-fast-gru-1-7-n32-s0 --split all
       torchrun --nproc-per-node 4 -m faster.cli train-agg --store kinetics.zarr
     """
-    from ..allocator import keep_freed_memory
-    from ..ranks import started
-    from .splits import ALL, train_splits
+    from ..runtime.allocator import keep_freed_memory
+    from ..training.distributed import started
+    from .all_splits import ALL, train_splits
+    from .config import TrainConfig
     from .train import train_agg
-    from .train_config import TrainConfig
 
     keep_freed_memory()
     config = TrainConfig(**values)
@@ -153,9 +153,9 @@ def evaluate_command(run: str, split: str | None, as_json: bool, **values: Any) 
       faster evaluate runs/kinetics-fast-gru-1-7-n32-s0 --part val --json
       faster evaluate runs/ucf101-fast-gru-1-7-n32-s0-all --part val
     """
-    from .evaluate import evaluate
+    from .all_splits import ALL, evaluate_splits, is_splits_folder, run_of_split
+    from .evaluation.evaluate import evaluate
     from .runs import load_run
-    from .splits import ALL, evaluate_splits, is_splits_folder, run_of_split
 
     every = is_splits_folder(run)
     if split == ALL or (every and split is None):

@@ -17,9 +17,9 @@ from torch.utils import _pytree as pytree
 
 from .. import __version__
 from ..errors import UsageError
-from ..names import require_text
-from ..store.commit import replace
-from .base import Aggregator
+from ..runtime.atomic import replace
+from ..runtime.file_names import require_text
+from .models.base import Aggregator
 from .runs import Run, load_run
 
 FORMAT = 1

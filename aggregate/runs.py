@@ -11,15 +11,15 @@ from typing import Any
 from safetensors.torch import load_file
 
 from ..errors import RunError, UsageError
-from ..names import require_text
-from ..phrases import agreeing, counted
-from ..run_folder import read_json
+from ..runtime.file_names import require_text
 from ..store import FeatureSpec, Store
-from ..store.sealed import digest
-from .base import Aggregator, MapShape
-from .pattern import Pattern
-from .registry import build
-from .selection import Mix
+from ..store.format.checksummed_json import digest
+from ..terminal.text import agreeing, counted
+from ..training.run_folder import read_json
+from .data.mix import Mix
+from .data.pattern import Pattern
+from .models.base import Aggregator, MapShape
+from .models.registry import build
 
 
 @dataclass(frozen=True, kw_only=True)

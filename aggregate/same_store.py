@@ -10,12 +10,12 @@ from typing import Any
 
 from .. import store as stores
 from ..errors import DataError, RunError, StoreError, UsageError
-from ..run_folder import read_json, run_began, write_json
 from ..store import Store
-from ..store.remote import SCHEME
-from ..store.sealed import digest
+from ..store.format.checksummed_json import digest
+from ..store.io.s3 import SCHEME
+from ..training.run_folder import read_json, run_began, write_json
+from .data.mix import Mix, choose_mix
 from .runs import RunConfig, load_config, store_changes
-from .selection import Mix, choose_mix
 
 
 def open_store(config: RunConfig, named: str | Path | None, *, command: Sequence[str]) -> Store:

@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..ranks import Ranks
 from ..store import Store
-from .base import Aggregator
-from .batch import ClipBatch
-from .budgets import budgets
-from .evaluate import score
-from .loader import ClipReader, TrainLoader
-from .metrics import measure
-from .parts import Parts
+from ..training.distributed import Ranks
+from .data.budgets import budgets
+from .data.loader import ClipReader, TrainLoader
+from .data.partition import Parts
+from .evaluation.evaluate import score
+from .evaluation.metrics import measure
+from .models.base import Aggregator
+from .models.batch import ClipBatch
 from .runs import scoring_batch
 
 WeighedBatch = tuple[ClipBatch, Tensor]

@@ -9,23 +9,23 @@ from pathlib import Path
 import torch
 
 from .. import store as stores
-from ..checkpoint import BestEpoch
 from ..errors import RunError
-from ..ranks import Ranks, joined
-from ..run_folder import run_began
-from ..run_log import has_tensorboard
 from ..store import Store
-from ..training import fit
-from .evaluate import Evaluation
-from .initial import identity, require_unseen_by, start_from
-from .loader import ClipReader
-from .parts import choose_parts
-from .pattern import ANY
-from .prepared import PreparedRun
-from .registry import require_known
+from ..training.checkpoint import BestEpoch
+from ..training.distributed import Ranks, joined
+from ..training.log import has_tensorboard
+from ..training.loop import fit
+from ..training.run_folder import run_began
+from .config import TrainConfig as TrainConfig
+from .data.loader import ClipReader
+from .data.mix import Mix, choose_mix, choose_split
+from .data.partition import choose_parts
+from .data.pattern import ANY
+from .evaluation.evaluate import Evaluation
+from .init import identity, require_unseen_by, start_from
+from .models.registry import require_known
+from .run_setup import PreparedRun
 from .runs import load_config, load_run, store_changes
-from .selection import Mix, choose_mix, choose_split
-from .train_config import TrainConfig as TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

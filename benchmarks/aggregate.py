@@ -23,17 +23,17 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from faster.aggregate import fast_gru
-from faster.aggregate.batch import ClipBatch
-from faster.aggregate.fast_gru import FastGRU
-from faster.aggregate.loader import ClipReader
-from faster.aggregate.packed import pack
-from faster.aggregate.parts import Parts
-from faster.aggregate.products import product
-from faster.aggregate.selection import choose_mix
+from faster.aggregate.data.loader import ClipReader
+from faster.aggregate.data.mix import choose_mix
+from faster.aggregate.data.partition import Parts
+from faster.aggregate.models.batch import ClipBatch
+from faster.aggregate.models.packed import pack
+from faster.aggregate.models.products import product
+from faster.aggregate.models.recurrent import fast_gru
+from faster.aggregate.models.recurrent.fast_gru import FastGRU
 from faster.aggregate.task import AggregatorTask
-from faster.allocator import keep_freed_memory
-from faster.ranks import ALONE
+from faster.runtime.allocator import keep_freed_memory
+from faster.training.distributed import ALONE
 from pairs import Ratio, ratio, time_turns
 from store_maps import MAP_SHAPE, MODELS, make_store
 from torch import Tensor, nn

@@ -29,14 +29,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import click
 import torch
 from extract_runs import write_video
-from faster.allocator import keep_freed_memory
-from faster.devices import choose_device
+from faster.costs.tables import backbone_gflops
 from faster.extract.backbones import Backbone, build
-from faster.extract.pretrain import TrainBackboneConfig, train_backbone
-from faster.extract.stage_one.forward import train_forward
-from faster.extract.transforms import normalise
-from faster.flops import backbone_gflops
-from faster.training import TrainingOptions, make_optimizer
+from faster.extract.train_backbone.resnet3d_training import train_forward
+from faster.extract.train_backbone.train import TrainBackboneConfig, train_backbone
+from faster.extract.video.transforms import normalise
+from faster.runtime.allocator import keep_freed_memory
+from faster.runtime.devices import choose_device
+from faster.training.loop import TrainingOptions, make_optimizer
 from pairs import Ratio, ratio, time_turns
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _run(videos: Path, store: Path, cluster: str | None, shard_seconds: float) -> Overhead:
-    from faster.extract.events import Event, ShardEvent, StartEvent
+    from faster.extract.pipeline.events import Event, ShardEvent, StartEvent
     from faster.extract.run import ExtractConfig, extract
 
     times: list[float] = []

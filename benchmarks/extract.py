@@ -26,11 +26,11 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from faster.costs.tables import backbone_gflops
 from faster.extract.backbones import build
-from faster.extract.frozen import FrozenBackbone
-from faster.extract.precision import has_bf16
-from faster.extract.transforms import normalise
-from faster.flops import backbone_gflops
+from faster.extract.backbones.inference.frozen import FrozenBackbone
+from faster.extract.backbones.inference.precision import has_bf16
+from faster.extract.video.transforms import normalise
 from pairs import Ratio, ratio, time_turns
 from torch import Tensor, nn
 

@@ -31,16 +31,16 @@ import av
 import click
 import numpy as np
 import torch
-from faster.devices import choose_device
 from faster.extract.backbones import Backbone
-from faster.extract.decode import LoadedVideo, stream_clips
-from faster.extract.decoders import DecodeJob, DecoderPool
-from faster.extract.frozen import FrozenBackbone
+from faster.extract.backbones.inference.frozen import FrozenBackbone
+from faster.extract.backbones.weights.load import load_weights
 from faster.extract.run import ExtractConfig, extract
-from faster.extract.slots import fit_slots
 from faster.extract.summary import ExtractSummary
-from faster.extract.transforms import normalise
-from faster.extract.weights import load_weights
+from faster.extract.video.decode import LoadedVideo, stream_clips
+from faster.extract.video.decoder_pool import DecodeJob, DecoderPool
+from faster.extract.video.shared_memory import fit_slots
+from faster.extract.video.transforms import normalise
+from faster.runtime.devices import choose_device
 from numpy.typing import NDArray
 
 DEAR, CHEAP, TINY = "r2plus1d50", "r2d26", "r2d14-w4"

@@ -25,11 +25,11 @@ import av.video
 import numpy as np
 import torch
 from faster.aggregate.runs import Run, RunConfig
-from faster.extract.decode import load_clips
-from faster.extract.frozen import FrozenBackbone
-from faster.extract.weights import random_weights
-from faster.flops import table_cells
-from faster.predict import Predictor
+from faster.costs.tables import table_cells
+from faster.extract.backbones.inference.frozen import FrozenBackbone
+from faster.extract.backbones.weights.load import random_weights
+from faster.extract.video.decode import load_clips
+from faster.predict.predictor import Predictor
 from faster.store import FeatureSpec
 
 PAPER_SECONDS = {"All C": 15.1, "All E": 75.7, "FASTER32": 35.3}

@@ -16,12 +16,12 @@ from statistics import fmean, stdev
 
 import av
 import click
-from faster.aggregate.sweep import SweepConfig, sweep
-from faster.aggregate.sweep_grid import Grid
+from faster.aggregate.sweep.grid import Grid
+from faster.aggregate.sweep.run import SweepConfig, sweep
 from faster.aggregate.train import TrainConfig
 from faster.demo.events import EventSet, average_ceiling, chance, planned_videos, write_set
-from faster.extract.pretrain import TrainBackboneConfig, train_backbone
 from faster.extract.run import ExtractConfig, extract
+from faster.extract.train_backbone.train import TrainBackboneConfig, train_backbone
 from tqdm import tqdm
 
 EVENTS = EventSet(difficulty=1.0, videos_per_class=300, test_videos_per_class=60)

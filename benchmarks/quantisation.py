@@ -23,14 +23,14 @@ from statistics import mean
 import click
 import numpy as np
 from faster import store as stores
-from faster.aggregate.evaluate import Evaluation, evaluate
+from faster.aggregate.evaluation.evaluate import Evaluation, evaluate
 from faster.aggregate.runs import load_run
 from faster.aggregate.train import TrainConfig, train_agg
-from faster.store import writer
-from faster.store.commit import replace
-from faster.store.convert import convert
-from faster.store.receipts import list_receipts, read_receipt
-from faster.store.sealed import seal
+from faster.runtime.atomic import replace
+from faster.store.format.checksummed_json import seal
+from faster.store.format.receipts import list_receipts, read_receipt
+from faster.store.maintain.convert import convert
+from faster.store.write import create as writer
 
 MOVED_SHARE = 0.0034  # of values, by their last bit: as many differ between two batch sizes on a CPU
 

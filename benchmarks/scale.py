@@ -25,9 +25,9 @@ import click
 import numpy as np
 from faster import store as stores
 from faster.extract.jobs.tasks import TaskShare
-from faster.store.receipts import ClipFacts, Receipt, StoredObject, VideoEntry, receipt_path
-from faster.store.schema import ids_digest, maps_key
-from faster.store.sealed import seal
+from faster.store.format.checksummed_json import seal
+from faster.store.format.receipts import ClipFacts, Receipt, StoredObject, VideoEntry, receipt_path
+from faster.store.format.schema import ids_digest, maps_key
 from scale_shard import measure_overhead, measure_syscalls, print_budget
 from tqdm import tqdm
 

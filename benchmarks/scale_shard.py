@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from extract_runs import write_video
-from faster.extract.events import ShardEvent, VideoEvent
-from faster.extract.shard_run import ShardTask
-from faster.extract.shards import Job, run_shards
+from faster.extract.pipeline.events import ShardEvent, VideoEvent
+from faster.extract.pipeline.run_shards import Job, run_shards
+from faster.extract.pipeline.stages import ShardTask
 from numpy.typing import NDArray
 from store_maps import MAP_SHAPE, begin_store, make_spec
 

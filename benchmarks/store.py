@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import zarr
 from faster import store as stores
-from faster.store.encoding import decompress
+from faster.store.format.encoding import decompress
 from pairs import Ratio, ratio, time_turns
 from store_maps import (
     CLIP_FRAMES,

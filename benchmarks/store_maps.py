@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from faster import store as stores
-from faster.store import manifest as manifests
-from faster.store import writer
+from faster.store.format import manifest as manifests
+from faster.store.write import create as writer
 from numpy.typing import NDArray
 
 MODELS = ("r2plus1d50", "r2d26")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faster.store.coverage import empty_coverage, save_coverage
-from faster.store.encoding import checksum
-from faster.store.schema import maps_key
-from faster.store.shard_file import ABSENT, index_bytes
+from faster.store.format.encoding import checksum
+from faster.store.format.schema import maps_key
+from faster.store.format.shard_file import ABSENT, index_bytes
+from faster.store.read.coverage import empty_coverage, save_coverage
 from store_maps import MODELS, begin_store, make_spec
 from tqdm import tqdm
 

@@ -20,9 +20,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from faster.aggregate.sweep import SweepConfig, sweep
-from faster.aggregate.sweep_cells import train_config
-from faster.aggregate.sweep_grid import Grid, expand, holdings
+from faster.aggregate.sweep.cells import train_config
+from faster.aggregate.sweep.grid import Grid, expand, holdings
+from faster.aggregate.sweep.run import SweepConfig, sweep
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.store import open as open_store
 from pairs import ratio, time_turns

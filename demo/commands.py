@@ -6,7 +6,7 @@ import json
 
 import click
 
-from ..outputs import output_folder
+from ..terminal.outputs import output_folder
 
 
 @click.command("demo")

@@ -27,9 +27,9 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from ..bars import tqdm
 from ..errors import DataError, StorageError, UsageError
-from ..phrases import agreeing, counted
+from ..terminal.progress_bars import tqdm
+from ..terminal.text import agreeing, counted
 from .shapes import FORMS, HUES, KINDS, MOTIONS, FloatArray, cover_of, pixel_grid
 
 FrameArray = npt.NDArray[np.uint8]

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..aggregate.report import Confusion, ReportFiles, ReportMeta, ReportRow, write_report
+from ..aggregate.report.write import Confusion, ReportFiles, ReportMeta, ReportRow, write_report
 from ..aggregate.train import TrainConfig, TrainResult, train_agg
-from ..extract.pretrain import TrainBackboneConfig, TrainBackboneResult, train_backbone
 from ..extract.run import ExtractConfig, extract
-from ..names import require_text
-from ..phrases import counted
-from ..predict import Prediction, Predictor
+from ..extract.train_backbone.train import TrainBackboneConfig, TrainBackboneResult, train_backbone
+from ..predict.predictor import Prediction, Predictor
+from ..runtime.file_names import require_text
+from ..terminal.text import counted
 from .events import (
     EventSet,
     average_ceiling,
@@ -212,7 +212,7 @@ def _aggregator_config(config: DemoConfig, aggregator: str, pattern: str, seed: 
 
 
 def _progress(config: DemoConfig, shown: bool) -> Iterator[tuple[tuple[str, str], int]]:
-    from ..bars import tqdm
+    from ..terminal.progress_bars import tqdm
 
     pairs = [(cell, seed) for cell in config.cells for seed in config.seeds]
     yield from tqdm(pairs, desc="aggregate", unit="run", disable=not shown)

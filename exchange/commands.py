@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from ..outputs import output_folder
-from ..phrases import counted, sized
 from ..store.options import encoding_options
+from ..terminal.outputs import output_folder
+from ..terminal.text import counted, sized
 
 
 def _either(ctx: click.Context, parameter: click.Parameter, out: Path) -> Path:
@@ -114,7 +114,7 @@ def import_command(as_json: bool, **options: Any) -> None:
         faster import i3d/ --store ucf.zarr --model i3d-rgb --suffix _rgb --gflops 108 --clip-frames 16
         faster import kinetics.h5 --store copy.zarr --model r2plus1d50
     """
-    from .importing import ImportConfig, import_features
+    from .import_features import ImportConfig, import_features
 
     summary = import_features(
         ImportConfig(**options), say=lambda line: click.echo(line, err=True), progress=not as_json

@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bars import tqdm
 from ..errors import StoreError, UsageError
-from ..names import require_text
-from ..phrases import counted
-from ..stopping import interruptible
-from ..store.reader import Store
-from ..store.remote import require_local
-from ..suggest import did_you_mean
+from ..runtime.file_names import require_text
+from ..runtime.signals import interruptible
+from ..store.io.s3 import require_local
+from ..store.read.store import Store
+from ..terminal.progress_bars import tqdm
+from ..terminal.suggest import did_you_mean
+from ..terminal.text import counted
 from .export_hdf5 import write_hdf5
 from .export_npy import write_npy
-from .outgoing import ModelExport
+from .export_source import ModelExport
 
 FORMATS = ("hdf5", "npy")
 

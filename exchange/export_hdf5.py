@@ -13,10 +13,10 @@ import h5py
 import numpy as np
 
 from ..errors import StoreError
-from ..store.commit import link_if_absent, temporary_beside
-from ..store.manifest import Manifest
-from .outgoing import ModelExport, Report, Written, output_errors
-from .words import EXPORT_FORMAT
+from ..runtime.atomic import link_if_absent, temporary_beside
+from ..store.format.manifest import Manifest
+from .export_source import ModelExport, Report, Written, output_errors
+from .sidecar import EXPORT_FORMAT
 
 Result = TypeVar("Result")
 

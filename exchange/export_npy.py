@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import StoreError
-from ..store.commit import temporary_beside
-from .outgoing import ModelExport, Report, Written, output_errors
-from .words import EXPORT_FORMAT, FAILURES_FILE, INDEX_FILE, file_names, pretty, record_of, sidecar
+from ..runtime.atomic import temporary_beside
+from .export_source import ModelExport, Report, Written, output_errors
+from .sidecar import EXPORT_FORMAT, FAILURES_FILE, INDEX_FILE, file_names, pretty, record_of, sidecar
 
 
 def write_npy(out: Path, models: Sequence[ModelExport], report: Report) -> Written:

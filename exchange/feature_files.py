@@ -17,20 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError, UsageError
-from ..names import as_text
-from ..phrases import counted
-from ..store.manifest import PART_NAMES, VideoRecord
-from ..store.receipts import ClipFacts
-from ..store.spec import FeatureSpec
+from ..runtime.file_names import as_text
+from ..store.format.manifest import PART_NAMES, VideoRecord
+from ..store.format.receipts import ClipFacts
+from ..store.format.spec import FeatureSpec
+from ..terminal.text import counted
 from .export_hdf5 import FACTS
-from .words import (
-    EXPORT_FORMAT,
-    FAILURES_FILE,
-    INDEX_FILE,
-    Absence,
-    facts_from_sidecar,
-    record_from_dict,
-)
+from .sidecar import EXPORT_FORMAT, FAILURES_FILE, INDEX_FILE, Absence, facts_from_sidecar, record_from_dict
 
 
 class FeatureSource(Protocol):

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from ..errors import SourceError, UsageError
-from ..extract.annotation_formats import Format, Listing, file_formats, get_format
-from ..extract.annotations import merge, with_auto_split
-from ..extract.video_folder import VideoFolder, is_video_name
-from ..phrases import counted
+from ..extract.sources.folder import VideoFolder, is_video_name
+from ..extract.sources.formats import Format, Listing, file_formats, get_format
+from ..extract.sources.read import merge, with_auto_split
 from ..store import Store, VideoRecord
-from .words import record_of
+from ..terminal.text import counted
+from .sidecar import record_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..phrases import counted
 from ..store import FeatureSpec
-from .frozen import FrozenBackbone
-from .precision import has_bf16
+from ..terminal.text import counted
+from .backbones.inference.frozen import FrozenBackbone
+from .backbones.inference.precision import has_bf16
 
 TRIAL_CLIPS = 4  # that a trial computes, two in either precision
 TRIAL_SHARE = 0.1  # of the clips that the model has computed: a trial takes no larger part of a run

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..cluster import cluster_options
-from ..phrases import counted
-from ..stopping import interruptible
+from ..runtime.dask_cluster import cluster_options
+from ..runtime.signals import interruptible
 from ..store.options import encoding_options
+from ..terminal.text import counted
 
 if TYPE_CHECKING:
-    from .events import Event
+    from .pipeline.events import Event
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -208,7 +208,7 @@ def extract_command(
             on_event=_print_event if as_json else None,
         )
     if as_json:
-        from .events import rounded
+        from .pipeline.events import rounded
 
         click.echo(json.dumps({"event": "summary", **rounded(summary.to_dict())}))
     else:
@@ -227,6 +227,6 @@ def extract_command(
 
 
 def _print_event(event: Event) -> None:
-    from .events import event_dict
+    from .pipeline.events import event_dict
 
     click.echo(json.dumps(event_dict(event)))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..cluster import LOCAL
 from ..errors import UsageError
-from ..store.encoding import CODECS, DTYPES
-from ..suggest import did_you_mean
-from .precision import PRECISIONS
-from .source_options import SourceOptions
+from ..runtime.dask_cluster import LOCAL
+from ..store.format.encoding import CODECS, DTYPES
+from ..terminal.suggest import did_you_mean
+from .backbones.inference.precision import PRECISIONS
+from .sources.options import SourceOptions
 
 PAPER_FRAMES = 256  # "we fix the total number of frames processed to be 256" (§4)
 

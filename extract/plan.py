@@ -10,10 +10,10 @@ import numpy as np
 
 from .. import store as stores
 from ..errors import StoreError
-from ..store.receipts import list_receipts
-from ..store.removal import remove_shards
-from ..store.schema import maps_key
-from .shard_run import ShardTask
+from ..store.format.receipts import list_receipts
+from ..store.format.schema import maps_key
+from ..store.write.removal import remove_shards
+from .pipeline.stages import ShardTask
 
 Say = Callable[[str], None]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from ..bars import tqdm
-from ..phrases import counted
-from ..streams import is_terminal
-from .events import Event, ShardEvent, StageTimes, VideoEvent
+from ..terminal.progress_bars import tqdm
+from ..terminal.streams import is_terminal
+from ..terminal.text import counted
+from .pipeline.events import Event, ShardEvent, StageTimes, VideoEvent
 
 SLOWEST = 3
 LOG_SECONDS = 30.0  # between two pictures of the bar in a file: a job of days would fill its log

@@ -21,35 +21,35 @@ import torch
 
 from .. import __version__
 from .. import store as stores
-from ..cluster import LOCAL
-from ..devices import choose_device
 from ..errors import SourceError, UsageError
-from ..names import require_text
-from ..phrases import counted
-from ..spawning import require_startable
-from ..stopping import interruptible
-from ..store import manifest as manifests
-from ..store import writer
-from ..store.attributes import read_spec
-from ..store.inspect import plain_bytes
-from ..store.removal import finish_removals
-from ..store.schema import shard_videos_for
+from ..runtime.dask_cluster import LOCAL
+from ..runtime.devices import choose_device
+from ..runtime.file_names import require_text
+from ..runtime.signals import interruptible
+from ..runtime.spawning import require_startable
+from ..store.format import manifest as manifests
+from ..store.format.attributes import read_spec
+from ..store.format.schema import shard_videos_for
+from ..store.maintain.inspect import plain_bytes
+from ..store.write import create as writer
+from ..store.write.removal import finish_removals
+from ..terminal.text import counted
 from .advice import faster_forward
-from .annotations import Source, segment_source
+from .backbones.inference.frozen import FrozenBackbone
+from .backbones.inference.precision import as_asked
+from .backbones.weights.load import WeightsInfo
 from .config import ExtractConfig
-from .dask_executor import run_dask
-from .durations import probe_durations
-from .events import Event, StartEvent
-from .executors import run_processes
-from .frozen import FrozenBackbone
 from .jobs.tasks import TaskShare
+from .pipeline.dask_tasks import run_dask
+from .pipeline.events import Event, StartEvent
+from .pipeline.local import run_processes
+from .pipeline.run_shards import Job, count_decodes, load_networks, run_shards
 from .plan import forget_failures, plan
-from .precision import as_asked
 from .progress import Progress
-from .shards import Job, count_decodes, load_networks, run_shards
+from .sources.read import Source, segment_source
 from .specs import gflops_a_clip, specs_of
 from .summary import Estimate, ExtractSummary
-from .weights import WeightsInfo
+from .video.durations import probe_durations
 
 __all__ = ["ExtractConfig", "estimate", "extract"]
 

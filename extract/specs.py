@@ -8,11 +8,11 @@ from typing import Any
 from .. import store as stores
 from ..errors import UsageError
 from .backbones import plan_of
+from .backbones.inference.frozen import FrozenBackbone
+from .backbones.weights.load import WeightsInfo
 from .config import ExtractConfig
-from .frozen import FrozenBackbone
-from .transforms import REFERENCE_SIZE, centre_transform
-from .views import short_sides
-from .weights import WeightsInfo
+from .video.transforms import REFERENCE_SIZE, centre_transform
+from .video.views import short_sides
 
 Say = Callable[[str], None]
 DEFAULT_CLIP_FRAMES = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..phrases import agreeing, counted
+from ..terminal.text import agreeing, counted
 
 
 @dataclass(frozen=True, kw_only=True)

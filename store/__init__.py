@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .features import Features, StoredMaps
-from .finalise import finalise
-from .inspect import inspect
-from .manifest import Manifest, VideoRecord
-from .reader import Store
-from .receipts import ClipFacts
-from .shard_writer import ShardWriter
-from .spec import FeatureSpec
+from .format.manifest import Manifest, VideoRecord
+from .format.receipts import ClipFacts
+from .format.spec import FeatureSpec
+from .maintain.inspect import inspect
+from .read.features import Features, StoredMaps
+from .read.store import Store
+from .write.finalise import finalise
+from .write.shard_writer import ShardWriter
 
 __all__ = [
     "ClipFacts",

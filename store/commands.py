@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cluster import cluster_options
 from ..errors import one_line
-from ..phrases import counted, sized
+from ..runtime.dask_cluster import cluster_options
+from ..terminal.text import counted, sized
 from .options import encoding_options
 
 if TYPE_CHECKING:
-    from .inspect import ModelSummary, StoreSummary
-    from .verify import Verification
+    from .maintain.inspect import ModelSummary, StoreSummary
+    from .maintain.verify import Verification
 
 
 @click.command("inspect")
@@ -37,7 +37,7 @@ def inspect_command(store: Path, videos: int | None, as_json: bool) -> None:
         faster inspect kinetics.zarr
         faster inspect trial.zarr --videos 240000
     """
-    from .inspect import inspect
+    from .maintain.inspect import inspect
 
     summary = inspect(store, videos=videos)
     if as_json:
@@ -159,7 +159,7 @@ def convert_command(store: Path, new: Path, as_json: bool, **options: Any) -> No
     Example:
         faster convert kinetics.zarr small.zarr --dtype uint8 --codec zstd
     """
-    from .convert import convert
+    from .maintain.convert import convert
 
     done = convert(store, new, **options)
     if as_json:
@@ -193,7 +193,7 @@ def verify_command(
     Example:
         faster verify kinetics.zarr --repair
     """
-    from .verify import verify
+    from .maintain.verify import verify
 
     found = verify(store, repair=repair, processes=processes, cluster=cluster)
     if as_json:

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from commands import run_commands
 from faster.cli import COMMANDS, main
+from places import ROOT
 from reference import help_of, reference
 from sets import make_bright_set
-
-ROOT = Path(__file__).parent.parent
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from commands import run_commands
 from faster.errors import Interrupted
-from faster.extract.decoders import TIMEOUT_SECONDS
-from faster.stopping import interruptible, raise_if_stopped
+from faster.extract.video.decoder_pool import TIMEOUT_SECONDS
+from faster.runtime.signals import interruptible, raise_if_stopped
 from processes import started
 from sets import make_bright_set
 from stores import make_spec, make_store, make_videos
@@ -76,7 +76,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_command_ends_with_the_code_of_what_happened(place: Path) -> None:
-    preload = ["faster.aggregate.train", "faster.extract.run", "faster.extract.pretrain", "faster.predict"]
+    preload = [
+        "faster.aggregate.train",
+        "faster.extract.run",
+        "faster.extract.train_backbone.train",
+        "faster.predict.predictor",
+    ]
     ended = run_commands(
         [line.split() for line, _, _ in CASES], cwd=place, preload=preload, memory_bytes=8 << 30
     )

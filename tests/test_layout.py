@@ -9,8 +9,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
 
 
@@ -67,8 +67,8 @@ def test_modules_are_one_concept_long() -> None:
         "cli",
         "extract.commands",
         "aggregate.commands",
-        "predict_commands",
-        "costs_commands",
+        "predict.commands",
+        "costs.commands",
         "demo.commands",
         "exchange.commands",
     ],

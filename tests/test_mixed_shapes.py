@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 from faster import store as stores
-from faster.aggregate.adapted import Adapted
-from faster.aggregate.evaluate import evaluate
+from faster.aggregate.evaluation.evaluate import evaluate
+from faster.aggregate.models.shape_adapter import Adapted
 from faster.aggregate.runs import load_run
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.errors import UsageError
 from faster.extract.backbones import build
-from faster.extract.decode import load_clips
+from faster.extract.backbones.weights.load import WeightsInfo, load_weights, save_weights
 from faster.extract.run import ExtractConfig, extract
-from faster.extract.transforms import normalise
-from faster.extract.weights import WeightsInfo, load_weights, save_weights
-from faster.predict import Predictor
+from faster.extract.video.decode import load_clips
+from faster.extract.video.transforms import normalise
+from faster.predict.predictor import Predictor
 from libraries import use_library
 from networks import randomised
 from sets import make_bright_set
@@ -43,7 +43,7 @@ def test_from_videos_to_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "precision": "float32",
     }
 
-    monkeypatch.setattr("faster.extract.backbones.torchvision_models.VideoResNet.size", 48)
+    monkeypatch.setattr("faster.extract.backbones.libraries.torchvision_models.VideoResNet.size", 48)
     summary = extract(ExtractConfig(**settings, clip_frames=8), say=said.append, progress=False)
     assert summary.whole == 8 and not summary.failed
     assert any("at 48×48 and 64×64" in line for line in said)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from faster import store as stores
-from faster.names import as_text, is_text, stands_for_other_bytes
+from faster.runtime.file_names import as_text, is_text, stands_for_other_bytes
 from videos import make_video
 
 NAME = os.fsdecode(b"caf\xe9")

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 from faster import store as stores
-from faster.aggregate.evaluate import evaluate
+from faster.aggregate.evaluation.evaluate import evaluate
 from faster.aggregate.runs import load_run
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.cli import main
 from faster.errors import DataError, Interrupted, SourceError, UsageError, WeightsError
-from faster.extract.pretrain import TrainBackboneConfig, train_backbone
 from faster.extract.run import ExtractConfig, extract
-from faster.predict import Predictor, write_predictions
+from faster.extract.train_backbone.train import TrainBackboneConfig, train_backbone
+from faster.predict.predictor import Predictor, write_predictions
 from processes import started
 from sets import make_bright_set, write_bright_video
 
@@ -122,7 +122,7 @@ def test_live_scores_and_costs_equal_the_stores(project: Path, aggregator: str, 
 
 
 def test_only_the_named_backbone_runs_on_each_clip(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from faster.extract.frozen import FrozenBackbone
+    from faster.extract.backbones.inference.frozen import FrozenBackbone
 
     ran: list[tuple[int, int]] = []
     call = FrozenBackbone.__call__
@@ -258,7 +258,7 @@ def test_a_new_video_from_anywhere_is_classified(project: Path, tmp_path: Path) 
 
 def test_other_weights_than_the_stores_are_refused(project: Path, tmp_path: Path) -> None:
     from faster.extract.backbones import build
-    from faster.extract.weights import WeightsInfo, save_weights
+    from faster.extract.backbones.weights.load import WeightsInfo, save_weights
 
     other = save_weights(build(CHEAP, 2), tmp_path / "other.safetensors", WeightsInfo(model=CHEAP))
     with pytest.raises(WeightsError, match=r"not the weights that the run's store.*--weights r2d14-w4=FILE"):
@@ -303,7 +303,7 @@ def test_evaluation_refuses_videos_that_a_backbone_saw(project: Path) -> None:
 
 
 def test_stage_one_goes_on_bit_for_bit_where_it_was_stopped(project: Path, tmp_path: Path) -> None:
-    from faster.extract.stage_one.task import BackboneTask
+    from faster.extract.train_backbone.task import BackboneTask
 
     settings = replace(backbone_config(project, CHEAP), out=str(tmp_path / "weights"))
     loss = BackboneTask.loss

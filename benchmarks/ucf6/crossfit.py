@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from faster import store as stores
-from faster.store import manifest as manifests
-from faster.store import writer
-from faster.store.receipts import read_receipt
+from faster.store.format import manifest as manifests
+from faster.store.format.receipts import read_receipt
+from faster.store.write import create as writer
 from numpy.typing import NDArray
 
 RIDGE = 0.1  # of the mean square of a channel

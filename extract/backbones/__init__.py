@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from .libraries import LIBRARIES
+from .libraries.registry import LIBRARIES
 from .registry import build, is_scalable, known_names, on_meta, plan_of, register, require_known
 
 if TYPE_CHECKING:
     from .base import Backbone
-    from .resnet3d import ResNet3D
+    from .networks.resnet3d import ResNet3D
 
 __all__ = [
     "LIBRARIES",
@@ -30,7 +30,7 @@ def __getattr__(name: str) -> object:
 
         return Backbone
     if name == "ResNet3D":
-        from .resnet3d import ResNet3D
+        from .networks.resnet3d import ResNet3D
 
         return ResNet3D
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...costs.tables import meta_copy
 from ...errors import UsageError
-from ...flops import meta_copy
-from ...phrases import counted
+from ...terminal.text import counted
 from .base import Backbone
 
 TEMPORAL_REDUCTION = 8

@@ -20,9 +20,9 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import UsageError
-from ...suggest import did_you_mean
-from . import libraries
-from .plans import PLANS, STEM_WIDTH, Plan
+from ...terminal.suggest import did_you_mean
+from .libraries import registry as libraries
+from .networks.plans import PLANS, STEM_WIDTH, Plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -134,7 +134,7 @@ def _unknown(name: str) -> str:
 
 
 def _member(plan: Plan, num_classes: int | None, *, width: int = STEM_WIDTH) -> nn.Module:
-    from .resnet3d import resnet3d
+    from .networks.resnet3d import resnet3d
 
     return resnet3d(plan.kind, plan.depth, num_classes, width=width)
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...helpful import HelpfulGroup
-from ...outputs import output_file
-from ...phrases import counted
+from ...terminal.help import HelpfulGroup
+from ...terminal.outputs import output_file
+from ...terminal.text import counted
 
 if TYPE_CHECKING:
     from .status import ModelStatus, Status

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import StoreError, UsageError
-from ...names import require_text
-from ...store.commit import replace, storage_errors
-from ...store.remote import require_local
+from ...runtime.atomic import replace, storage_errors
+from ...runtime.file_names import require_text
+from ...store.io.s3 import require_local
 from .tasks import array_indices
 
 GRACE_SECONDS = 120  # between Slurm's warning and its SIGKILL; a task needs less than 20

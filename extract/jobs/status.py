@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError
+from ...runtime.atomic import TEMPORARY_SUFFIX
 from ...store import Store
-from ...store.commit import TEMPORARY_SUFFIX
-from ...store.features import Features
-from ...store.receipts import count_failed, receipt_times
-from ...store.remote import require_local
+from ...store.format.receipts import count_failed, receipt_times
+from ...store.io.s3 import require_local
+from ...store.read.features import Features
 
 RECENT_SECONDS = 600.0  # a shard whose file was written to since then is being written
 RATE_SECONDS = 3600.0  # the rate is that of the last hour in which shards became whole

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from faster.cli import main
 from faster.store import VideoRecord
-from faster.store import manifest as manifests
-from faster.store.sealed import seal, unseal
+from faster.store.format import manifest as manifests
+from faster.store.format.checksummed_json import seal, unseal
 from stores import make_spec, make_store, make_videos, write_shard
 
 SPECS = [make_spec("dear", clips=8), make_spec("cheap", clips=8)]
@@ -176,7 +176,7 @@ def test_what_cannot_be_meant_is_exit_code_2(options: list[str], capsys: pytest.
 
 @pytest.mark.usefixtures("here")
 def test_a_model_that_is_not_in_use_may_be_added() -> None:
-    from faster.store import writer
+    from faster.store.write import create as writer
 
     third, path = make_spec("third", clips=8), Path("s.zarr")
     manifest = manifests.load(path)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from faster.aggregate.base import Aggregator
-from faster.aggregate.concat import Concat
 from faster.aggregate.export import export_model
-from faster.aggregate.registry import known_names
+from faster.aggregate.models.base import Aggregator
+from faster.aggregate.models.recurrent.concat import Concat
+from faster.aggregate.models.registry import known_names
 from faster.aggregate.runs import Run, RunConfig
 from faster.errors import RunError, UsageError
 

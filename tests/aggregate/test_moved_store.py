@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from faster.aggregate.all_splits import evaluate_splits, train_splits
 from faster.aggregate.commands import evaluate_command, train_agg_command
-from faster.aggregate.evaluate import evaluate
+from faster.aggregate.evaluation.evaluate import evaluate
 from faster.aggregate.export import export_model
-from faster.aggregate.oracle import oracle
 from faster.aggregate.runs import load_run
-from faster.aggregate.splits import evaluate_splits, train_splits
-from faster.aggregate.sweep import SweepConfig, sweep
-from faster.aggregate.sweep_commands import oracle_command
-from faster.aggregate.sweep_grid import Grid
+from faster.aggregate.sweep.commands import oracle_command
+from faster.aggregate.sweep.grid import Grid
+from faster.aggregate.sweep.oracle import oracle
+from faster.aggregate.sweep.run import SweepConfig, sweep
 from faster.aggregate.train import TrainConfig, TrainResult, train_agg
 from faster.errors import Interrupted, RunError
-from faster.training import TrainingRun
+from faster.training.loop import TrainingRun
 from stores import make_spec, make_store, make_videos
 
 SPECS = [make_spec("dear", clips=4), make_spec("cheap", clips=4)]

@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from faster.aggregate import sweep_cells
 from faster.aggregate.commands import evaluate_command
-from faster.aggregate.evaluate import evaluate
-from faster.aggregate.loader import ClipReader, TrainLoader, uniform_batches
-from faster.aggregate.oracle import oracle
-from faster.aggregate.registry import known_names
+from faster.aggregate.data.loader import ClipReader, TrainLoader, uniform_batches
+from faster.aggregate.data.mix import choose_mix
+from faster.aggregate.evaluation.evaluate import evaluate
+from faster.aggregate.models.registry import known_names
 from faster.aggregate.runs import load_run, scoring_batch
-from faster.aggregate.selection import choose_mix
-from faster.aggregate.sweep import SweepConfig, sweep
-from faster.aggregate.sweep_grid import Grid
+from faster.aggregate.sweep import cells as sweep_cells
+from faster.aggregate.sweep.grid import Grid
+from faster.aggregate.sweep.oracle import oracle
+from faster.aggregate.sweep.run import SweepConfig, sweep
 from faster.aggregate.train import TrainConfig, TrainResult, train_agg
 from faster.errors import Interrupted, RunError
-from faster.ranks import Ranks
 from faster.store import Store
+from faster.training.distributed import Ranks
 from stores import make_spec, make_store, make_videos
 from torch import Tensor, nn
 

@@ -18,9 +18,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 from faster.aggregate.commands import evaluate_command, train_agg_command
-from faster.aggregate.evaluate import evaluate
-from faster.aggregate.loader import TrainLoader
-from faster.aggregate.registry import known_names
+from faster.aggregate.data.loader import TrainLoader
+from faster.aggregate.evaluation.evaluate import evaluate
+from faster.aggregate.models.registry import known_names
 from faster.aggregate.runs import load_run
 from faster.aggregate.train import TrainConfig, TrainResult, train_agg
 from faster.errors import DataError, Interrupted, RunError

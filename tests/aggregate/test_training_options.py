@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from faster.aggregate.evaluate import evaluate
-from faster.aggregate.initial import classifier_names
-from faster.aggregate.loader import ClipReader, TrainLoader
-from faster.aggregate.parts import choose_parts
-from faster.aggregate.registry import build, known_names
+from faster.aggregate.all_splits import train_splits
+from faster.aggregate.data.loader import ClipReader, TrainLoader
+from faster.aggregate.data.mix import choose_mix
+from faster.aggregate.data.partition import choose_parts
+from faster.aggregate.evaluation.evaluate import evaluate
+from faster.aggregate.init import classifier_names
+from faster.aggregate.models.registry import build, known_names
 from faster.aggregate.runs import load_run
-from faster.aggregate.selection import choose_mix
-from faster.aggregate.splits import train_splits
 from faster.aggregate.task import AggregatorTask, class_weights
 from faster.aggregate.train import TrainConfig, TrainResult, train_agg
 from faster.errors import DataError, Interrupted, RunError, UsageError
-from faster.ranks import Ranks
 from faster.store import Store, VideoRecord
+from faster.training.distributed import Ranks
 from safetensors.torch import load_file
 from stores import make_spec, make_store, make_videos
 from torch.nn import functional as F

@@ -19,12 +19,12 @@ from faster.cli import main
 from faster.errors import Interrupted, StoreError, UsageError
 from faster.exchange.export_hdf5 import write_hdf5
 from faster.exchange.export_npy import write_npy
-from faster.exchange.outgoing import ModelExport
-from faster.exchange.words import file_names
-from faster.stopping import interruptible
-from faster.store.removal import remove_shards
-from faster.store.schema import maps_key
-from faster.store.verify import verify
+from faster.exchange.export_source import ModelExport
+from faster.exchange.sidecar import file_names
+from faster.runtime.signals import interruptible
+from faster.store.format.schema import maps_key
+from faster.store.maintain.verify import verify
+from faster.store.write.removal import remove_shards
 from stores import make_spec, make_store, make_videos
 
 

@@ -19,9 +19,9 @@ from faster.cli import group, main
 from faster.errors import FasterError, SourceError, StoreError, UsageError
 from faster.exchange.feature_files import NpyFeatures
 from faster.exchange.suffixes import suffixes_of
-from faster.predict import Predictor
-from faster.store.removal import remove_shards
-from faster.store.verify import verify
+from faster.predict.predictor import Predictor
+from faster.store.maintain.verify import verify
+from faster.store.write.removal import remove_shards
 from sources import write
 from stores import make_spec, make_store, make_videos
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from faster.extract import advice
 from faster.extract.advice import faster_forward
-from faster.extract.frozen import FrozenBackbone
-from faster.extract.weights import random_weights
+from faster.extract.backbones.inference.frozen import FrozenBackbone
+from faster.extract.backbones.weights.load import random_weights
 from faster.store import FeatureSpec
 from stores import make_spec
 

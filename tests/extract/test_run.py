@@ -26,12 +26,12 @@ from faster.errors import (
     UsageError,
     WeightsError,
 )
-from faster.extract import shards
 from faster.extract.backbones import build
-from faster.extract.decode import load_clips
+from faster.extract.backbones.weights.load import WeightsInfo, load_weights, save_weights
+from faster.extract.pipeline import run_shards as shards
 from faster.extract.run import ExtractConfig, estimate, extract
-from faster.extract.transforms import normalise
-from faster.extract.weights import WeightsInfo, load_weights, save_weights
+from faster.extract.video.decode import load_clips
+from faster.extract.video.transforms import normalise
 from sets import make_bright_set
 from signals import interrupts
 from videos import make_video

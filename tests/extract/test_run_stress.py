@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from extractor import Extractor
 from faster import store as stores
-from faster.store.verify import verify
+from faster.store.maintain.verify import verify
 from sets import make_bright_set
 
 # Kills at each kind of step, spread over a run: waiting for decoders, forward, data written, files made durable,

@@ -16,9 +16,9 @@ import pytest
 from commands import Ended, run_commands
 from faster import store as stores
 from faster.errors import StoreError
-from faster.store.attributes import sealed_attributes
-from faster.store.encoding import compress
-from faster.store.sealed import canonical_json, digest, seal, unseal
+from faster.store.format.attributes import sealed_attributes
+from faster.store.format.checksummed_json import canonical_json, digest, seal, unseal
+from faster.store.format.encoding import compress
 from stores import make_spec, make_store, make_videos
 from videos import make_video
 
@@ -314,7 +314,7 @@ def test_damaged_metadata_ends_in_one_line_in_little_time_and_memory(sound: Path
     ended = run_commands(
         [commands_on(f"{store[:-5]}/{store}", command) for store, _, command in cases],
         cwd=tmp_path,
-        preload=["faster.aggregate.train", "faster.store.verify"],
+        preload=["faster.aggregate.train", "faster.store.maintain.verify"],
     )
     wrong = []
     for (_, name, command), end in zip(cases, ended, strict=True):
@@ -332,7 +332,9 @@ def test_damaged_derived_arrays_are_not_used(sound: Path, tmp_path: Path) -> Non
     shutil.copytree(sound, tmp_path / "sound.zarr")
     stores_ = ["sound.zarr", *(f"c{i}.zarr" for i in range(len(UNUSED)))]
     commands = [commands_on(store, name) for store in stores_ for name in ("inspect", "verify", "train-agg")]
-    ended = run_commands(commands, cwd=tmp_path, preload=["faster.aggregate.train", "faster.store.verify"])
+    ended = run_commands(
+        commands, cwd=tmp_path, preload=["faster.aggregate.train", "faster.store.maintain.verify"]
+    )
     whole = ended[0].output.replace("sound.zarr", "")
     for i, name in enumerate(["sound", *UNUSED]):
         for end in ended[3 * i : 3 * i + 3]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from faster.aggregate.batch import ClipBatch
+from faster.aggregate.models.batch import ClipBatch
 
 MODELS = ("dear", "cheap")
 MAP_SHAPE = (2, 3, 3, 8)

@@ -12,8 +12,8 @@ import sys
 import torch
 from faster.extract.backbones import build
 from faster.extract.backbones.registry import known_names
-from faster.extract.stage_one.forward import train_forward
-from faster.workarounds import SafeConvolutions, conv2d
+from faster.extract.train_backbone.resnet3d_training import train_forward
+from faster.runtime.workarounds import SafeConvolutions, conv2d
 from torch import Tensor
 from torch.nn import functional as F
 

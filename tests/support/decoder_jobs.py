@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from faster.errors import VideoError
-from faster.extract.decode import LoadedVideo
+from faster.extract.video.decode import LoadedVideo
 from numpy.typing import NDArray
 
 

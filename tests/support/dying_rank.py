@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any
 
-from faster.aggregate.loader import TrainLoader
+from faster.aggregate.data.loader import TrainLoader
 from faster.cli import main
 
 plan = TrainLoader.plan

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from faster import store as stores
 from faster.exchange.export import ExportConfig, ExportSummary, export
-from faster.exchange.importing import ImportConfig, ImportSummary, import_features
+from faster.exchange.import_features import ImportConfig, ImportSummary, import_features
 from stores import make_spec, make_store, make_videos
 
 GONE = stores.VideoRecord(id="b/gone.mp4", path="b/gone.mp4", label=1, splits={"split1": "test"})

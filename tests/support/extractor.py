@@ -111,8 +111,9 @@ def _read_steps(reader: int, child: int, kill_after: float | None) -> list[str]:
 def _child(shard_videos: int, arguments: list[str], kill_at: list[object] | None, log: int) -> None:
     from faster import store as stores
     from faster.cli import main
-    from faster.extract import frozen, run
-    from faster.extract.decoders import DecoderPool
+    from faster.extract import run
+    from faster.extract.backbones.inference import frozen
+    from faster.extract.video.decoder_pool import DecoderPool
 
     counts: Counter[str] = Counter()
 

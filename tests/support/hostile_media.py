@@ -176,7 +176,7 @@ def _with_data_reference(data: bytes, entry: bytes) -> bytes:
 def main(files: list[str]) -> None:
     """Load each file; print a JSON object: its reason, or the number in its pictures; and the memory's growth."""
     from faster.errors import VideoError
-    from faster.extract.decode import load_clips
+    from faster.extract.video.decode import load_clips
     from videos import frame_number
 
     def load(path: str) -> str | int:

@@ -16,12 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import faster.store.commit
+import faster.runtime.atomic
 from blobs import CONFIG, Blobs, contents, options
-from faster.training import fit
+from faster.training.loop import fit
 from safetensors.torch import load_file
 
-COMMIT = faster.store.commit.__file__
+COMMIT = faster.runtime.atomic.__file__
 
 
 def train(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import av
 import numpy as np
-from faster.extract.decode import LoadedVideo, load_clips, read_frames
+from faster.extract.video.decode import LoadedVideo, load_clips, read_frames
 from numpy.typing import NDArray
 from videos import make_video
 

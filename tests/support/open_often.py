@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from faster.errors import VideoError
-from faster.extract.decode import load_clips
+from faster.extract.video.decode import load_clips
 
 
 def resident_bytes() -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from faster import store as stores
-from faster.store.receipts import list_receipts
+from faster.store.format.receipts import list_receipts
 from numpy.typing import NDArray
 from stores import make_facts, make_maps
 

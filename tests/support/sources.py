@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from faster.extract.annotations import Source
+from faster.extract.sources.read import Source
 
 KINETICS_HEADER = "label,youtube_id,time_start,time_end,split"
 

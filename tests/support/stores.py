@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from faster import store as stores
-from faster.store import manifest as manifests
-from faster.store import writer
-from faster.store.writer import Head
+from faster.store.format import manifest as manifests
+from faster.store.write import create as writer
+from faster.store.write.create import Head
 from numpy.typing import NDArray
 
 

@@ -1,5 +1,5 @@
 """A stand-in for torchvision: see `libraries.py`."""
 
-from . import models
+from faster.tests.support.standins.torchvision.torchvision import models
 
 __all__ = ["models"]

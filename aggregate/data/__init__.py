@@ -1,0 +1,1 @@
+"""Maps for training: which clips of which model, drawn, read ahead, pooled."""

@@ -1,0 +1,196 @@
+"""Batches of mixed clips, read straight from the store's shards ahead of the step that needs them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from itertools import islice
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...errors import UsageError
+from ...terminal.text import counted
+from ...training.distributed import ALONE, Ranks
+from ..models.batch import ClipBatch
+from .budgets import draw
+from .clip_grid import random_subset, uniform_subset
+from .mix import Mix
+
+Batches = Generator[ClipBatch, None, None]
+Wanted = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+PREFETCH_BATCHES = 2
+
+
+class ClipReader:
+    """Reads chosen clips of chosen videos into one tensor a model; pinned, for a GPU to copy from.
+
+    `threads` read batches ahead of the step that needs them; with 0 each is read when it is asked for.
+    """
+
+    def __init__(
+        self, mix: Mix, labels: NDArray[np.int32], *, reads: str, pin: bool = False, threads: int = 1
+    ) -> None:
+        self.mix, self.labels, self.reads, self.pin, self.threads = mix, labels, reads, pin, threads
+
+    def read(
+        self,
+        rows: NDArray[np.int64],
+        views: NDArray[np.int64],
+        clips: NDArray[np.int64],
+        model_of: NDArray[np.int64],
+    ) -> ClipBatch:
+        """Clips (B, N) of rows (B,) in views (B,), each of the model that `model_of` (B, N) says, as `Mix.model_of` does."""
+        inputs, scales = {}, {}
+        row_of = np.empty(clips.shape, dtype=np.int64)
+        for index, model in enumerate(self.mix.features):
+            mine = model_of == index
+            counts = mine.sum(axis=1)
+            if not counts.any():
+                continue
+            row_of[mine] = np.arange(counts.sum())
+            wanted = np.repeat(rows, counts), np.repeat(views, counts), clips[mine]
+            inputs[model], found = self._read(model, wanted)
+            if found is not None:
+                scales[model] = found
+        return ClipBatch(
+            models=tuple(self.mix.features),
+            inputs=inputs,
+            scales=scales,
+            model_of=torch.from_numpy(model_of.copy()),
+            row_of=torch.from_numpy(row_of),
+            labels=torch.from_numpy(self.labels[rows].astype(np.int64)),
+            videos=torch.from_numpy(rows),
+        )
+
+    def of(self, mix: Mix) -> Self:
+        """The same reader for another mixture of the same models."""
+        other = copy(self)
+        other.mix = mix
+        return other
+
+    def _read(self, model: str, wanted: Wanted) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """A model's clips, by rows, views and clips (n,): their maps or logits, and the scales of uint8 maps."""
+        features = self.mix.features[model]
+        if self.reads == "logits":
+            logits = torch.from_numpy(features.read_logits(*wanted))
+            return logits.pin_memory() if self.pin else logits, None
+        dtype = torch.uint8 if features.spec.dtype == "uint8" else torch.float16
+        maps = torch.empty((len(wanted[0]), *features.map_shape), dtype=dtype, pin_memory=self.pin)
+        stored = features.read_stored(*wanted, out=maps.numpy(), check=True)
+        if stored.scales is None or stored.scale_of is None:
+            return maps, None
+        return maps, (torch.from_numpy(stored.scales), torch.from_numpy(stored.scale_of))
+
+
+class Plan(NamedTuple):
+    """What a step reads: rows (B,), views (B,), clips (B, N), and the model (B, N) of each, as `Mix.model_of` says it."""
+
+    rows: NDArray[np.int64]
+    views: NDArray[np.int64]
+    clips: NDArray[np.int64]
+    model_of: NDArray[np.int64]
+
+
+class TrainLoader:
+    """Training batches as a pure function of (seed, epoch, step).
+
+    An epoch takes every video once, in a new order, in batches as equal as can be, none larger than
+    `batch_size`. Of each video it draws one of the views that are whole, and N clips of it without
+    replacement, in time order (FASTER §4); where the mix is drawn, N of each step and each video's pattern too. Of several ranks each reads its part of the same batches.
+
+    Raises UsageError where a batch has fewer videos than there are ranks.
+    """
+
+    def __init__(
+        self,
+        reader: ClipReader,
+        rows: NDArray[np.int64],
+        *,
+        batch_size: int,
+        seed: int,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.reader, self.rows, self.seed, self.ranks = reader, rows, seed, ranks
+        self.steps_per_epoch = -(-len(rows) // batch_size)
+        self._split: tuple[int, list[NDArray[np.int64]]] = (-1, [])  # an epoch, and its steps' rows
+        if len(rows) // self.steps_per_epoch < ranks.count:
+            raise UsageError(
+                f"batches of {counted(len(rows) // self.steps_per_epoch, 'video')} cannot be shared by "
+                f"{counted(ranks.count, 'process', 'processes')}; "
+                "raise --batch-size, or start fewer"
+            )
+
+    def rows_of(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Rows (B,) of one step, of all ranks."""
+        split = self._split
+        if split[0] != epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+            self._split = split = epoch, np.array_split(order, self.steps_per_epoch)
+        return split[1][step]
+
+    def plan(self, epoch: int, step: int) -> Plan:
+        """What one step reads, of all ranks."""
+        rows = self.rows_of(epoch, step)
+        rng = np.random.default_rng([self.seed, epoch, step + 1])  # [seed, epoch, 0] would be [seed, epoch]
+        mix = self.reader.mix
+        views = np.array([rng.choice(np.flatnonzero(mix.whole[row])) for row in rows], dtype=np.int64)
+        count, model_of = mix.clips, np.broadcast_to(mix.model_of, (len(rows), mix.clips))
+        if mix.drawn:
+            count, model_of = draw(mix, len(rows), rng)
+        clips = np.stack([random_subset(rng, mix.grid, count) for _ in rows])
+        return Plan(rows, views, clips, model_of)
+
+    def batches(self, epoch: int, start_step: int = 0) -> Batches:
+        """The epoch's batches from `start_step` on: this rank's part of each."""
+
+        def load(step: int) -> ClipBatch:
+            plan = self.plan(epoch, step)
+            mine = self.ranks.part(len(plan.rows))
+            return self.reader.read(*(values[mine] for values in plan))
+
+        return _prefetched(load, range(start_step, self.steps_per_epoch), self.reader.threads)
+
+
+def uniform_batches(
+    reader: ClipReader, rows: NDArray[np.int64], *, batch_size: int, ranks: Ranks = ALONE
+) -> Batches:
+    """The videos in order, each with its N clips spread uniformly over the centre view (FASTER §4).
+
+    Several ranks share the batches, whose videos and places in them are those of one rank.
+    """
+    mix = reader.mix
+    chosen, _ = uniform_subset(mix.grid, mix.clips)
+
+    def load(step: int) -> ClipBatch:
+        here = rows[step * batch_size : (step + 1) * batch_size]
+        clips = np.broadcast_to(chosen, (len(here), mix.clips))
+        model_of = np.broadcast_to(mix.model_of, clips.shape)
+        return reader.read(here, np.zeros(len(here), dtype=np.int64), clips, model_of)
+
+    steps = range(-(-len(rows) // batch_size))
+    return _prefetched(load, steps[ranks.part(len(steps))], reader.threads)
+
+
+def _prefetched(load: Callable[[int], ClipBatch], steps: range, threads: int) -> Batches:
+    """`load(step)` for each step, read by threads up to two ahead; closing the iterator ends them."""
+    if not threads:
+        yield from map(load, steps)
+        return
+    pending: deque[Future[ClipBatch]] = deque()
+    ahead = iter(steps)
+    with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="clips") as pool:
+        try:
+            pending.extend(pool.submit(load, step) for step in islice(ahead, PREFETCH_BATCHES))
+            while pending:
+                batch = pending.popleft().result()
+                pending.extend(pool.submit(load, step) for step in islice(ahead, 1))
+                yield batch
+        finally:
+            for future in pending:
+                future.cancel()

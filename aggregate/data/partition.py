@@ -1,0 +1,124 @@
+"""Which of a split's videos a run trains on, chooses its best epoch by, and reports on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import DataError
+from ...store import Store
+from ...terminal.text import agreeing, counted
+from ...training.holdout import hold_out
+from .mix import Mix, no_videos, part_rows, require_unseen, training_is_known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Rows of the store, int64, for training, validation and the report; "test" or "val" is reported on."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    report: NDArray[np.int64]
+    report_part: str
+
+    @property
+    def rows(self) -> dict[str, NDArray[np.int64]]:
+        """The rows by what they are for."""
+        return {"train": self.train, "validation": self.validation, "report": self.report}
+
+
+def choose_parts(
+    store: Store,
+    mix: Mix,
+    split: str,
+    *,
+    validation_share: float,
+    seed: int,
+    say: Callable[[str], None],
+    unseen: bool = False,
+) -> Parts:
+    """Part the split's videos, say what is covered, and refuse what cannot give sound figures.
+
+    With `unseen`, videos that a backbone in use was trained on are left out of training and validation.
+
+    Raises DataError where a part is empty, nothing is known of a backbone's training, the training videos are of one class or too few to hold some out,
+    or a reported video was in a backbone's training.
+    """
+    rows = {}
+    for part in ("train", "val", "test"):
+        rows[part], coverage = part_rows(store, mix, split, part)
+        if coverage.listed:
+            say(f"{part}: {coverage}")
+    if not len(rows["train"]):
+        raise DataError(no_videos(store, mix, split, "train"))
+    if unseen:
+        rows["train"] = _unseen(store, mix, rows["train"], split, say)
+    report_part = "test" if len(rows["test"]) else "val"
+    if not len(rows[report_part]):
+        listed = [part for part in ("test", "val") if part_rows(store, mix, split, part)[1].listed]
+        reason = no_videos(store, mix, split, (listed or ["test"])[0])
+        raise DataError(f"nothing could be reported: {reason}")
+    labels = store.videos.labels
+    classes = np.unique(labels[rows["train"]])
+    if len(classes) == 1:
+        raise DataError(
+            f"{store.path}: all {counted(len(rows['train']), 'train video')} of {split} are of one class, "
+            f"{store.class_names[classes[0]]}; add videos of another: faster extract SOURCE --store {store.path}"
+        )
+    require_unseen(store, mix, rows[report_part], split, report_part)
+    train, validation = hold_out(
+        rows["train"], labels, store.videos.groups, share=validation_share, seed=seed
+    )
+    if not len(validation):
+        mend = f"add videos: faster extract SOURCE --store {store.path}"
+        if unseen:
+            mend = "leave out --unseen, or extract with weights that were trained on fewer: faster train-backbone … --folds 2 --fold 0"
+        raise DataError(
+            f"{store.path}: each class has one {'unseen ' * unseen}train video or group in {split}, which leaves none to choose "
+            f"the best epoch by; {mend}"
+        )
+    by = "group" if any(store.videos.groups[row] for row in rows["train"]) else "video"
+    say(
+        f"validation: {len(validation):,} of the {counted(len(rows['train']), 'train video')}, parted by {by}"
+    )
+    for model, features in mix.features.items():
+        if not training_is_known(features):
+            say(f"{model}: which videos were in its own training is unknown")
+            continue
+        shares = [
+            len(features.seen_in_training([store.videos.ids[row] for row in rows_])) / len(rows_)
+            for rows_ in (train, validation)
+        ]
+        say(
+            f"{model}: {shares[0]:.0%} of the {len(train)} training and {shares[1]:.0%} of the {len(validation)} validation "
+            "videos were in its own training"
+        )
+    return Parts(train=train, validation=validation, report=rows[report_part], report_part=report_part)
+
+
+def _unseen(
+    store: Store, mix: Mix, rows: NDArray[np.int64], split: str, say: Callable[[str], None]
+) -> NDArray[np.int64]:
+    """The rows that no backbone in use was trained on. Raises DataError where there is none, or it is not known."""
+    ids, seen = [store.videos.ids[row] for row in rows], set[str]()
+    for model, features in mix.features.items():
+        if not training_is_known(features):
+            raise DataError(
+                f"{store.path}: which videos {model} was trained on is unknown, so nobody can tell the unseen ones; leave out --unseen"
+            )
+        seen.update(features.seen_in_training(ids))
+    kept = rows[[name not in seen for name in ids]]
+    say(
+        f"unseen: {len(kept):,} of the {counted(len(rows), 'train video')} "
+        f"{agreeing(len(kept), 'was', 'were')} in no backbone's training"
+    )
+    if not len(kept):
+        raise DataError(
+            f"{store.path}: the backbones were trained on all {counted(len(rows), 'train video')} of "
+            f"{split}; train them on a part: "
+            "faster train-backbone … --folds 2 --fold 0, and extract with these weights"
+        )
+    return kept

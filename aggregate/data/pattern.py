@@ -1,0 +1,67 @@
+"""Which of a video's clips are expensive: the paper's #E:#C."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...errors import UsageError
+from ...terminal.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ANY = "any"  # in place of a pattern: training draws it, video by video
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pattern:
+    """`expensive` clips, then `cheap` clips, over and over (FASTER §5, Table 4).
+
+    The last group may be cut, and still starts with its expensive clips. Table 3, where only the first of N
+    clips is expensive, is 1:(N−1).
+    """
+
+    expensive: int
+    cheap: int
+
+    def __post_init__(self) -> None:
+        if self.expensive < 0 or self.cheap < 0 or self.expensive + self.cheap == 0:
+            raise UsageError(f"pattern {self} names no clip; write #E:#C as in 1:7, or all-E, or all-C")
+
+    @staticmethod
+    def parse(text: str, *also: str) -> Pattern:
+        """Read "1:7", "all-E" or "all-C". Raises UsageError for anything else; `also` are words that the caller takes."""
+        known = {"all-e": Pattern(expensive=1, cheap=0), "all-c": Pattern(expensive=0, cheap=1)}
+        if text.lower() in known:
+            return known[text.lower()]
+        match = re.fullmatch(r"(\d{1,6}):(\d{1,6})", text, flags=re.ASCII)
+        if match is None:
+            words = ", or ".join(["#E:#C as in 1:7", "all-E", "all-C", *also])
+            two = re.fullmatch(r"\s*(\d{1,6})\s*\D{1,3}\s*(\d{1,6})\s*", text, flags=re.ASCII)
+            hint = (
+                f"; did you mean {two[1]}:{two[2]}?" if two else did_you_mean(text, ["all-E", "all-C", *also])
+            )
+            raise UsageError(f"pattern {text!r} is not understood; write {words}{hint}")
+        return Pattern(expensive=int(match[1]), cheap=int(match[2]))
+
+    def __str__(self) -> str:
+        if self.cheap == 0 < self.expensive:
+            return "all-E"
+        if self.expensive == 0 < self.cheap:
+            return "all-C"
+        return f"{self.expensive}:{self.cheap}"
+
+    def expensive_mask(self, n: int) -> NDArray[np.bool_]:
+        """Which of n clips, in time order, are expensive: (n,) bool."""
+        import numpy as np  # here, so that costs are reckoned without it
+
+        return np.arange(n) % (self.expensive + self.cheap) < self.expensive
+
+    def counts(self, n: int) -> tuple[int, int]:
+        """How many of n clips are expensive, and how many cheap."""
+        groups, rest = divmod(n, self.expensive + self.cheap)
+        n_expensive = groups * self.expensive + min(rest, self.expensive)
+        return n_expensive, n - n_expensive

@@ -1,0 +1,1 @@
+"""A trained aggregator's figures: logits to accuracy, calibration, confusion and predictions."""

@@ -1,0 +1,1 @@
+"""The aggregators: what turns a video's maps into class scores."""

@@ -1,0 +1,104 @@
+"""What an aggregator is: it starts at the first clip, takes one clip at a time, and answers at any of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...errors import UsageError
+from .batch import ClipBatch
+
+StateT = TypeVar("StateT")
+MapShape = tuple[int, int, int, int]  # (l, h, w, c)
+
+
+class Aggregator(nn.Module, ABC, Generic[StateT]):
+    """o_t = f(o_{t−1}, x_t), o_0 = x_0; the pooled o_{N−1} goes through a fully connected layer (FASTER §3.1).
+
+    `forward` over a batch gives what `init`, then `step` for each further clip, then `readout` give. A clip
+    x is (B, l, h, w, c) where `reads` is "maps" and (B, K) where it is "logits". Costs are multiply-adds as
+    the paper counts them: the steps, not the pooling nor the last layer.
+    """
+
+    name: ClassVar[str]  # set by the registry
+    recurrent: ClassVar[bool] = True  # o_0 = x_0
+    any_shape: ClassVar[bool] = False  # whether it takes maps that differ in shape as they are
+    reads: str = "maps"
+
+    def __init__(self, *, map_shapes: Mapping[str, MapShape], num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.channels = common_shape(map_shapes)[3]
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(self.channels, num_classes)
+
+    @abstractmethod
+    def init(self, x0: Tensor, model0: str) -> StateT:
+        """The state after the first clip, which came from `model0`."""
+
+    @abstractmethod
+    def step(self, state: StateT, x: Tensor, model: str) -> StateT:
+        """The state after one more clip, which came from `model`."""
+
+    @abstractmethod
+    def readout(self, state: StateT) -> Tensor:
+        """The video's logits (B, K) after the clips so far."""
+
+    @abstractmethod
+    def forward(self, batch: ClipBatch) -> Tensor:
+        """The videos' logits (B, K) after all their clips."""
+
+    @abstractmethod
+    def step_gflops(self, map_shape: MapShape) -> float:
+        """GFLOPs of one step of one video."""
+
+    def gflops(self, clips: int, map_shape: MapShape) -> float:
+        """GFLOPs of aggregating one video's clips: N − 1 steps, for the first clip is the first state."""
+        return (clips - 1) * self.step_gflops(map_shape)
+
+    def video_gflops(self, map_shapes: Mapping[str, MapShape], models: Sequence[str]) -> float:
+        """GFLOPs of aggregating one video, whose clip at each time comes from that model."""
+        return self.gflops(len(models), common_shape({model: map_shapes[model] for model in models}))
+
+    def loss(self, batch: ClipBatch) -> Tensor:
+        """The batch's mean softmax loss."""
+        return self.losses(batch).mean()
+
+    def losses(self, batch: ClipBatch, *, label_smoothing: float = 0.0) -> Tensor:
+        """Each video's softmax loss (B,); labels are smoothed to 1 − s, and s shared by all classes."""
+        return F.cross_entropy(self(batch), batch.labels, reduction="none", label_smoothing=label_smoothing)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type that it computes in."""
+        return self.fc.weight.dtype
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Logits (B, K) of pooled vectors (B, c)."""
+        logits: Tensor = self.fc(self.dropout(pooled))
+        return logits
+
+
+def common_shape(map_shapes: Mapping[str, MapShape]) -> MapShape:
+    """The one map shape of all models. Raises UsageError where they differ."""
+    shapes = set(map_shapes.values())
+    if len(shapes) != 1:
+        listed = ", ".join(f"{model}: {'×'.join(map(str, shape))}" for model, shape in map_shapes.items())
+        raise UsageError(
+            f"the models' maps differ in shape ({listed}); this aggregator takes maps of one shape"
+        )
+    return shapes.pop()
+
+
+def pool(maps: Tensor, dtype: torch.dtype) -> Tensor:
+    """Global average pooling, (rows, l, h, w, c) to (rows, c), summed in `dtype`."""
+    return maps.mean((1, 2, 3), dtype=dtype)
+
+
+def uniform_(weight: Tensor, fan_in: int) -> None:
+    """Fill a weight from U(−1/√fan_in, 1/√fan_in), the field's default for recurrent layers."""
+    nn.init.uniform_(weight, -(fan_in**-0.5), fan_in**-0.5)

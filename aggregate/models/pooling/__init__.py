@@ -1,0 +1,1 @@
+"""Aggregators that pool the clips: average, maximum, NetVLAD and others."""

@@ -1,0 +1,1 @@
+"""Aggregators with a state: FAST-GRU, GRU, LSTM, concat."""

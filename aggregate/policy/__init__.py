@@ -1,0 +1,1 @@
+"""Which clips deserve the expensive network: a learned policy will stand here."""

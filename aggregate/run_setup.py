@@ -1,0 +1,243 @@
+"""A run that is ready to train: what was asked, settled against a store, and the aggregator as it begins."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..store import Store
+from ..store.format.checksummed_json import digest
+from ..terminal.text import agreeing, counted
+from ..training.distributed import ALONE, Ranks
+from ..training.loop import TrainingOptions, run_config
+from ..training.run_folder import open_run, write_json, write_tensors
+from .config import TrainConfig
+from .data.budgets import BUDGETS_FOLDER, budget_name, budgets
+from .data.loader import ClipReader
+from .data.mix import Mix
+from .data.partition import Parts
+from .evaluation.evaluate import Evaluation, notes, report
+from .models.score_skip import ScoreSkip, own_heads
+from .models.shape_adapter import Adapted
+from .runs import RunConfig, load_best, scoring_batch, store_fingerprint
+from .same_store import record_place, recorded_place
+from .task import AggregatorTask
+
+
+class PreparedRun:
+    """One run, whether `train_agg` trains it alone or a sweep beside others.
+
+    Raises DataError where scores are to be added, and the store keeps no classifier of a model in use.
+
+    Attributes:
+        run: its folder.
+        settled: what config.json says of the store, the mix and the aggregator; its path of the store is the one that the
+            run was begun with, where that was the same store.
+        aggregator: with the weights that the seed gives.
+        init: what config.json says of the run that it starts from. seen_before: ids of the videos that that one saw.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        store: Store,
+        mix: Mix,
+        split: str,
+        parts: Parts,
+        *,
+        run: Path,
+        device: torch.device,
+        ranks: Ranks = ALONE,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.config, self.store, self.mix, self.parts = config, store, mix, parts
+        self.run, self.device, self.ranks = run, device, ranks
+        self.settled = replace(
+            _settle(config, store, mix, split, parts, say), store=recorded_place(run, store, mix)
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.aggregator = self.settled.build()
+        if isinstance(self.aggregator, ScoreSkip):
+            self.aggregator.take(own_heads(store, mix))
+        self.init: dict[str, Any] | None = None
+        self.seen_before: frozenset[str] = frozenset()
+
+    @property
+    def trains(self) -> bool:
+        """Whether the aggregator has weights to train; averaging the backbones' own scores has none."""
+        return any(parameter.requires_grad for parameter in self.aggregator.parameters())
+
+    @property
+    def options(self) -> TrainingOptions:
+        """How to train it."""
+        return self.config.options(str(self.device))
+
+    @property
+    def scoring_batch(self) -> int:
+        """Videos at a time in its report."""
+        return scoring_batch(self.config.batch_size, self.ranks.count)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What config.json holds beside the options."""
+        return {
+            **self.settled.to_dict(),
+            "label_smoothing": self.config.label_smoothing,
+            "balance_classes": self.config.balance_classes,
+            "unseen": self.config.unseen,
+            "init": self.init,
+            "ranks": self.ranks.count,
+            "versions": versions(),
+        }
+
+    def task(self, reader: ClipReader) -> AggregatorTask:
+        """What `fit` trains."""
+        return AggregatorTask(
+            self.aggregator,
+            reader,
+            self.store,
+            self.parts,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            label_smoothing=self.config.label_smoothing,
+            balanced=self.config.balance_classes,
+            device=self.device,
+            ranks=self.ranks,
+        )
+
+    def record_untrained(self) -> None:
+        """Make the run folder of an aggregator without weights."""
+        if self.ranks.first:
+            open_run(self.run, run_config(self.options, self.values))
+            write_tensors(self.run / "best.safetensors", {})
+
+    def load_best(self) -> None:
+        """Put the best epoch's weights into the aggregator, ready to answer."""
+        load_best(self.run, self.aggregator)
+        self.aggregator.to(self.device).eval()
+
+    def report(self, logits: NDArray[np.float64] | None = None) -> Evaluation:
+        """Say in the folder what the run saw, and make its one report, with the best epoch's weights.
+
+        Where the pattern is drawn, each mixture has a report of its own, in the folder `budgets`.
+        `logits` (n, K) are the reported videos', where they are known already. Raises DataError where a reported
+        video was in a backbone's training.
+        """
+        if logits is None:
+            self.load_best()
+        rows = np.sort(np.concatenate([self.parts.train, self.parts.validation]))
+        trained_on = self.seen_before.union(self.store.videos.ids[row] for row in rows)
+        if self.ranks.first:
+            record_place(self.run, self.store)
+            write_json(self.run / "trained_on.json", sorted(trained_on))
+        for budget in budgets(self.mix) if self.mix.drawn else ():
+            name = self.run / BUDGETS_FOLDER / budget_name(budget.pattern, budget.clips)
+            reported = self._report(budget, trained_on, name.with_suffix(".csv"), None)
+            if self.ranks.first:
+                settled = {"pattern": str(budget.pattern), "clips": budget.clips}
+                write_json(name.with_suffix(".json"), {**settled, **reported.to_dict()})
+        reported = self._report(self.mix, trained_on, self.run / "predictions.csv", logits)
+        if self.ranks.first:
+            write_json(self.run / "result.json", reported.to_dict())
+        return reported
+
+    def _report(
+        self, mix: Mix, trained_on: frozenset[str], predictions: Path, logits: NDArray[np.float64] | None
+    ) -> Evaluation:
+        return report(
+            self.aggregator,
+            self.store,
+            mix,
+            split=self.settled.split,
+            part=self.parts.report_part,
+            trained_on=trained_on,
+            predictions=predictions,
+            batch_size=self.scoring_batch,
+            device=self.device,
+            ranks=self.ranks,
+            logits=logits,
+        )
+
+
+def _settle(
+    config: TrainConfig, store: Store, mix: Mix, split: str, parts: Parts, say: Callable[[str], None]
+) -> RunConfig:
+    """Every value settled, as config.json holds it."""
+    reads = "maps"
+    if config.aggregator == "average":
+        own = [model for model, f in mix.features.items() if f.class_names != store.class_names]
+        reads = "maps" if own else "logits"
+        say(
+            f"average: {', '.join(own)} has no classifier for the store's classes, so linear heads on the pooled "
+            "maps are trained first"
+            if own
+            else "average: the mean of the backbones' own scores; nothing is trained"
+        )
+    say(f"{config.aggregator}: {mix.describe()}, {counted(len(store.class_names), 'class', 'classes')}")
+    without = len(store.class_names) - len(np.unique(store.videos.labels[parts.train]))
+    if without:
+        say(
+            f"note: {without:,} of the {counted(len(store.class_names), 'class', 'classes')} "
+            f"{agreeing(without, 'has', 'have')} no video to train on; the classifier has an output "
+            "for each class, whether it has videos or not"
+        )
+    for note in notes(mix):
+        say(f"note: {note}")
+    settled = RunConfig(
+        store=str(store.path.resolve()),
+        store_fingerprint=store_fingerprint(store, mix),
+        split=split,
+        report_part=parts.report_part,
+        aggregator=config.aggregator,
+        dropout=config.dropout,
+        reads=reads,
+        map_shapes=mix.map_shapes,
+        pattern=str(mix.pattern),
+        clips=mix.clips,
+        clip_frames=mix.clip_frames,
+        expensive=mix.expensive.model if mix.expensive else None,
+        cheap=mix.cheap.model if mix.cheap else None,
+        drawn=mix.drawn,
+        skip_scores=config.skip_scores,
+        class_names=store.class_names,
+        models={
+            m: {"spec": f.spec.to_dict(), "recorded": dict(f.provenance)} for m, f in mix.features.items()
+        },
+        validation_share=config.validation_share,
+        videos={
+            **{name: len(values) for name, values in parts.rows.items()},
+            "digest": digest({name: values.tolist() for name, values in parts.rows.items()}),
+            "store": int(store.videos.exists.sum()),
+            "segments": list(store.videos.segments),
+        },
+    )
+    with torch.device("meta"):
+        aggregator = settled.build()
+    if isinstance(aggregator, ScoreSkip):
+        say("the backbones' averaged scores are added, by their own classifiers on the stored maps")
+        aggregator = aggregator.inner
+    if isinstance(aggregator, Adapted):
+        say(aggregator.describe())
+    return settled
+
+
+def versions() -> dict[str, str]:
+    """Of what computes: for config.json."""
+    return {
+        "faster": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "safetensors": version("safetensors"),
+        "zarr": version("zarr"),
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,228 @@
+"""Training a sweep's cells: those that read the same batches together, those on pooled maps from memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import store as stores
+from ...errors import DataError, RunError
+from ...runtime.devices import choose_device
+from ...store import Store
+from ...store.format.manifest import PARTS
+from ...training.checkpoint import BestEpoch
+from ..config import TrainConfig
+from ..data.loader import ClipReader
+from ..data.mix import Mix, choose_mix, choose_split, part_rows
+from ..data.partition import Parts, choose_parts
+from ..data.pooled import POOLED_AGGREGATORS, PooledReader, PooledVectors, pool_maps, pooled_bytes
+from ..evaluation.evaluate import score
+from ..models.registry import SCORERS
+from ..run_setup import PreparedRun
+from .grid import Cell
+from .shared_pass import Entry, fit_together
+
+Line = dict[str, Any]  # one cell's line of cells.jsonl
+
+
+def train_config(template: TrainConfig, cell: Cell, folder: Path) -> TrainConfig:
+    """The config that `train_agg` would take for a cell alone; its run folder is `folder`/cells/<name>."""
+    return replace(
+        template,
+        aggregator=cell.aggregator,
+        skip_scores=template.skip_scores and cell.aggregator not in SCORERS,
+        pattern=cell.pattern,
+        clips=cell.clips,
+        clip_frames=cell.clip_frames,
+        expensive=cell.expensive,
+        cheap=cell.cheap,
+        seed=cell.seed,
+        out=folder / "cells" / cell.name,
+    )
+
+
+def cell_mix(store: Store, cell: Cell) -> Mix:
+    """Which models and clips a cell uses. Raises DataError where the store lacks them."""
+    return choose_mix(
+        store,
+        pattern=cell.pattern,
+        clips=cell.clips,
+        clip_frames=cell.clip_frames,
+        expensive=cell.expensive,
+        cheap=cell.cheap,
+    )
+
+
+def reads_logits(store: Store, cell: Cell) -> bool:
+    """Whether a cell averages the backbones' own scores, so that nothing is trained and the seed changes nothing."""
+    mix = cell_mix(store, cell)
+    return cell.aggregator == "average" and all(
+        features.class_names == store.class_names for features in mix.features.values()
+    )
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A cell, ready to train as `train_agg` would train it."""
+
+    cell: Cell
+    run: PreparedRun
+
+
+class CellRunner:
+    """Trains cells of one store into one folder, and holds the pooled vectors of one clip length meanwhile.
+
+    `cache_bytes` is the most that those vectors may take; cells that need more read maps in each step.
+    """
+
+    def __init__(self, template: TrainConfig, folder: Path, *, cache_bytes: int) -> None:
+        self.template, self.folder, self.cache_bytes = template, folder, cache_bytes
+        self.store = stores.open(template.store)
+        self.split = choose_split(self.store, template.split)
+        self.device = choose_device(template.device)
+        self._vectors: dict[tuple[str, int], PooledVectors] = {}
+
+    def run(self, cells: Sequence[Cell], report: Callable[[Line], None]) -> None:
+        """Train cells that are alike in `Cell.batches` and report each one's line, finished or failed.
+
+        Of those on pooled maps the vectors are used where they fit into the cache.
+
+        Raises:
+            StorageError, Interrupted: what is whole is kept.
+        """
+        try:
+            mix = cell_mix(self.store, cells[0])
+            parts = choose_parts(
+                self.store,
+                mix,
+                self.split,
+                validation_share=self.template.validation_share,
+                seed=cells[0].seed,
+                say=_say_nothing,
+                unseen=self.template.unseen,
+            )
+        except DataError as error:
+            for cell in cells:
+                report(failed_line(cell, error))
+            return
+        ready = [_Ready(cell, self._prepare(cell, mix, parts)) for cell in cells]
+        fits = cache_bytes(self.store, self.split, [mix]) <= self.cache_bytes
+        for pooled in (True, False):
+            group = [
+                one
+                for one in ready
+                if one.run.trains and (fits and one.cell.aggregator in POOLED_AGGREGATORS) == pooled
+            ]
+            if group:
+                self._train(group, self._pooled_reader(mix) if pooled else self._map_reader(mix), report)
+        for one in ready:
+            if not one.run.trains:
+                one.run.record_untrained()
+                self._report(one, None, report)
+
+    def _prepare(self, cell: Cell, mix: Mix, parts: Parts) -> PreparedRun:
+        config = train_config(self.template, cell, self.folder)
+        run = Path(config.out or "")
+        return PreparedRun(config, self.store, mix, self.split, parts, run=run, device=self.device)
+
+    def _train(self, group: Sequence[_Ready], reader: ClipReader, report: Callable[[Line], None]) -> None:
+        entries = [
+            Entry(task=one.run.task(reader), run_dir=one.run.run, config=one.run.values) for one in group
+        ]
+        outcomes = fit_together(entries, group[0].run.options)
+        trained = []
+        for one, outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, RunError):
+                report(failed_line(one.cell, outcome))
+            else:
+                one.run.load_best()
+                trained.append((one, outcome))
+        if not trained:
+            return
+        logits = score(
+            [one.run.aggregator for one, _ in trained],
+            reader,
+            group[0].run.parts.report,
+            batch_size=group[0].run.scoring_batch,
+            device=self.device,
+        )
+        for (one, best), own in zip(trained, logits, strict=True):
+            self._report(one, best, report, own)
+
+    def _report(
+        self,
+        one: _Ready,
+        best: BestEpoch | None,
+        report: Callable[[Line], None],
+        logits: NDArray[np.float64] | None = None,
+    ) -> None:
+        try:
+            result = one.run.report(logits)
+        except DataError as error:
+            report(failed_line(one.cell, error))
+            return
+        values = json.loads(json.dumps(result.to_dict()))
+        report(
+            {
+                "cell": one.cell.name,
+                **one.cell.to_dict(),
+                "run": str(Path("cells") / one.cell.name),
+                "store_fingerprint": one.run.settled.store_fingerprint,
+                "best_epoch": best.epoch if best else None,
+                "split": result.split,
+                "part": result.part,
+                "metrics": values["metrics"],
+                "gflops_per_video": result.gflops_per_video,
+                "coverage": values["coverage"],
+                "notes": values["notes"],
+            }
+        )
+
+    def _map_reader(self, mix: Mix) -> ClipReader:
+        return ClipReader(mix, self.store.videos.labels, reads="maps", pin=self.device.type == "cuda")
+
+    def _pooled_reader(self, mix: Mix) -> PooledReader:
+        """A reader of the mix's pooled vectors; those not held yet are read now, all videos of the split."""
+        length = mix.clip_frames
+        wanted = {(model, length) for model in mix.features}
+        held = sum(4 * vectors.values.numel() for key, vectors in self._vectors.items() if key not in wanted)
+        if held + cache_bytes(self.store, self.split, [mix]) > self.cache_bytes:
+            self._vectors = {key: vectors for key, vectors in self._vectors.items() if key in wanted}
+        for model, features in mix.features.items():
+            if (model, length) not in self._vectors:
+                rows = rows_of_split(self.store, mix, self.split, model)
+                self._vectors[model, length] = pool_maps(self.store, features, rows, device=self.device)
+        taken = {model: self._vectors[model, length] for model in mix.features}
+        return PooledReader(mix, self.store.videos.labels, taken)
+
+
+def rows_of_split(store: Store, mix: Mix, split: str, model: str) -> NDArray[np.int64]:
+    """The labelled rows of a split whose maps of one model are whole: all that training and report can read."""
+    features = mix.features[model]
+    alone = replace(mix, expensive=features, cheap=None)
+    return np.concatenate([part_rows(store, alone, split, part)[0] for part in PARTS])
+
+
+def cache_bytes(store: Store, split: str, mixes: Sequence[Mix]) -> int:
+    """Bytes of the pooled vectors of all models that the mixes use."""
+    sizes = {
+        (model, mix.clip_frames): pooled_bytes(features, len(rows_of_split(store, mix, split, model)))
+        for mix in mixes
+        for model, features in mix.features.items()
+    }
+    return sum(sizes.values())
+
+
+def failed_line(cell: Cell, error: Exception) -> Line:
+    """The line of a cell that could not be trained."""
+    return {"cell": cell.name, **cell.to_dict(), "failed": str(error)}
+
+
+def _say_nothing(line: str) -> None:
+    """The sweep speaks for its cells."""

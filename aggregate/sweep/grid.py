@@ -1,0 +1,236 @@
+"""Which cells a sweep has: the paper's tables and Figure 3, or a grid of one's own, fitted to what a store holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ...errors import DataError, UsageError
+from ...store import Store
+from ...terminal.suggest import did_you_mean
+from ...terminal.text import counted
+from ..data.pattern import ANY, Pattern
+
+AGGREGATORS = ("average", "concat", "lstm", "gru", "fast-gru")  # the rows of Table 3
+PATTERNS = ("all-E", "1:1", "1:3", "1:7", "1:15", "1:31")  # the rows of Table 4
+TABLE_6_PATTERNS = ("1:1", "1:3")
+CLIPS = (2, 4, 8, 16, 32)  # the columns of Table 3
+TABLES = (2, 3, 4, 6)
+FIGURES = (3,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training run of a sweep; a model not in use is None."""
+
+    aggregator: str
+    pattern: str
+    clips: int
+    clip_frames: int
+    expensive: str | None
+    cheap: str | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its run folder, unique in a sweep."""
+        models = "-".join(model for model in (self.expensive, self.cheap) if model)
+        pattern = self.pattern.replace(":", "-")
+        return f"{self.aggregator}-{pattern}-n{self.clips}-l{self.clip_frames}-{models}-s{self.seed}"
+
+    @property
+    def batches(self) -> tuple[Any, ...]:
+        """What decides the batches: cells alike in it read the same clips of the same videos in every step."""
+        return self.clip_frames, self.expensive, self.cheap, self.pattern, self.clips, self.seed
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmptyCell:
+    """A cell that cannot be, and why; the paper leaves it empty too. Its seed is 0 and its models may be None."""
+
+    cell: Cell
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """What a store holds at one clip length: each model's GFLOPs a clip, dearest first, and M, its clips a video."""
+
+    gflops: Mapping[str, float]
+    clips: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What is asked; None is settled from what the store holds.
+
+    Attributes:
+        aggregators, patterns, clips: of a grid of one's own; by default the paper's five, Table 4's patterns, M.
+        clip_frames: one length; by default each that the store has (Table 3 and Figure 3: the shortest,
+            Table 6: the longest).
+        expensive, cheap: models; of two the dearer and the cheaper.
+        seeds: how many, from 0 on.
+        table, figure: of the paper, in place of aggregators, patterns and clips; not both.
+    """
+
+    aggregators: tuple[str, ...] | None = None
+    patterns: tuple[str, ...] | None = None
+    clips: tuple[int, ...] | None = None
+    clip_frames: int | None = None
+    expensive: str | None = None
+    cheap: str | None = None
+    seeds: int = 3
+    table: int | None = None
+    figure: int | None = None
+
+    def __post_init__(self) -> None:
+        preset = self.table is not None or self.figure is not None
+        if self.table is not None and self.figure is not None:
+            raise UsageError(
+                "--table and --figure are two grids; name one, and run the other into the same --out"
+            )
+        if preset and (self.aggregators or self.patterns or self.clips):
+            raise UsageError(
+                "a table or figure of the paper settles aggregators, patterns and clips; leave those out"
+            )
+        if self.table is not None and self.table not in TABLES:
+            raise UsageError(f"table {self.table} is no grid; allowed: {', '.join(map(str, TABLES))}")
+        if self.figure is not None and self.figure not in FIGURES:
+            raise UsageError(f"figure {self.figure} is no grid; allowed: {', '.join(map(str, FIGURES))}")
+        if self.seeds < 1:
+            raise UsageError(f"{counted(self.seeds, 'seed')}; at least 1")
+
+
+def holdings(store: Store, clip_frames: int | None = None) -> dict[int, Holding]:
+    """What the store holds, by clip length, shortest first. Raises DataError where that is nothing."""
+    found = {}
+    for length in sorted({frames for _, frames in store.models}):
+        features = [store.features(name, frames) for name, frames in store.models if frames == length]
+        if clip_frames in (None, length):
+            features.sort(key=lambda f: -f.gflops_per_clip)
+            found[length] = Holding(
+                gflops={f.model: f.gflops_per_clip for f in features}, clips=min(f.clips for f in features)
+            )
+    if not found:
+        asked = "" if clip_frames is None else f" of {counted(clip_frames, 'frame')} a clip"
+        raise DataError(
+            f"{store.path} holds no maps{asked}; make them: faster extract --store {store.path} --model …"
+        )
+    return found
+
+
+def expand(grid: Grid, held: Mapping[int, Holding]) -> tuple[list[Cell], list[EmptyCell]]:
+    """All cells of a grid, and those that cannot be, each once, in the grid's order with the seeds innermost.
+
+    Raises UsageError for a pattern that is none, and DataError where the store lacks a model that is named.
+    """
+    if grid.table == 3 or grid.figure == 3:
+        held = {min(held): held[min(held)]}
+    elif grid.table == 6:
+        held = {max(held): held[max(held)]}
+    for name in (grid.expensive, grid.cheap):
+        lacking = [length for length, holding in held.items() if name and name not in holding.gflops]
+        if lacking:
+            known = held[lacking[0]].gflops
+            hint = did_you_mean(str(name), known)
+            raise DataError(
+                f"the store has no maps of {name} at {counted(lacking[0], 'frame')}; it has {', '.join(known)}{hint}"
+            )
+    cells: dict[Cell, None] = {}
+    empty: dict[Cell, EmptyCell] = {}
+    for cell in _asked(grid, held):
+        reason = _cannot_be(cell, held[cell.clip_frames])
+        if reason:
+            empty[cell] = EmptyCell(cell=cell, reason=reason)
+        else:
+            cells |= {replace(cell, seed=seed): None for seed in range(grid.seeds)}
+    return list(cells), list(empty.values())
+
+
+def _asked(grid: Grid, held: Mapping[int, Holding]) -> Iterator[Cell]:
+    """The cells that the grid names, possible or not, with seed 0."""
+    one_length = next(iter(held))  # where the grid is of one length
+    if grid.table == 2:
+        for length, holding in held.items():
+            for model in holding.gflops:
+                if model in (grid.expensive, grid.cheap) or not (grid.expensive or grid.cheap):
+                    yield Cell(
+                        aggregator="average",
+                        pattern="all-E",
+                        clips=holding.clips,
+                        clip_frames=length,
+                        expensive=model,
+                        cheap=None,
+                        seed=0,
+                    )
+    elif grid.table == 3:
+        for aggregator in AGGREGATORS:
+            for clips in CLIPS:
+                yield _cell(grid, held, one_length, aggregator, f"1:{clips - 1}", clips)
+    elif grid.figure == 3:
+        for aggregator, pattern in (("average", "all-E"), ("average", "all-C"), ("fast-gru", "")):
+            for clips in CLIPS:
+                yield _cell(grid, held, one_length, aggregator, pattern or f"1:{clips - 1}", clips)
+    elif grid.table == 6:
+        models = list(held[one_length].gflops)
+        cheap = grid.cheap or models[-1]
+        for expensive in [grid.expensive] if grid.expensive else [m for m in models if m != cheap] or models:
+            named = replace(grid, expensive=expensive, cheap=cheap)
+            yield _cell(named, held, one_length, "average", "all-E", held[one_length].clips)
+            for pattern in TABLE_6_PATTERNS:
+                yield _cell(named, held, one_length, "fast-gru", pattern, held[one_length].clips)
+    else:
+        aggregators = ("fast-gru",) if grid.table == 4 else grid.aggregators or AGGREGATORS
+        for length, holding in held.items():
+            for aggregator in aggregators:
+                for clips in grid.clips or (holding.clips,):
+                    for pattern in grid.patterns or PATTERNS:
+                        yield _cell(grid, held, length, aggregator, pattern, clips)
+
+
+def _cell(
+    grid: Grid, held: Mapping[int, Holding], length: int, aggregator: str, pattern: str, clips: int
+) -> Cell:
+    """The cell with the models that its pattern uses; of two the dearer and the cheaper."""
+    parsed = Pattern.parse("1:1" if pattern == ANY else pattern, ANY)
+    n_expensive, n_cheap = parsed.counts(clips)
+    models = list(held[length].gflops)
+    expensive = grid.expensive or _only(models, 0, grid.cheap, "expensive")
+    cheap = grid.cheap or _only(models, -1, expensive, "cheap")
+    return Cell(
+        aggregator=aggregator,
+        pattern=ANY if pattern == ANY else str(parsed),
+        clips=clips,
+        clip_frames=length,
+        expensive=expensive if n_expensive else None,
+        cheap=cheap if n_cheap else None,
+        seed=0,
+    )
+
+
+def _only(models: Sequence[str], place: int, other: str | None, role: str) -> str:
+    """The dearest (0) or the cheapest (−1) model beside the other one, where there is no doubt which."""
+    left = [model for model in models if model != other] or list(models)
+    if len(models) > 2 and len(left) > 1:
+        raise UsageError(
+            f"the store has {counted(len(models), 'model')}, {', '.join(models)}; name one with --{role}"
+        )
+    return left[place]
+
+
+def _cannot_be(cell: Cell, held: Holding) -> str:
+    """Why a cell is left empty; "" where it can be."""
+    pattern = Pattern.parse("1:1" if cell.pattern == ANY else cell.pattern)
+    group = pattern.expensive + pattern.cheap
+    if cell.clips > held.clips:
+        return f"the store holds {counted(held.clips, 'clip')} a video, not {cell.clips}"
+    if group > cell.clips:
+        return f"{cell.pattern} needs {counted(group, 'clip')}, there are {cell.clips}"
+    if pattern.expensive and pattern.cheap and cell.expensive == cell.cheap:
+        return f"{cell.pattern} needs two models, the store has {cell.expensive}"
+    return ""

@@ -1,0 +1,400 @@
+"""A grid of training runs over one store, resumable cell by cell: every mixture that the maps allow."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ... import store as stores
+from ...errors import DataError, FasterError, Interrupted, UsageError
+from ...runtime.allocator import keep_freed_memory
+from ...runtime.dask_cluster import LOCAL, WHOLE_WORKER, WorkerDied, connect, spread
+from ...runtime.signals import interruptible
+from ...runtime.spawning import require_startable
+from ...store import Store
+from ...terminal.progress_bars import tqdm
+from ...terminal.text import counted
+from ...training.run_folder import alone_in, open_run
+from ..config import TrainConfig
+from ..data.mix import choose_split
+from ..data.partition import choose_parts
+from ..data.pooled import POOLED_AGGREGATORS, free_memory_bytes
+from ..models.base import Aggregator
+from ..models.registry import SCORERS, build, require_known
+from ..models.score_skip import own_heads
+from ..run_setup import versions
+from ..same_store import recorded_sweep_place
+from .cells import CellRunner, Line, cache_bytes, cell_mix, reads_logits
+from .grid import Cell, EmptyCell, Grid, expand, holdings
+from .results import Book, hole_line
+
+KEPT = "finished cells are kept and begun ones go on where they were"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """What `faster sweep` takes.
+
+    Attributes:
+        training: how each cell is trained, and the store, split and device; what the grid settles is left out.
+        grid: which cells.
+        out: the sweep's folder, by default runs/<store>-sweep. Several grids may go into one.
+        jobs: local processes that train at once; each gets its share of the processor's threads.
+        cache_bytes: the most that pooled vectors may take in memory; by default half of what is free.
+        cluster: dask workers train instead, see `cluster.connect`; `jobs` of them, where they are this machine's.
+    """
+
+    training: TrainConfig
+    grid: Grid
+    out: str | Path | None = None
+    jobs: int = 1
+    cache_bytes: int | None = None
+    cluster: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise UsageError(f"{counted(self.jobs, 'job')}; at least 1")
+        if self.cache_bytes is not None and self.cache_bytes < 0:
+            raise UsageError("the cache cannot be smaller than nothing")
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's folder."""
+        return Path(self.out or Path("runs") / f"{Path(self.training.store).resolve().stem}-sweep")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """A sweep's folder, and its lines of cells.jsonl that this grid asked for: finished, failed and empty ones."""
+
+    folder: Path
+    lines: tuple[Line, ...]
+
+    @property
+    def finished(self) -> list[Line]:
+        """The cells with figures."""
+        return [line for line in self.lines if "metrics" in line]
+
+    @property
+    def failed(self) -> list[Line]:
+        """The cells that could not be trained; "failed" says why."""
+        return [line for line in self.lines if "failed" in line]
+
+    @property
+    def empty(self) -> list[Line]:
+        """The cells that cannot be; "empty" says why."""
+        return [line for line in self.lines if "empty" in line]
+
+
+def sweep(config: SweepConfig, *, say: Callable[[str], None] = print, progress: bool = True) -> SweepResult:
+    """Train and report every cell of a grid; run again, only what is not finished.
+
+    The folder then holds cells/<name>, a run folder a cell with the bytes that `train_agg` alone would leave
+    (on the same number of threads), cells.jsonl, a line a cell, and config.json.
+    Cells with the same batches share one pass over the data. Those on pooled maps read each clip once.
+
+    Raises DataError where the store cannot give any cell sound figures, RunError where the folder is of other
+    settings or the store has changed, UsageError, StorageError, Interrupted.
+    """
+    training = config.training
+    for name in config.grid.aggregators or ():
+        require_known(name)
+    store = stores.open(training.store)
+    split = choose_split(store, training.split)
+    cells, empty = expand(config.grid, holdings(store, config.grid.clip_frames))
+    cells, empty = _buildable(store, _once(store, cells), empty, skip_scores=training.skip_scores)
+    if not cells:
+        reasons = "; ".join(sorted({hole.reason for hole in empty}))
+        raise UsageError(f"no cell of this grid can be: {reasons}")
+    choose_parts(
+        store,
+        cell_mix(store, cells[0]),
+        split,
+        validation_share=training.validation_share,
+        seed=cells[0].seed,
+        say=say,
+        unseen=training.unseen,
+    )
+    folder = config.folder
+    place = recorded_sweep_place(folder, store)
+    open_run(folder, _identity(training, store, split, place))
+    if place != str(store.path.resolve()):
+        say(f"the sweep was begun on {place}; {store.path} is the same store by its fingerprint")
+    with alone_in(folder):
+        return _run_grid(config, store, split, cells, empty, say, progress)
+
+
+def _run_grid(
+    config: SweepConfig,
+    store: Store,
+    split: str,
+    cells: Sequence[Cell],
+    empty: Sequence[EmptyCell],
+    say: Callable[[str], None],
+    progress: bool,
+) -> SweepResult:
+    """Train what of the grid is not finished into the sweep's folder, which nobody else writes."""
+    training, folder = config.training, config.folder
+    book = Book(folder, store)
+    book.enter([hole_line(hole) for hole in empty])
+    todo = [cell for cell in cells if not book.is_finished(cell)]
+    for hole in empty:
+        say(
+            f"empty: {hole.cell.aggregator} {hole.cell.pattern} of {counted(hole.cell.clips, 'clip')}: "
+            f"{hole.reason}"
+        )
+    say(f"{counted(len(cells), 'cell')} into {folder}, {len(cells) - len(todo)} of them finished before")
+    budget = _cache_budget(config, store, split, todo, say)
+    with tqdm(total=len(todo), desc="sweep", unit="cell", disable=not progress) as bar:
+
+        def report(line: Line) -> None:
+            book.enter([line])
+            bar.update()
+            _say_line(line, tqdm.write if progress else say)
+
+        units = share_batches(todo)
+        if units:
+            with interruptible(KEPT):
+                run_units(
+                    units,
+                    training,
+                    folder,
+                    jobs=config.jobs,
+                    threads=_threads(config.jobs, cells),
+                    cache_bytes=budget,
+                    report=report,
+                    cluster=config.cluster,
+                )
+    names = [*(cell.name for cell in cells), *(hole.cell.name for hole in empty)]
+    return SweepResult(folder=folder, lines=tuple(book.lines[name] for name in names))
+
+
+def share_batches(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells in groups that read the same batches; groups of one clip length and pair of models in a row."""
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.batches, []).append(cell)
+    return [groups[key] for key in sorted(groups, key=str)]
+
+
+def _threads(jobs: int, cells: Sequence[Cell]) -> int:
+    """Threads of each process: by the whole grid, so that a sweep that goes on with its last cells has no other bits."""
+    return max(1, torch.get_num_threads() // min(jobs, len(share_batches(cells))))
+
+
+def run_units(
+    units: Sequence[Sequence[Cell]],
+    training: TrainConfig,
+    folder: Path,
+    *,
+    jobs: int,
+    threads: int,
+    cache_bytes: int,
+    report: Callable[[Line], None],
+    cluster: str | None = None,
+) -> None:
+    """Run every unit: here, dealt out to local processes, or on dask; `report` gets each cell's line, in this process.
+
+    Each of this machine's processes has so many threads, were it the only one.
+
+    Raises:
+        FasterError: as a unit raised it; the others are ended, and finished cells are kept.
+        Interrupted: a process died.
+    """
+    jobs = min(jobs, len(units))
+    if cluster is not None:
+        do = partial(
+            _do_unit,
+            replace(training, store=Path(training.store).absolute()),
+            folder.absolute(),
+            stores.open(training.store).fingerprint,
+            threads if cluster == LOCAL else None,
+            cache_bytes // jobs,
+        )
+        needs = {"GPU": 1} if cluster != LOCAL and (training.device or "").startswith("cuda") else {}
+        with connect(cluster, workers=jobs, needs=needs) as client:
+            for _, lines in spread(client, do, units, needs=needs):
+                if isinstance(lines, WorkerDied):
+                    raise Interrupted(f"{lines}; {KEPT}, run the same command again") from lines
+                for line in lines:
+                    report(line)
+        return
+    if jobs <= 1:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            runner = CellRunner(training, folder, cache_bytes=cache_bytes)
+            for unit in units:
+                runner.run(unit, report)
+        finally:
+            torch.set_num_threads(before)
+        return
+    require_startable()
+    context = multiprocessing.get_context("spawn")
+    processes, pipes = [], []
+    try:
+        for job in range(jobs):
+            ours, theirs = context.Pipe(duplex=False)
+            arguments = (units[job::jobs], training, folder, threads, cache_bytes // jobs, theirs)
+            process = context.Process(target=_job_main, args=arguments, name=f"sweep {job}", daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+            pipes.append(ours)
+        _follow(pipes, report)
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _do_unit(
+    training: TrainConfig,
+    folder: Path,
+    fingerprint: str,
+    threads: int | None,
+    cache_bytes: int,
+    unit: Sequence[Cell],
+) -> list[Line]:
+    """On a dask worker: a unit's lines."""
+    lines: list[Line] = []
+    with WHOLE_WORKER:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        _runner(training, folder, fingerprint, cache_bytes).run(unit, lines.append)
+    return lines
+
+
+@lru_cache(maxsize=1)
+def _runner(training: TrainConfig, folder: Path, fingerprint: str, cache_bytes: int) -> CellRunner:
+    """Kept from one unit to the next, with its pooled vectors, as long as the store is the same."""
+    keep_freed_memory()
+    return CellRunner(training, folder, cache_bytes=cache_bytes)
+
+
+def _follow(pipes: Sequence[Connection], report: Callable[[Line], None]) -> None:
+    """Pass every process's lines on until each has said that it is done."""
+    running = set(pipes)
+    while running:
+        for pipe in wait(list(running)):
+            assert isinstance(pipe, Connection)
+            try:
+                message = pipe.recv()
+            except EOFError:
+                raise Interrupted(
+                    f"a process of the sweep died; {KEPT}, run the same command again"
+                ) from None
+            if message is None:
+                running.remove(pipe)
+            elif isinstance(message, FasterError):
+                raise message
+            elif isinstance(message, str):
+                raise RuntimeError(f"a process of the sweep failed:\n{message}")
+            else:
+                report(message)
+
+
+def _job_main(
+    units: Sequence[Sequence[Cell]],
+    training: TrainConfig,
+    folder: Path,
+    threads: int,
+    cache_bytes: int,
+    pipe: Connection,
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this by SIGTERM
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    message: object = None
+    try:
+        with interruptible(KEPT):
+            runner = CellRunner(training, folder, cache_bytes=cache_bytes)
+            for unit in units:
+                runner.run(unit, pipe.send)
+    except BrokenPipeError:
+        os._exit(1)  # the parent is gone: nobody is left to tell
+    except FasterError as error:
+        message = error
+    except Exception:
+        message = traceback.format_exc()
+    with suppress(BrokenPipeError):
+        pipe.send(message)
+
+
+def _once(store: Store, cells: Sequence[Cell]) -> list[Cell]:
+    """Without the further seeds of cells in which no seed changes anything."""
+    untrained = {cell for cell in cells if cell.seed == 0 and reads_logits(store, cell)}
+    return [cell for cell in cells if cell.seed == 0 or replace(cell, seed=0) not in untrained]
+
+
+def _buildable(
+    store: Store, cells: Sequence[Cell], empty: Sequence[EmptyCell], *, skip_scores: bool
+) -> tuple[list[Cell], list[EmptyCell]]:
+    """Part off the cells whose aggregator cannot take the models' maps, or adds scores that a model does not have."""
+    holes = {}
+    for first in dict.fromkeys(replace(cell, seed=0) for cell in cells):
+        try:
+            with torch.device("meta"):
+                _build(store, first)
+            if skip_scores and first.aggregator not in SCORERS:
+                own_heads(store, cell_mix(store, first))
+        except (UsageError, DataError) as error:
+            holes[first] = EmptyCell(cell=first, reason=str(error))
+    return [cell for cell in cells if replace(cell, seed=0) not in holes], [*empty, *holes.values()]
+
+
+def _build(store: Store, cell: Cell) -> Aggregator[Any]:
+    shapes = cell_mix(store, cell).map_shapes
+    return build(cell.aggregator, map_shapes=shapes, num_classes=len(store.class_names))
+
+
+def _identity(training: TrainConfig, store: Store, split: str, place: str) -> dict[str, Any]:
+    """What all cells of a folder share; config.json holds it, and another grid must agree with it. `place` is the store's path."""
+    settled = ("aggregator", "pattern", "clips", "clip_frames", "expensive", "cheap", "seed", "out", "init")
+    values = {name: value for name, value in asdict(training).items() if name not in settled}
+    values["store"] = place
+    values["split"] = split
+    return {"sweep": values, "segments": list(store.videos.segments), "versions": versions()}
+
+
+def _cache_budget(
+    config: SweepConfig, store: Store, split: str, cells: Sequence[Cell], say: Callable[[str], None]
+) -> int:
+    """The most that pooled vectors may take, and a line that says what they will."""
+    given = config.cache_bytes
+    budget = free_memory_bytes() // 2 if given is None else given
+    pooled = [
+        cell for cell in cells if cell.aggregator in POOLED_AGGREGATORS and not reads_logits(store, cell)
+    ]
+    mixes = {(cell.clip_frames, cell.expensive, cell.cheap): cell_mix(store, cell) for cell in pooled}
+    jobs = min(config.jobs, len(share_batches(cells))) or 1
+    if mixes:
+        each = [cache_bytes(store, split, [mix]) for mix in mixes.values()]
+        line = f"pooled vectors: up to {max(each) / 2**30:.2f} GiB a process, of {budget / jobs / 2**30:.2f} allowed"
+        if max(each) > budget // jobs:
+            line += "; where they do not fit, maps are read in each step: raise --cache-gib, or lower --jobs"
+        say(line)
+    return budget
+
+
+def _say_line(line: Line, say: Callable[[str], object]) -> None:
+    if "failed" in line:
+        say(f"failed: {line['cell']}: {line['failed']}")
+    else:
+        say(
+            f"{line['cell']}: top-1 {line['metrics']['top1']:.1%}, {line['gflops_per_video']:.4g} GFLOPs a video"
+        )

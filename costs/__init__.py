@@ -1,0 +1,1 @@
+"""GFLOPs of networks and mixtures, and the paper's tables recomputed."""

@@ -1,0 +1,255 @@
+"""The cost of whatever runs, in GFLOPs as the paper counts them: one multiply-add is one FLOP.
+
+Counted are the multiply-adds of convolutions and matrix products, which is what PyTorch's flop counter knows.
+Batch norm, ReLU, pooling, biases and element-wise gates are not; nor is a classifier, unless it is run.
+
+The paper's networks are reckoned from their plans (`extract.backbones.plans`), to the same figures, without torch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from .paper import TABLES, Printed, Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MapShape = tuple[int, int, int, int]
+"""(l, h, w, c)"""
+
+
+def meta_copy(module: nn.Module) -> nn.Module:
+    """A copy of `module` in evaluation mode whose parameters and buffers have shapes but no memory."""
+    import torch
+    from torch import nn
+
+    memo: dict[int, object] = {}
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(
+            torch.empty_like(parameter, device="meta"), parameter.requires_grad
+        )
+    for buffer in module.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(module, memo).eval()
+
+
+def gflops(run: Callable[..., object], *inputs: Tensor) -> float:
+    """GFLOPs of `run(*inputs)`, counted without computing anything.
+
+    `run` is a module or a method of one (`backbone.features`), or a function that takes meta tensors. Of the inputs
+    only shape and dtype matter.
+    """
+    import torch
+    from torch import nn
+    from torch.utils.flop_counter import FlopCounterMode
+
+    if isinstance(run, nn.Module):
+        run = meta_copy(run)
+    elif isinstance(owner := getattr(run, "__self__", None), nn.Module):
+        run = getattr(meta_copy(owner), run.__name__)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run(*(x.to("meta") for x in inputs))
+    return float(counter.get_total_flops()) / 2e9  # the counter takes a multiply-add for two
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneCost:
+    """What one clip costs a backbone, up to its res5 map."""
+
+    model: str
+    clip_frames: int
+    size: int
+    gflops: float
+    map_shape: MapShape
+    parameters: int
+    """Without a classifier."""
+
+
+def usual_clips(name: str) -> tuple[int, ...]:
+    """The clip lengths that a backbone's cost is shown for: the paper's, or the one that it was made for."""
+    from ..extract.backbones import on_meta, plan_of
+
+    own = None if plan_of(name) is not None else on_meta(name).clip_frames
+    return (8, 16, 32) if own is None else (own,)
+
+
+@lru_cache(maxsize=256)
+def backbone_cost(name: str, clip_frames: int, size: int | None = None) -> BackboneCost:
+    """Cost of one clip of `clip_frames` frames of size×size pixels, by default those it was made for, else 224.
+
+    Raises UsageError for an unknown name, and for clips that the network does not take.
+    """
+    from ..extract.backbones import plan_of
+
+    if (plan := plan_of(name)) is None:
+        return traced_cost(name, clip_frames, size)
+    size = size or 224
+    cost = plan.cost(clip_frames, size)
+    return BackboneCost(
+        model=name,
+        clip_frames=clip_frames,
+        size=size,
+        gflops=cost.multiply_adds / 1e9,
+        map_shape=cost.map_shape,
+        parameters=cost.parameters,
+    )
+
+
+def traced_cost(name: str, clip_frames: int, size: int | None = None) -> BackboneCost:
+    """`backbone_cost` counted in the network itself, which any network can be: slower, for it needs torch."""
+    import torch
+
+    from ..extract.backbones import on_meta
+
+    backbone = on_meta(name).eval()
+    size = size or backbone.size or 224
+    backbone.require_takes(clip_frames, size)
+    clip = torch.empty(1, 3, clip_frames, size, size, device="meta")
+    with torch.no_grad():
+        _, l, h, w, c = backbone.features(clip).shape  # noqa: E741 - the paper's letter
+    return BackboneCost(
+        model=name,
+        clip_frames=clip_frames,
+        size=size,
+        gflops=gflops(backbone.features, clip),
+        map_shape=(l, h, w, c),
+        parameters=sum(p.numel() for p in backbone.parameters()),
+    )
+
+
+def backbone_gflops(name: str, clip_frames: int, size: int | None = None) -> float:
+    """GFLOPs of one clip of `clip_frames` frames of size×size pixels (Table 1, Table 2)."""
+    return backbone_cost(name, clip_frames, size).gflops
+
+
+def aggregator_gflops_per_step(map_shape: MapShape) -> float:
+    """GFLOPs of one FAST-GRU step on maps of shape (l, h, w, c): 3.5·c² multiply-adds a position.
+
+    Six 1×1×1 convolutions between c and c/4 (Eq. 4, r = 4), and two of c×c for the candidate. Eq. 3 prints one V
+    for both, but only two fit the costs that the paper prints.
+    """
+    l, h, w, c = map_shape  # noqa: E741 - the paper's letter
+    return 3.5 * c * c * l * h * w / 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatternCost:
+    """What one video costs under a pattern: nE·E + nC·C + (N−1)·step + projections, all in GFLOPs."""
+
+    expensive_gflops: float
+    cheap_gflops: float
+    step_gflops: float
+    n_expensive: int
+    n_cheap: int
+    projections_gflops: float = 0.0
+    """Of all clips whose maps are projected, for maps that differ in their channels."""
+
+    @property
+    def clips(self) -> int:
+        """N."""
+        return self.n_expensive + self.n_cheap
+
+    @property
+    def exact(self) -> float:
+        """GFLOPs of the video."""
+        backbones = self.n_expensive * self.expensive_gflops + self.n_cheap * self.cheap_gflops
+        return backbones + (self.clips - 1) * self.step_gflops + self.projections_gflops
+
+    @property
+    def per_clip(self) -> float:
+        """GFLOPs of the video divided by N."""
+        return self.exact / self.clips
+
+    @property
+    def paper_rounded(self) -> float:
+        """GFLOPs of the video as the paper rounds them.
+
+        With an aggregator, the mean per clip to 0.1, then times N (Table 4). Averaged scores (a step that costs
+        nothing): the sum to 0.1 (Tables 5 and 6).
+        """
+        if self.step_gflops == 0:
+            return round(self.exact, 1)
+        return round(round(self.per_clip, 1) * self.clips, 1)
+
+
+def pattern_cost(
+    expensive_gflops: float, cheap_gflops: float, step_gflops: float, n_expensive: int, n_cheap: int
+) -> PatternCost:
+    """Cost of a video of n_expensive + n_cheap clips, from the GFLOPs of a clip and of an aggregator's step.
+
+    Raises UsageError without any clip.
+    """
+    if n_expensive < 0 or n_cheap < 0 or n_expensive + n_cheap < 1:
+        raise UsageError(
+            f"{n_expensive} expensive and {n_cheap} cheap clips; a video needs at least one clip"
+        )
+    return PatternCost(
+        expensive_gflops=expensive_gflops,
+        cheap_gflops=cheap_gflops,
+        step_gflops=step_gflops,
+        n_expensive=n_expensive,
+        n_cheap=n_cheap,
+    )
+
+
+def setting_cost(setting: Setting) -> PatternCost:
+    """Cost of a video under a setting: its backbones on the clips that its pattern gives them, and its aggregator."""
+    from ..aggregate.data.pattern import Pattern
+    from ..aggregate.models.shapes import adapted_shape, projection_gflops
+
+    n_expensive, n_cheap = Pattern.parse(setting.pattern).counts(setting.clips)
+    expensive = backbone_cost(setting.expensive, setting.clip_frames, setting.size)
+    cheap = backbone_cost(setting.cheap, setting.clip_frames, setting.size)
+    cost = pattern_cost(expensive.gflops, cheap.gflops, 0.0, n_expensive, n_cheap)
+    if setting.aggregator != "fast-gru":
+        return cost
+    clips = {one: n for one, n in ((expensive, n_expensive), (cheap, n_cheap)) if n}
+    target = adapted_shape({one.model: one.map_shape for one in clips})
+    projections = sum(n * projection_gflops(one.map_shape, target) for one, n in clips.items())
+    return replace(cost, step_gflops=aggregator_gflops_per_step(target), projections_gflops=projections)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cost of a table of the paper, recomputed; GFLOPs of a video, or of a clip where the table prints that."""
+
+    printed: Printed
+    exact: float
+    paper_rounded: float
+
+    @property
+    def matches(self) -> bool:
+        """Whether the paper prints what its own rounding gives."""
+        return abs(self.paper_rounded - self.printed.gflops) < 1e-6
+
+
+def table_cells(table: int) -> list[Cell]:
+    """Every cost in a table of the paper, recomputed. Raises UsageError for a table without costs."""
+    if table not in TABLES:
+        known = ", ".join(str(number) for number in TABLES)
+        raise UsageError(f"table {table} has no costs to recompute; those with costs are {known}")
+    return [_cell(printed) for printed in TABLES[table]]
+
+
+def mismatches(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells where the paper's figure is not the recomputed one, rounded as the paper rounds."""
+    return [cell for cell in cells if not cell.matches]
+
+
+def _cell(printed: Printed) -> Cell:
+    cost = setting_cost(printed.setting)
+    if printed.per_clip:
+        rounded = round(cost.per_clip, printed.decimals)
+        return Cell(printed=printed, exact=cost.per_clip, paper_rounded=rounded)
+    return Cell(printed=printed, exact=cost.exact, paper_rounded=cost.paper_rounded)
+
+
+def order_by_cost(models: Iterable[str], clip_frames: int, size: int | None = None) -> list[str]:
+    """The models, dearest clip first."""
+    return sorted(models, key=lambda name: backbone_gflops(name, clip_frames, size), reverse=True)

@@ -1,0 +1,189 @@
+"""What an export says beside the maps: the words that `export` writes and `imports` reads back.
+
+    OUT/export.json                     which models, their provenance, the class names
+    OUT/failures.jsonl                  every video without maps and why; written last
+    OUT/<model>-L<frames>/<name>.npy    a video's maps (clips, l, h, w, c), or pooled (clips, c), float16
+    OUT/<model>-L<frames>/<name>.json   its facts
+
+The HDF5 file holds the same as datasets and attributes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from ..errors import StoreError
+from ..store.format.manifest import PART_NAMES, Manifest, VideoRecord
+from ..store.format.receipts import ClipFacts
+from ..store.format.spec import FeatureSpec
+
+EXPORT_FORMAT = "faster-export 1"
+INDEX_FILE, FAILURES_FILE = "export.json", "failures.jsonl"
+FOLDER_BYTES_MAX = 255
+STEM_BYTES_MAX = 220  # with an extension, and as the name of a file in the making, at most 255
+UNKNOWN_FRAMES = 0  # in `ClipFacts`, of a video whose frames, rate and times nobody knows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absence:
+    """A video without maps: "failed", "waiting" (not extracted yet) or "missing" (never on disk), and why.
+
+    `row` is the store's; None of a missing one, which has none.
+    """
+
+    record: VideoRecord
+    row: int | None
+    status: str
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {**asdict(self.record), "row": self.row, "status": self.status, "reason": self.reason}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Absence:
+        """Read back what `to_dict` gave. Raises KeyError, TypeError or ValueError."""
+        return cls(
+            record=record_from_dict(data),
+            row=None if data["row"] is None else int(data["row"]),
+            status=str(data["status"]),
+            reason=str(data["reason"]),
+        )
+
+
+def record_of(videos: Manifest, row: int) -> VideoRecord:
+    """A store's row as the record that it was made from."""
+    start, end = float(videos.start_seconds[row]), float(videos.end_seconds[row])
+    return VideoRecord(
+        id=videos.ids[row],
+        path=videos.paths[row],
+        label=int(videos.labels[row]),
+        splits={
+            name: PART_NAMES[part] for name in videos.split_names if (part := int(videos.split(name)[row]))
+        },
+        group=videos.groups[row],
+        start_seconds=start if start == start else None,  # NaN is the whole file
+        end_seconds=end if end == end else None,
+    )
+
+
+def record_from_dict(data: Mapping[str, Any]) -> VideoRecord:
+    """A record from JSON. Raises KeyError, TypeError or ValueError where it is none."""
+    splits = {str(name): str(part) for name, part in dict(data["splits"]).items()}
+    if not data["id"] or set(splits.values()) - set(PART_NAMES.values()):
+        raise ValueError(f"no video's record: id {data['id']!r}, splits {splits}")
+    return VideoRecord(
+        id=str(data["id"]),
+        path=str(data["path"]),
+        label=int(data["label"]),
+        splits=splits,
+        group=str(data["group"]),
+        **{
+            name: None if data[name] is None else float(data[name])
+            for name in ("start_seconds", "end_seconds")
+        },
+    )
+
+
+def sidecar(
+    spec: FeatureSpec,
+    record: VideoRecord,
+    facts: ClipFacts,
+    *,
+    row: int,
+    class_names: Sequence[str],
+    shape: Sequence[int],
+    crc32c: Sequence[int],
+) -> dict[str, Any]:
+    """What stands beside a video's `.npy`; what is unknown is null. `docs/exchange.md` explains each field.
+
+    A feature's centre lies at frame offset_frames + i · feature_stride_frames, or exactly at starts[i] +
+    feature_frames / 2.
+    """
+    known = facts.frames != UNKNOWN_FRAMES
+    span = (spec.clip_frames - 1) * spec.frame_stride + 1
+    return {
+        **asdict(record),
+        "class_name": class_names[record.label] if record.label >= 0 else None,
+        "row": row,
+        "model": spec.model,
+        "clip_frames": spec.clip_frames,
+        "frame_stride": spec.frame_stride,
+        "feature_stride_frames": facts.frames / spec.clips if known else None,
+        "feature_frames": span,
+        "offset_frames": span / 2,
+        "fps": facts.fps if facts.fps > 0 else None,
+        "frame_count": facts.frames if known else None,
+        "duration_seconds": facts.frames / facts.fps if known and facts.fps > 0 else None,
+        "starts": list(facts.starts) if known else None,
+        "times_seconds": list(facts.times_seconds) if known else None,
+        "padded": list(facts.padded),
+        "shape": list(shape),
+        "dtype": "float16",
+        "stored_crc32c": list(crc32c),
+    }
+
+
+def facts_from_sidecar(data: Mapping[str, Any]) -> ClipFacts:
+    """The facts of a sidecar. Raises KeyError, TypeError or ValueError where it is none."""
+    clips = len(data["padded"])
+    known = data["frame_count"] is not None
+    return ClipFacts(
+        frames=int(data["frame_count"]) if known else UNKNOWN_FRAMES,
+        fps=float(data["fps"]) if data["fps"] is not None else 0.0,
+        starts=tuple(map(int, data["starts"])) if known else (0,) * clips,
+        times_seconds=tuple(map(float, data["times_seconds"])) if known else (0.0,) * clips,
+        padded=tuple(map(int, data["padded"])),
+    )
+
+
+def file_names(ids: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """For each video the name of its files, without extension: its id without that of the video.
+
+    Videos that only differ in that extension keep it. What is too long for a file system is cut, and ends in a digest of
+    the id. "" stays "" (a hole of the store).
+
+    Raises:
+        StoreError: an id is no path within the output's folder, or two ids give one name.
+    """
+    short = []
+    for name, path in zip(ids, paths, strict=True):
+        whole, mark, segment = name.partition("#t=")
+        short.append(whole.removesuffix(PurePosixPath(path).suffix) + mark + segment)
+    counts: dict[str, int] = {}
+    for name in short:
+        counts[name] = counts.get(name, 0) + 1
+    names = [
+        _that_fits(own if counts[own] == 1 else full, full) for own, full in zip(short, ids, strict=True)
+    ]
+    seen: set[str] = set()
+    for name, full in zip(names, ids, strict=True):
+        if not full:
+            continue
+        if name in seen or "\0" in name or any(step in ("", ".", "..") for step in name.split("/")):
+            raise StoreError(f"the id {full!r} gives no file name of its own; export to HDF5 (--format hdf5)")
+        seen.add(name)
+    return names
+
+
+def _that_fits(name: str, full: str) -> str:
+    """The name, its folders and its last step cut where file systems would refuse them."""
+    steps = name.split("/")
+    limits = [FOLDER_BYTES_MAX] * (len(steps) - 1) + [STEM_BYTES_MAX]
+    for i, (step, limit) in enumerate(zip(steps, limits, strict=True)):
+        if len(step.encode()) > limit:
+            # A folder is the same for all videos in it.
+            whole = full if i + 1 == len(steps) else step
+            end = f"~{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+            steps[i] = step.encode()[: limit - len(end)].decode(errors="ignore") + end
+    return "/".join(steps)
+
+
+def pretty(value: object) -> bytes:
+    """JSON for people and programs, UTF-8; never NaN, which is no JSON."""
+    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()

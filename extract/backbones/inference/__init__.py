@@ -1,0 +1,1 @@
+"""A frozen network made ready to run: folded, rewritten, in its precision."""

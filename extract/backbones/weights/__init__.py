@@ -1,0 +1,1 @@
+"""Weights: found, fetched, read without running anything, and loaded strictly."""

@@ -1,0 +1,266 @@
+"""Weights of backbones: finding a model's file, loading it strictly, saving it with its facts beside it.
+
+A weights file is `<name>.safetensors`, with its facts (`WeightsInfo`) beside it in `<name>.safetensors.json`. Files
+of other people (`.safetensors`, `.pth`, `.pt`) have no JSON; they load too, see `weight_files`, and from URLs as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ....errors import WeightsError
+from ....terminal.text import counted
+from ....training.run_folder import write_json, write_tensors
+from .. import LIBRARIES, Backbone, build, on_meta, require_known
+from ..libraries.registry import pretrained
+from .download import SUFFIXES, fetch, is_url
+from .state_dicts import State, fit_names, read_state, require_fits
+
+RANDOM_SEED = 0
+"""Seed of the weights that `allow_random` gives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsInfo:
+    """What is known of a backbone's weights."""
+
+    model: str
+    digest: str = ""
+    """Hex SHA-256 of the weights themselves, see `weights_digest`; set when they are saved or loaded."""
+    path: str | None = None
+    """The file they came from."""
+    random: bool = False
+    """Whether they are random: for smoke tests and timing only."""
+    seed: int | None = None
+    class_names: tuple[str, ...] | None = None
+    """Names of the classifier's classes, in its order."""
+    trained_on: tuple[str, ...] = ()
+    """Ids of the videos that training saw."""
+    clip_frames: int | None = None
+    """L in training."""
+    size: int | None = None
+    """Pixels of a frame's side in training."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Other facts of the training, as JSON values."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, without `path`, which is only where they lie now."""
+        values = asdict(self)
+        del values["path"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> WeightsInfo:
+        """Back from `to_dict`. Raises ValueError where keys are unknown or lacking."""
+        known = {f.name for f in fields(cls)} - {"path"}
+        if unknown := set(values) - known:
+            raise ValueError(f"unknown keys {sorted(unknown)}")
+        if lacking := {"model", "digest"} - set(values):
+            raise ValueError(f"no {sorted(lacking)}")
+        names, seen = values.get("class_names"), values.get("trained_on", [])
+        if not isinstance(seen, list | tuple) or not all(isinstance(name, str) for name in seen):
+            raise ValueError(f"trained_on is no list of ids but {str(seen)[:40]!r}")
+        return cls(
+            **{
+                **values,
+                "class_names": None if names is None else tuple(names),
+                "trained_on": tuple(seen),
+            }
+        )
+
+
+def load_weights(
+    model: str,
+    *,
+    path: str | Path | None = None,
+    allow_random: bool = False,
+    num_classes: int | None = None,
+    search: str | Path = "weights",
+) -> tuple[Backbone, WeightsInfo]:
+    """The backbone called `model` with its weights, in evaluation mode on the CPU.
+
+    `path` is a weights file, a URL of one, or a run folder that holds `best.safetensors`; without it, `search` is
+    searched for `<model>.*`, and then the checkpoint that an `hf:` model is named after. The classifier has as many classes as the file's (`num_classes` for networks of the user's, whose
+    file does not tell). With `allow_random`, and only where no file is found, the weights are random, always the
+    same, and there is no classifier, so that no meaningless logits come out.
+
+    Raises UsageError for an unknown model; WeightsError where nothing is found, or where the file is damaged or not of exactly this network.
+    """
+    require_known(model)
+    source: dict[str, Any] = {}
+    found: Path | None
+    if path is not None and is_url(path):
+        download = fetch(str(path))
+        found, source = download.path, {"url": download.url, "sha256": download.sha256}
+    else:
+        found = _given(Path(path)) if path is not None else find_weights(model, search)
+    if found is None:
+        theirs = _librarys_own(model, allow_random)
+        found = theirs if isinstance(theirs, Path) else None
+    if found is None:
+        if not allow_random:
+            if theirs is not None:
+                raise WeightsError(
+                    f"no weights for {model} in {search}/; its library's own are at `--weights {theirs}`, or go on with "
+                    "random ones with `--allow-random`"
+                )
+            raise WeightsError(
+                f"no weights for {model} in {search}/: train them with `faster train-backbone --model {model}`, put a file "
+                f"at {Path(search) / file_stem(model)}.safetensors, name one with `--weights FILE`, or go on with random "
+                "ones with `--allow-random`"
+            )
+        return random_weights(model)
+
+    state = read_state(found)
+    info = _read_info(found)
+    if info is not None and info.model != model:
+        raise WeightsError(f"{found} holds weights of {info.model}, not of {model}")
+    classes = _classes(model, found, state, info, num_classes)
+    backbone = _build(model, classes)
+    fitted = fit_names(state, backbone)
+    require_fits(fitted, backbone, model, found)
+    backbone.load_state_dict(fitted)
+    digest = weights_digest(backbone.state_dict())
+    if info is None:
+        info = WeightsInfo(model=model, digest=digest, class_names=backbone.class_names, extra=source)
+    elif info.digest != digest:
+        raise WeightsError(
+            f"{_info_path(found)} is about other weights than {found}; restore the pair, or remove the .json"
+        )
+    return backbone.eval(), replace(info, path=str(found))
+
+
+def random_weights(model: str) -> tuple[Backbone, WeightsInfo]:
+    """The backbone called `model` with random weights, always the same, and no classifier, in evaluation mode."""
+    backbone = _build(model, None)
+    digest = weights_digest(backbone.state_dict())
+    return backbone.eval(), WeightsInfo(model=model, digest=digest, random=True, seed=RANDOM_SEED)
+
+
+def save_weights(backbone: Backbone, path: str | Path, info: WeightsInfo) -> WeightsInfo:
+    """Write `path` (`….safetensors`) and its facts beside it (`….safetensors.json`), each whole or not at all; returns the facts as saved.
+
+    The digest is of the backbone's weights, whatever `info` says. Raises WeightsError for another suffix, or where the
+    class names do not fit the classifier; StorageError where the disk fails.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"weights are saved as .safetensors, not as {path.name}")
+    if info.class_names is not None and len(info.class_names) != backbone.num_classes:
+        raise WeightsError(
+            f"{counted(len(info.class_names), 'class name')} for a classifier of {backbone.num_classes} classes"
+        )
+    state = backbone.state_dict()
+    info = replace(info, digest=weights_digest(state), path=str(path))
+    write_tensors(path, state)
+    write_json(_info_path(path), info.to_dict())
+    return info
+
+
+def find_weights(model: str, folder: str | Path = "weights") -> Path | None:
+    """`folder/<model>` with the suffix .safetensors, .pth or .pt ('/' and ':' in the name are '-'); None without any.
+
+    Raises WeightsError where there are several.
+    """
+    stem = file_stem(model)
+    found = [path for suffix in SUFFIXES if (path := Path(folder) / f"{stem}{suffix}").is_file()]
+    if len(found) > 1:
+        names = ", ".join(str(path) for path in found)
+        raise WeightsError(
+            f"several weights for {model}: {names}; keep one, or name one with `--weights FILE`"
+        )
+    return found[0] if found else None
+
+
+def file_stem(model: str) -> str:
+    """A model's name as the name of a file."""
+    return model.replace("/", "-").replace(":", "-")
+
+
+def weights_digest(state: State) -> str:
+    """Hex SHA-256 over name, dtype, shape and bytes of each tensor, by name: the same whatever file they lie in."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def _given(path: Path) -> Path:
+    """The file that the user's path means. Raises WeightsError where it means none."""
+    if path.is_dir() and (path / "config.json").exists() and not (path / "result.json").exists():
+        raise WeightsError(
+            f"{path} is not finished: which videos its weights saw is written at the end; run its command again, it goes on"
+        )
+    file = path / "best.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise WeightsError(
+            f"no weights at {file}; give a .safetensors, .pth or .pt file, or the folder of a finished run"
+        )
+    if file.suffix not in SUFFIXES:
+        raise WeightsError(f"{file} is not a weights file by its name; known are {', '.join(SUFFIXES)}")
+    return file
+
+
+def _librarys_own(model: str, allow_random: bool) -> str | Path | None:
+    """Where the library of a model keeps its weights: a file to load, or a URL to say; None where there is none."""
+    try:
+        return pretrained(model)
+    except WeightsError:
+        if allow_random:
+            return None
+        raise
+
+
+def _build(model: str, num_classes: int | None) -> Backbone:
+    """Build with the fixed seed, leaving the caller's random numbers as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(
+            RANDOM_SEED
+        )  # this one only: torch.manual_seed touches the GPUs' as well
+        return build(model, num_classes)
+
+
+def _classes(model: str, path: Path, state: State, info: WeightsInfo | None, asked: int | None) -> int | None:
+    """The classifier's classes by file, facts and caller, all of which must agree. Raises WeightsError."""
+    key = on_meta(model).classifier_key if model.partition(":")[0] in LIBRARIES else Backbone.classifier_key
+    weight = state.get(key)
+    says = {
+        f"its {key}": weight.shape[0] if weight is not None and weight.ndim else None,
+        "its class names": len(info.class_names)
+        if info is not None and info.class_names is not None
+        else None,
+        "num_classes": asked,
+    }
+    counts = {who: count for who, count in says.items() if count is not None}
+    if len(set(counts.values())) > 1:
+        raise WeightsError(
+            f"{path}: "
+            + ", ".join(f"{counted(count, 'class', 'classes')} by {who}" for who, count in counts.items())
+        )
+    return next(iter(counts.values()), None)
+
+
+def _info_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _read_info(path: Path) -> WeightsInfo | None:
+    """The facts beside a weights file, None where there are none. Raises WeightsError where they cannot be read."""
+    beside = _info_path(path)
+    if not beside.is_file():
+        return None
+    try:
+        return WeightsInfo.from_dict(json.loads(beside.read_bytes()))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"{beside} is not the record of weights that belongs to {path.name}: {error}"
+        ) from error

@@ -1,0 +1,266 @@
+"""A shard on its way: its videos' clips through the networks, and behind that into the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ... import store as stores
+from ...errors import VideoError
+from ...runtime.background import Behind, Work
+from ...store.format.receipts import Receipt
+from ..backbones.inference.frozen import FrozenBackbone
+from ..video.decode import LoadedVideo
+from ..video.decoder_pool import VideoFailure
+from .batching import MapsAndLogits, VideoBatches
+from .events import Report, ShardEvent, StageTimes, VideoEvent
+
+# (model, by its place in the job; view): what has shards of its own.
+Output = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """One shard to do: its rows, and the outputs that have no receipt for it.
+
+    Attributes:
+        given_up: of its rows those that fail without being tried, and why.
+        trial: compute it, and drop what comes of it.
+    """
+
+    shard: int
+    rows: tuple[int, ...]
+    outputs: tuple[Output, ...]
+    shard_videos: int
+    given_up: tuple[tuple[int, str], ...] = ()
+    trial: bool = False
+
+
+def shard_event(model: str, receipt: Receipt) -> ShardEvent:
+    """What a receipt says of its shard."""
+    return ShardEvent(
+        model=model,
+        shard=receipt.shard,
+        view=receipt.view,
+        videos=len(receipt.videos),
+        failed=sum(not video.ok for video in receipt.videos),
+        size_bytes=sum(stored.size_bytes for stored in receipt.objects),
+    )
+
+
+class ShardWriters:
+    """The writers of the shard in hand, one an output. Use it in a `with` statement; what is not committed is dropped."""
+
+    def __init__(
+        self, path: Path, specs: Sequence[stores.FeatureSpec], manifest: stores.Manifest, report: Report
+    ) -> None:
+        self._path, self._specs, self._manifest, self._report = path, specs, manifest, report
+        self._writers: dict[Output, stores.ShardWriter] = {}
+        self._stack = ExitStack()
+
+    def open(self, task: ShardTask) -> None:
+        """Begin a shard."""
+        for model, view in task.outputs:
+            writer = stores.ShardWriter(
+                self._path,
+                self._specs[model],
+                manifest=self._manifest,
+                shard=task.shard,
+                view=view,
+                shard_videos=task.shard_videos,
+            )
+            self._writers[model, view] = self._stack.enter_context(writer)
+
+    def add(self, output: Output, row: int, result: MapsAndLogits, facts: stores.ClipFacts) -> None:
+        """Write one video's maps of one output."""
+        maps, logits = result
+        self._writers[output].add(row, maps, logits if self._specs[output[0]].num_classes else None, facts)
+
+    def fail(self, output: Output, row: int, reason: str) -> None:
+        """Record that an output has no maps of a video."""
+        self._writers[output].fail(row, reason)
+
+    def commit(self, output: Output) -> None:
+        """Make the shard of one output part of the store."""
+        receipt = self._writers.pop(output).commit()
+        self._report(shard_event(self._specs[output[0]].model, receipt))
+        if not self._writers:
+            self._stack.close()
+
+    def drop(self, output: Output) -> None:
+        """Leave nothing of the shard of one output."""
+        del self._writers[output]
+        if not self._writers:
+            self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+@dataclass(kw_only=True, eq=False)
+class _Video:
+    """What is known of a video of the shard, and the outputs that wait for its maps."""
+
+    waiting: set[Output]
+    clips: list[int]
+    parts: dict[int, list[stores.ClipFacts]] = field(default_factory=dict)  # by view
+    reason: str = ""
+    decode_seconds: float | None = None
+    left_out: int = 0
+
+
+class ForwardStage:
+    """Runs the networks over videos' clips, a shard at a time, and hands the maps to the writing thread.
+
+    `decode_wait` gives the seconds, so far, for which the stage had no pixels. Those before the first video, in which
+    decoders start, do not count.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[FrozenBackbone],
+        manifest: stores.Manifest,
+        *,
+        writers: ShardWriters,
+        writing: Behind,
+        report: Report,
+        decode_wait: Callable[[], float],
+    ) -> None:
+        self._networks, self._manifest = networks, manifest
+        self._writers, self._writing, self._report = writers, writing, report
+        self._decode_wait = decode_wait
+        self._worked = self._write_wait = 0.0
+        self._began: float | None = None  # the work in hand
+        self._said: tuple[float, float, float] | None = None
+        self._task: ShardTask
+        self._batches: dict[Output, VideoBatches] = {}
+        self._videos: dict[int, _Video] = {}
+
+    def begin(self, task: ShardTask) -> None:
+        """Begin a shard."""
+        self._task = task
+        self._batches = {
+            output: VideoBatches(self._networks[output[0]], partial(self._deliver, output))
+            for output in task.outputs
+        }
+        self._write(partial(self._writers.open, task))
+
+    def add(self, row: int, part: LoadedVideo | VideoFailure, pixels: Tensor | None) -> None:
+        """A video's next clips, with `pixels` on the networks' device; or why it has none."""
+        if self._said is None:
+            self._said = (self._decode_wait(), 0.0, self._write_wait)
+        if row not in self._videos:
+            self._videos[row] = _Video(waiting=set(self._task.outputs), clips=[0] * len(self._networks))
+        with self._working():
+            if isinstance(part, LoadedVideo) and pixels is not None:
+                self._add_clips(row, part, pixels)
+            elif isinstance(part, VideoFailure):
+                for batches in self._batches.values():
+                    batches.fail(row, VideoError(part.reason))
+
+    def commit(self) -> None:
+        """Compute what is left in the shard's last batches, and have it written and committed."""
+        with self._working():
+            for batches in self._batches.values():
+                batches.flush()
+        for output in self._task.outputs:
+            self._write(partial(self._writers.drop if self._task.trial else self._writers.commit, output))
+
+    def _add_clips(self, row: int, part: LoadedVideo, pixels: Tensor) -> None:
+        video = self._videos[row]
+        video.decode_seconds, video.left_out = part.decode_seconds, part.left_out
+        views = np.zeros(len(pixels), dtype=np.int64) if part.views is None else part.views
+        for view in {view for _, view in self._batches}:
+            mine = np.flatnonzero(views == view)
+            if not len(mine):
+                continue
+            video.parts.setdefault(view, []).append(_facts(part, mine))
+            clips = pixels if len(mine) == len(views) else pixels[torch.from_numpy(mine)]
+            for output, batches in self._batches.items():
+                if output[1] == view:
+                    batches.add(row, clips)
+        if not part.more:
+            for batches in self._batches.values():
+                batches.end(row)
+
+    def _deliver(self, output: Output, row: int, result: MapsAndLogits | VideoError) -> None:
+        video = self._videos[row]
+        if isinstance(result, VideoError):
+            # Without the file's name, so that equal reasons can be counted; the row tells which file.
+            name = Path(self._manifest.paths[row]).name
+            video.reason = str(result).removeprefix(f"{name}: ")
+            self._write(partial(self._writers.fail, output, row, video.reason))
+        else:
+            video.clips[output[0]] += len(result[0])
+            self._write(partial(self._writers.add, output, row, result, _joined(video.parts[output[1]])))
+        video.waiting.discard(output)
+        if not video.waiting:
+            del self._videos[row]
+            self._write(partial(self._report, self._event(row, video)))
+
+    def _event(self, row: int, video: _Video) -> VideoEvent:
+        in_hand = 0.0 if self._began is None else time.perf_counter() - self._began
+        now = (self._decode_wait(), self._worked + in_hand, self._write_wait)
+        decode, forward, write = (a - b for a, b in zip(now, self._said or now, strict=True))
+        self._said = now
+        return VideoEvent(
+            video=self._manifest.ids[row],
+            row=row,
+            shard=self._task.shard,
+            reason=video.reason,
+            clips=tuple(video.clips),
+            decode_seconds=video.decode_seconds,
+            times=StageTimes(decode_wait_seconds=decode, forward_seconds=forward, write_wait_seconds=write),
+            left_out=video.left_out,
+        )
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        self._began = time.perf_counter()
+        yield
+        self._worked += time.perf_counter() - self._began
+        self._began = None
+
+    def _write(self, work: Work) -> None:
+        began = time.perf_counter()
+        self._writing.do(work)
+        waited = time.perf_counter() - began
+        self._write_wait += waited
+        if self._began is not None:
+            self._began += waited  # it is no work
+
+
+def _facts(part: LoadedVideo, clips: Iterable[int]) -> stores.ClipFacts:
+    chosen = list(clips)
+    return stores.ClipFacts(
+        frames=part.frames,
+        fps=part.fps,
+        starts=tuple(part.starts[chosen].tolist()),
+        times_seconds=tuple(part.times_seconds[chosen].tolist()),
+        padded=tuple(part.padded[chosen].tolist()),
+    )
+
+
+def _joined(parts: Sequence[stores.ClipFacts]) -> stores.ClipFacts:
+    return stores.ClipFacts(
+        frames=parts[0].frames,
+        fps=parts[0].fps,
+        starts=tuple(start for part in parts for start in part.starts),
+        times_seconds=tuple(seconds for part in parts for seconds in part.times_seconds),
+        padded=tuple(padded for part in parts for padded in part.padded),
+    )

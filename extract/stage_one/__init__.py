@@ -1,1 +1,0 @@
-"""Stage one of the paper in parts; `pretrain` puts them together."""

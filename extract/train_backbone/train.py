@@ -1,0 +1,304 @@
+"""Stage one of the paper: train a clip-level backbone on the videos that its maps will be extracted from (§4).
+
+from faster.extract.train_backbone.train import TrainBackboneConfig, train_backbone
+
+train_backbone(TrainBackboneConfig(model="r2d26", source="videos", size=112))
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from ... import __version__
+from ...errors import SourceError, UsageError, WeightsError
+from ...runtime.file_names import require_text
+from ...runtime.signals import interruptible
+from ...runtime.spawning import require_startable
+from ...store import VideoRecord
+from ...store.format.checksummed_json import digest
+from ...terminal.outputs import require_folder
+from ...terminal.text import agreeing, counted
+from ...training.distributed import Ranks, joined
+from ...training.holdout import hold_out
+from ...training.loop import fit, run_config
+from ...training.run_folder import open_run, read_json, write_json
+from ..backbones import Backbone, build, require_known
+from ..backbones.weights.load import WeightsInfo, file_stem, load_weights, save_weights
+from ..sources.read import Source
+from ..video.decoder_pool import DecoderPool
+from ..video.shared_memory import MEMORY_BYTES
+from .config import TrainBackboneConfig, TrainBackboneResult
+from .folds import fold_of
+from .init import freeze, require_unseen_by, start_from
+from .task import BackboneTask, Parts
+from .video_cache import CacheEntry, ClipCache
+
+__all__ = ["TrainBackboneConfig", "TrainBackboneResult", "train_backbone"]
+
+Say = Callable[[str], None]
+
+
+def train_backbone(
+    config: TrainBackboneConfig, *, say: Say = print, progress: bool = True
+) -> TrainBackboneResult:
+    """Train a backbone, from scratch or from other weights, and write its weights where `faster extract` finds them.
+
+    Started again with the same configuration it goes on where it was stopped, and does nothing once finished.
+    Started by torchrun, the processes share each batch; the first one speaks and writes.
+
+    Raises:
+        UsageError, SourceError: the configuration or source is wrong, or too few videos or classes are labelled.
+        DataError: the weights to start from do not fit, or saw videos that are to be unseen.
+        RunError: the run folder holds another configuration's run, or the loss was not finite.
+        StorageError: the disk has no room for the cache, or fails.
+        Interrupted: stopped by a signal; the state is saved.
+    """
+    with joined(config.device) as (ranks, device):
+        return _train(config, say if ranks.first else _say_nothing, progress, ranks, device)
+
+
+def _train(
+    config: TrainBackboneConfig, say: Say, progress: bool, ranks: Ranks, device: torch.device
+) -> TrainBackboneResult:
+    require_known(config.model)
+    require_text(config.out, "--out")
+    require_startable()
+    source = _labelled_source(config, say)
+    parts = choose_parts(config, source, say)
+    run_dir = Path(config.out) / f"{file_stem(config.model)}.run"
+    target = Path(config.out) / f"{file_stem(config.model)}.safetensors"
+    model, origin = _network(config, source, say)
+    if origin is not None:
+        require_unseen_by(origin, parts.test, f"test videos of {parts.split}")
+        require_unseen_by(origin, parts.unseen, f"videos of fold {config.fold}")
+    frozen = freeze(config.model, model, config.freeze)
+    options = config.options(str(device))
+    settled = {
+        "train_backbone": config.deciding(parts.split),
+        "videos": digest([[[v.id, v.label] for v in part] for part in (parts.train, parts.validation)]),
+        "classes": digest(list(source.class_names)),
+        "init": None if origin is None else origin.digest,
+        "ranks": ranks.count,
+        "versions": _versions(),
+    }
+    if (run_dir / "result.json").exists():
+        open_run(run_dir, run_config(options, settled))
+        if ranks.first and not target.exists():
+            finished, info = load_weights(config.model, path=run_dir)
+            save_weights(finished, target, info)
+        say(f"{run_dir} is finished: nothing to do")
+        return TrainBackboneResult(**read_json(run_dir / "result.json"))
+    if target.exists() and not (run_dir / "config.json").exists():
+        raise WeightsError(
+            f"{target} is there and is not of this run; move it away, or name another folder with --out"
+        )
+    require_folder(Path(config.out), "--out")
+    cached = _cache(config, model, source, parts, ranks, say, progress)
+    shape = (config.validation_clips, config.clip_frames, config.size, config.size, 3)
+    slots = max(1, min(2 * config.batch_size, MEMORY_BYTES // prod(shape)))
+    with DecoderPool(config.decoders, shape=shape, slots=slots) as pool:
+        task = BackboneTask(
+            config,
+            model.to(device),
+            source,
+            parts,
+            pool,
+            device=device,
+            ranks=ranks,
+            frozen=frozen,
+            cached=cached,
+            failures=run_dir / "failures.jsonl",
+        )
+        best = fit(task, options, run_dir, config=settled, progress=progress, ranks=ranks)
+        ranks.wait()  # until the first has written it
+        model.load_state_dict(load_file(run_dir / "best.safetensors"))
+        tested = task.figures(parts.test, "test", progress=progress)["top1"] if parts.test else None
+        task.keep_failures()
+    trained_on = {video.id for video in parts.train}.union(origin.trained_on if origin else ())
+    extra = {"split": parts.split, "config": config.deciding(parts.split), "best": asdict(best)}
+    if origin is not None:
+        extra["init"] = {
+            "path": origin.path,
+            "digest": origin.digest,
+            "trained_on_known": bool(origin.trained_on),
+        }
+    if config.folds is not None:
+        extra["unseen"] = [video.id for video in parts.unseen]
+    info = WeightsInfo(
+        model=config.model,
+        class_names=source.class_names,
+        trained_on=tuple(sorted(trained_on)),
+        clip_frames=config.clip_frames,
+        size=config.size,
+        extra=extra,
+    )
+    result = TrainBackboneResult(
+        weights=str(target),
+        best_epoch=best.epoch,
+        validation_top1=best.metrics.get("top1"),
+        test_top1=tested,
+        trained_on=len(parts.train),
+        unseen=len(parts.unseen),
+        failed=task.failed,
+    )
+    if ranks.first:
+        # Both the run folder and the plain file can be given to `faster extract --weights`, and both say what they saw.
+        save_weights(model, run_dir / "best.safetensors", info)
+        save_weights(model, target, info)
+        write_json(run_dir / "result.json", result.to_dict())
+    if task.failed:
+        say(
+            f"{counted(len(task.failed), 'video')} could not be decoded and "
+            f"{agreeing(len(task.failed), 'was', 'were')} left out; see {run_dir / 'failures.jsonl'}"
+        )
+    return result
+
+
+def choose_parts(config: TrainBackboneConfig, source: Source, say: Say) -> Parts:
+    """Which videos are trained on, validated, tested and left out.
+
+    Raises:
+        UsageError, SourceError: there is no such split, or it has too few labelled videos.
+    """
+    split = _split(config, source, say)
+    videos = [video for video in source.videos if video.splits.get(split) == "train" and video.label >= 0]
+    if not videos:
+        raise SourceError("no training video of the split is labelled; name another with --split")
+    unseen: list[VideoRecord] = []
+    if config.folds is not None:
+        folds = fold_of(videos, source.class_names, config.folds, seed=config.seed)
+        unseen = [video for video, fold in zip(videos, folds, strict=True) if fold == config.fold]
+        videos = [video for video, fold in zip(videos, folds, strict=True) if fold != config.fold]
+    train, validation = _share_out(config, videos)
+    test = [video for video in source.videos if video.splits.get(split) in ("test", "val")]
+    test = [video for video in test if video.splits[split] == "test"] or test
+    left_out = f", {len(unseen)} left out (fold {config.fold} of {config.folds})" if unseen else ""
+    say(
+        f"{config.model}: {counted(len(train), 'video')} to train on, {len(validation)} to validate, "
+        f"{len(test)} to test "
+        f"({split}){left_out}"
+    )
+    return Parts(
+        split=split,
+        train=tuple(train),
+        validation=tuple(validation),
+        test=tuple(test),
+        unseen=tuple(unseen),
+    )
+
+
+def _network(config: TrainBackboneConfig, source: Source, say: Say) -> tuple[Backbone, WeightsInfo | None]:
+    """The network as training begins, and the facts of the weights that it starts from."""
+    classes = len(source.class_names)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        model = build(config.model, classes)
+    model.require_takes(config.clip_frames, config.size)
+    if model.num_classes != classes:
+        raise UsageError(
+            f"{config.model} has a classifier of {model.num_classes} classes, the source {classes}; "
+            "stage one needs a network that sets num_classes to what it is given"
+        )
+    if config.init is None:
+        return model, None
+    origin, said = start_from(config.model, config.init, model, source.class_names)
+    say(said)
+    return model, origin
+
+
+def _cache(
+    config: TrainBackboneConfig,
+    model: Backbone,
+    source: Source,
+    parts: Parts,
+    ranks: Ranks,
+    say: Say,
+    progress: bool,
+) -> dict[str, CacheEntry]:
+    """The cache's entry of each training and validation video that it holds, by id, once the first rank has filled it.
+
+    What cannot be cached is decoded when it is asked for, and fails there.
+    """
+    if config.cache is None:
+        return {}
+    cache = ClipCache(
+        Path(config.cache_folder or Path(config.out) / "cache"),
+        clip_frames=config.clip_frames,
+        frame_stride=model.frame_stride,
+        size=config.size,
+    )
+    entries = {
+        video.id: cache.entry(video, source.root, clips=clips)
+        for videos, clips in ((parts.train, 0), (parts.validation, config.validation_clips))
+        for video in videos
+    }
+    failed: dict[str, str] = {}
+    if ranks.first:
+        with interruptible("cached videos are kept"):
+            failed = cache.fill(list(entries.values()), decoders=config.decoders, say=say, progress=progress)
+    failed = ranks.gathered(failed)[0]
+    return {name: entry for name, entry in entries.items() if name not in failed}
+
+
+def _labelled_source(config: TrainBackboneConfig, say: Say) -> Source:
+    source = config.read(say)
+    if len({video.label for video in source.videos if video.label >= 0}) < 2:
+        raise SourceError(
+            f"{config.place} labels fewer than two classes; training needs class folders or an annotation file"
+        )
+    return source
+
+
+def _split(config: TrainBackboneConfig, source: Source, say: Say) -> str:
+    names = sorted({name for video in source.videos for name in video.splits})
+    if config.split is None:
+        if len(names) > 1:
+            say(f"splits {', '.join(names)}: taking {names[0]} (name another with --split)")
+        return names[0]
+    if config.split not in names:
+        raise UsageError(f"no split {config.split!r}; the source has: {', '.join(names)}")
+    return config.split
+
+
+def _share_out(
+    config: TrainBackboneConfig, videos: Sequence[VideoRecord]
+) -> tuple[list[VideoRecord], list[VideoRecord]]:
+    """The training videos, and the share of each class, whole groups, that the best epoch is chosen on."""
+    if not config.validation_share:
+        return list(videos), []
+    labels = np.array([video.label for video in videos], dtype=np.int32)
+    groups = [video.group for video in videos]
+    kept, held = hold_out(
+        np.arange(len(videos)), labels, groups, share=config.validation_share, seed=config.seed
+    )
+    train, validation = [videos[i] for i in kept], [videos[i] for i in held]
+    if not train or not validation:
+        raise SourceError(
+            f"{counted(len(videos), 'labelled training video')} {agreeing(len(videos), 'is', 'are')} too "
+            "few to train on and validate with"
+        )
+    return train, validation
+
+
+def _versions() -> dict[str, Any]:
+    """Of what decodes and computes: recorded, not compared."""
+    names = ("torch", "av", "numpy")
+    return {
+        "faster": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+    }
+
+
+def _say_nothing(line: str) -> None:
+    """What the ranks other than the first say."""

@@ -1,0 +1,1 @@
+"""What a video file holds, its frames exactly, and the clips made of them."""

@@ -1,0 +1,389 @@
+"""A pool of decoder processes that hand over clips through shared memory, in order, and survive any video.
+
+Each process decodes one video at a time, with one thread. A video that makes its process crash or stall costs
+that process, which is replaced, and nothing else: its job ends as a `VideoFailure`. Pixels are written once, into
+one of a fixed number of slots that all processes share, and are never pickled. A video that does not fit a slot
+comes in parts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UsageError, VideoError
+from ...runtime.signals import STOP_SIGNALS
+from ...runtime.spawning import GUARD, require_startable
+from .decode import LoadedVideo, load_clips
+from .shared_memory import Shape, Slots
+
+Key = TypeVar("Key")
+
+TIMEOUT_SECONDS = 120.0
+# A process that ends before it begins its job was not ended by the video: another one tries, so many times.
+_START_ATTEMPTS = 3
+_START_SECONDS = 60.0
+_STOP_SECONDS = 0.2  # so soon after `DecoderPool.stop` its `run` ends
+_NO_PIXELS = np.empty(0, dtype=np.uint8)
+
+Load = Callable[..., LoadedVideo | Generator[LoadedVideo, NDArray[np.uint8], None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFailure:
+    """Why a video has no clips, in one line."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeJob(Generic[Key]):
+    """One video to load: `load(path, out=slot, **arguments)`, called in a decoder process.
+
+    `key` comes back with the result. `load` is a function at a module's top level; it fills `out` from its beginning
+    and returns a `LoadedVideo` whose clips lie there, as `load_clips` and `load_random_video` do. Or it is a
+    generator function that yields the video part by part and is sent the slot for the next one, as `stream_clips`
+    is. The arguments are pickled.
+    """
+
+    key: Key
+    path: Path
+    arguments: Mapping[str, Any]
+    load: Load = load_clips
+
+
+class DecoderPool:
+    """`workers` decoder processes around `slots` slots, each for clips of one video: `shape` (M, L, H, W, 3).
+
+    Use it in a `with` statement. More slots than workers let decoding run ahead of the consumer. The memory is
+    slots × M·L·H·W·3 bytes, taken when first used; see `fit_slots`. The processes start with their first job. A video
+    of which a part takes longer than `timeout_seconds` is given up.
+
+    Raises:
+        UsageError: fewer than one worker or slot, no time, or a shape that is not five counts.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        *,
+        shape: Shape,
+        slots: int,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        if workers < 1 or slots < 1 or timeout_seconds <= 0 or len(shape) != 5 or min(shape) < 1:
+            raise UsageError(
+                f"a pool of {workers} workers, {slots} slots of {shape}, {timeout_seconds} s: all must be positive"
+            )
+        require_startable()
+        self._timeout_seconds = timeout_seconds
+        self._slots = Slots.create(shape, slots)
+        self._free = list(range(slots))
+        self._workers = [_Worker(self._slots) for _ in range(workers)]
+        self._running = self._stopping = False
+
+    def run(
+        self, jobs: Iterable[DecodeJob[Key]]
+    ) -> Generator[tuple[Key, LoadedVideo | VideoFailure], None, None]:
+        """Yield (key, result) for each job, in the jobs' order.
+
+        A video that its job loads in parts comes as several results with its key, one after another, all but the last
+        with `more`. If one of them is a `VideoFailure`, it is the last, and those before it do not count. A
+        result's clips are a view of its slot: they hold until the next result is asked for. Jobs are drawn as
+        slots become free. Leaving the loop early abandons the jobs drawn so far.
+
+        Raises:
+            UsageError: the pool is closed or already running, or its processes cannot start.
+        """
+        if self._running:
+            raise UsageError("this pool of decoders is running already")
+        self._running, self._stopping = True, False
+        drawn = iter(jobs)
+        tickets: deque[_Ticket[Key]] = deque()
+        try:
+            while not self._stopping:
+                if not self._workers:
+                    raise UsageError("this pool of decoders is closed")
+                self._dispatch(drawn, tickets)
+                if not tickets:
+                    return
+                ticket = tickets[0]
+                if not ticket.results:
+                    self._wait()
+                    continue
+                result, slot = ticket.results.popleft()
+                if isinstance(result, LoadedVideo) and slot is not None:
+                    result = replace(result, clips=self._slots.view(slot)[: len(result.starts)])
+                if ticket.is_over and not ticket.results:
+                    tickets.popleft()
+                yield ticket.job.key, result
+                if slot is not None:
+                    self._free.append(slot)
+        finally:
+            self._abandon()
+
+    def stop(self) -> None:
+        """End soon a `run` that is under way in another thread; what it has not yielded is dropped."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """End all processes, at once. Clips handed out earlier stay readable."""
+        for worker in self._workers:
+            worker.stop()
+        self._workers.clear()
+        self._slots.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _dispatch(self, drawn: Iterator[DecodeJob[Key]], tickets: deque[_Ticket[Key]]) -> None:
+        """Hand out the free slots, to the oldest video first.
+
+        The last free slot is kept for the oldest video that is not over, unless that has one: all others' parts wait
+        until its parts have been taken, so it must be able to go on.
+        """
+        decoding = [ticket for ticket in tickets if not ticket.is_over]
+
+        def is_free_for(ticket: _Ticket[Key] | None) -> bool:
+            kept = bool(decoding) and ticket is not decoding[0] and not decoding[0].holds_slot
+            return len(self._free) > kept
+
+        for ticket in decoding:
+            if ticket.waits and is_free_for(ticket):
+                ticket.worker.go_on(self._free.pop(), self._timeout_seconds)
+        for worker in self._workers:
+            if worker.ticket is None and is_free_for(None):
+                job = next(drawn, None)
+                if job is None:
+                    return
+                ticket = _Ticket(job=job, worker=worker, slot=self._free.pop())
+                tickets.append(ticket)
+                decoding.append(ticket)
+                worker.give(ticket)
+
+    def _wait(self) -> None:
+        """Take what the busy processes send, until one has something to say or has had its time."""
+        busy = [worker for worker in self._workers if worker.ticket is not None]
+        patience = min(worker.deadline for worker in busy) - time.monotonic()
+        wait([worker.pipe for worker in busy], min(max(patience, 0), _STOP_SECONDS))
+        for worker in busy:
+            try:
+                # What was sent comes before the deadline: the caller may have been away for long.
+                while worker.ticket is not None and worker.pipe.poll():
+                    self._take(worker, worker.ticket, worker.pipe.recv())
+            except (EOFError, OSError):  # the process died; its pipe ended behind all that it had sent
+                self._bury(worker)
+                continue
+            if worker.ticket is not None and time.monotonic() >= worker.deadline:
+                self._bury(worker, stuck=True)
+
+    def _take(
+        self, worker: _Worker, ticket: _Ticket[Any], message: LoadedVideo | VideoFailure | None
+    ) -> None:
+        """Note that the job has begun (None), a part of its video, or its failure."""
+        if message is None:
+            worker.begun = True
+            worker.deadline = time.monotonic() + self._timeout_seconds
+            return
+        worker.deadline = math.inf
+        if isinstance(message, VideoFailure):
+            self._fail(ticket, message.reason)
+        else:
+            ticket.results.append((message, ticket.slot))
+            ticket.slot = None
+            ticket.waits = message.more
+            ticket.is_over = not message.more
+        if ticket.is_over:
+            worker.ticket = None
+
+    def _fail(self, ticket: _Ticket[Any], reason: str) -> None:
+        """End a job. The parts of it that nobody has taken are void."""
+        held = [ticket.slot, *(slot for _, slot in ticket.results)]
+        self._free.extend(slot for slot in held if slot is not None)
+        ticket.slot = None
+        ticket.results = deque([(VideoFailure(reason=reason), None)])
+        ticket.waits, ticket.is_over = False, True
+
+    def _bury(self, worker: _Worker, *, stuck: bool = False) -> None:
+        """Settle the job of a process that died or is stuck. The video is at fault only if its job had begun."""
+        ticket, begun = worker.ticket, worker.begun
+        end = worker.stop(kill=stuck)
+        if ticket is None:
+            return
+        if begun and stuck:
+            self._fail(ticket, f"decoding took longer than {self._timeout_seconds:g} s and was stopped")
+        elif begun:
+            self._fail(ticket, f"the decoder process died ({end})")
+        else:
+            ticket.attempts += 1
+            if ticket.attempts == _START_ATTEMPTS:
+                raise UsageError(
+                    f"decoder processes end at their start ({end}): a script that uses them needs {GUARD}"
+                )
+            worker.give(ticket)
+
+    def _abandon(self) -> None:
+        for worker in self._workers:
+            if worker.ticket is not None:
+                worker.stop()
+        self._free = list(range(self._slots.count))
+        self._running = False
+
+
+@dataclass(kw_only=True, eq=False)
+class _Ticket(Generic[Key]):
+    """A job on its way: the slot that is being filled, and what nobody has taken yet, with its slots."""
+
+    job: DecodeJob[Key]
+    worker: _Worker
+    slot: int | None
+    results: deque[tuple[LoadedVideo | VideoFailure, int | None]] = field(default_factory=deque)
+    waits: bool = False  # for a slot, to go on
+    is_over: bool = False
+    attempts: int = 0
+
+    @property
+    def holds_slot(self) -> bool:
+        """Whether it goes on without a free slot: it fills one, or one comes back when its results are taken."""
+        return self.slot is not None or bool(self.results)
+
+
+class _Worker:
+    """The parent's side of one decoder process, started when it is first given a job."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.ticket: _Ticket[Any] | None = None
+        self.begun = False
+        self.deadline = 0.0
+        self.pipe: Connection
+        self._slots = slots
+        self._process: SpawnProcess | None = None
+
+    def give(self, ticket: _Ticket[Any]) -> None:
+        """Send a job to the process, with its first slot."""
+        if self._process is None:
+            self._start()
+        self.ticket, self.begun = ticket, False
+        self.deadline = time.monotonic() + _START_SECONDS
+        job = ticket.job
+        self._send((job.load, job.path, dict(job.arguments), ticket.slot))
+
+    def go_on(self, slot: int, timeout_seconds: float) -> None:
+        """Send the slot for the next part of the process's video."""
+        assert self.ticket is not None
+        self.ticket.slot, self.ticket.waits = slot, False
+        self.deadline = time.monotonic() + timeout_seconds
+        self._send(slot)
+
+    def _send(self, message: object) -> None:
+        # A process that died while it waited is seen when it is waited for.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.pipe.send(message)
+
+    def stop(self, *, kill: bool = True) -> str:
+        """End the process, or let one that is ending end; say how it ended."""
+        process, self._process, self.ticket = self._process, None, None
+        if process is None:
+            return "not started"
+        if not kill:
+            process.join(timeout=5)
+        process.kill()
+        process.join()
+        code = process.exitcode or 0
+        self.pipe.close()
+        process.close()
+        return f"signal {-code}, {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def _start(self) -> None:
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        process = context.Process(
+            target=_serve, args=(theirs, self._slots), name="faster-decoder", daemon=True
+        )
+        # Ctrl-C and a batch system's warning reach the whole process group: the parent decides, its decoders never see
+        # them, nor does multiprocessing's tracker (whose start lifts blocks, so it comes before the second one). And no
+        # signal may break off a start, or leave a process of which nobody knows.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *STOP_SIGNALS})
+            process.start()
+            self._process = process
+        finally:
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _serve(pipe: Connection, slots: Slots) -> None:
+    """A decoder process: load what comes, until the parent's end of the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # by which Python ends such processes
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            load, path, arguments, slot = pipe.recv()
+            pipe.send(None)
+            outcomes = _outcomes(load, path, arguments, slots.view(slot))
+            outcome = next(outcomes)
+            pipe.send(outcome)
+            while isinstance(outcome, LoadedVideo) and outcome.more:
+                outcome = outcomes.send(slots.view(pipe.recv()))
+                pipe.send(outcome)
+            outcomes.close()
+
+
+def _outcomes(
+    load: Load, path: Path, arguments: dict[str, Any], out: NDArray[np.uint8]
+) -> Generator[LoadedVideo | VideoFailure, NDArray[np.uint8], None]:
+    """What becomes of a video, part by part, without the pixels, which lie in the slots that are sent."""
+    parts: Generator[LoadedVideo, NDArray[np.uint8], None] | None = None
+    more = True
+    while more:
+        outcome: LoadedVideo | VideoFailure
+        more = False
+        try:
+            loaded = load(path, out=out, **arguments) if parts is None else parts.send(out)
+            if not isinstance(loaded, LoadedVideo):
+                parts, loaded = loaded, next(loaded)
+            if loaded.clips.ctypes.data != out.ctypes.data:
+                raise TypeError(f"{load.__qualname__} did not load into its slot")
+            more = loaded.more
+            outcome = replace(loaded, clips=_NO_PIXELS)
+        except VideoError as error:
+            outcome = VideoFailure(reason=_one_line(str(error)))
+        except BaseException as error:  # the video's door: whatever a decoder raises is this video's failure
+            outcome = VideoFailure(reason=_one_line(f"{type(error).__name__}: {error}"))
+        out = yield outcome
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _end_with_parent() -> None:
+    """A decode that is stuck would never see the pipe close."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,58 @@
+"""How long videos are, told by a packet scan in decoder processes: a broken file costs itself only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...terminal.progress_bars import tqdm
+from ...terminal.text import counted
+from .decode import LoadedVideo, probe
+from .decoder_pool import DecodeJob, DecoderPool, VideoFailure
+
+
+def probe_durations(
+    root: Path, paths: Sequence[str], *, say: Callable[[str], None], progress: bool
+) -> dict[str, float]:
+    """Seconds of each video, to the end of its last frame; videos that cannot be read are left out and said.
+
+    Args:
+        root: folder that the paths are relative to.
+        paths: the videos.
+        say: receives one line where videos were left out.
+        progress: show a progress bar.
+    """
+    jobs = [DecodeJob(key=path, path=root / path, arguments={}, load=load_duration) for path in paths]
+    durations, failures = {}, []
+    with DecoderPool(1, shape=(1, 1, 1, 1, 3), slots=4) as pool:
+        results = tqdm(pool.run(jobs), total=len(jobs), desc="measure", unit="video", disable=not progress)
+        for path, result in results:
+            if isinstance(result, VideoFailure):
+                failures.append(f"{path} ({result.reason})")
+            else:
+                durations[path] = float(result.times_seconds[0])
+    if failures:
+        more = f" and {len(failures) - 3} more" if len(failures) > 3 else ""
+        say(
+            f"{counted(len(failures), 'video')} cannot be cut into segments, for their length is unknown: "
+            f"{', '.join(failures[:3])}{more}"
+        )
+    return durations
+
+
+def load_duration(path: Path, *, out: NDArray[np.uint8]) -> LoadedVideo:
+    """A video's number of frames and rate, and as its one time its duration; no pixels."""
+    found = probe(path)
+    frame_seconds = 1 / found.fps if found.fps else 0.0
+    zero = np.zeros(1, dtype=np.int64)
+    return LoadedVideo(
+        clips=out,
+        starts=zero,
+        times_seconds=found.seconds[-1:] + frame_seconds,
+        padded=zero,
+        frames=found.frames,
+        fps=found.fps,
+    )

@@ -1,0 +1,98 @@
+"""Memory that decoder processes share with the consumer: a fixed number of slots, bounded in bytes.
+
+The memory has no name, so nothing is left behind however the program ends.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+from math import prod
+from multiprocessing.reduction import DupFd
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UsageError
+
+MEMORY_BYTES = 512 << 20
+"""What the slots of one pool may take together, unless said otherwise."""
+
+Shape = tuple[int, int, int, int, int]
+"""(clips, L, H, W, 3) of a slot."""
+
+
+def fit_slots(
+    clip_shape: tuple[int, int, int, int],
+    *,
+    clips: int,
+    workers: int,
+    batch_clips: int = 1,
+    memory_bytes: int = MEMORY_BYTES,
+) -> tuple[Shape, int]:
+    """The shape of a slot and the number of slots for videos of `clips` clips of (L, H, W, 3), in `memory_bytes`.
+
+    There is a slot for each worker, one for the consumer and one that waits for it. A slot holds all clips of a video
+    if these fit, else a part of them: as many whole batches of `batch_clips` as fit, or if not even one does, as
+    many clips as fit, and one at least. Where single clips do not fit so many times, there are fewer slots.
+
+    Raises:
+        UsageError: one clip takes more than `memory_bytes`.
+    """
+    clip_bytes = prod(clip_shape)
+    slots = min(workers + 2, memory_bytes // clip_bytes)
+    if slots < 1:
+        raise UsageError(
+            f"a clip of {clip_shape[0]} frames of {clip_shape[2]}×{clip_shape[1]} pixels takes {clip_bytes >> 20} MiB, "
+            f"decoding has {memory_bytes >> 20} MiB: take a smaller --size or --clip-frames"
+        )
+    part = min(clips, memory_bytes // (slots * clip_bytes))
+    if batch_clips < part < clips:
+        part -= part % batch_clips
+    return (part, *clip_shape), slots
+
+
+class Slots:
+    """`count` slots of one shape, uint8, for all processes that are given this object."""
+
+    def __init__(self, descriptor: int, shape: tuple[int, ...], count: int) -> None:
+        self._descriptor = descriptor
+        self._shape = shape
+        self._stride = _stride(shape)
+        self._memory: mmap.mmap | None = mmap.mmap(descriptor, self._stride * count)
+        self.count = count
+
+    @classmethod
+    def create(cls, shape: tuple[int, ...], count: int) -> Slots:
+        """New slots; their memory is taken when it is first written."""
+        descriptor = os.memfd_create("faster-clips", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, _stride(shape) * count)
+        return cls(descriptor, shape, count)
+
+    def view(self, slot: int) -> NDArray[np.uint8]:
+        """A slot as an array."""
+        if self._memory is None:
+            raise UsageError("this pool of decoders is closed")
+        flat = np.frombuffer(
+            self._memory, dtype=np.uint8, count=prod(self._shape), offset=slot * self._stride
+        )
+        return flat.reshape(self._shape)
+
+    def close(self) -> None:
+        """Give up the memory; it goes with the last view of it."""
+        if self._memory is not None:
+            self._memory = None
+            os.close(self._descriptor)
+
+    def __reduce__(self) -> tuple[Callable[..., Slots], tuple[object, ...]]:
+        return _attach, (DupFd(self._descriptor), self._shape, self.count)
+
+
+def _stride(shape: tuple[int, ...]) -> int:
+    return -(-prod(shape) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _attach(duplicate: Any, shape: tuple[int, ...], count: int) -> Slots:
+    return Slots(duplicate.detach(), shape, count)

@@ -1,0 +1,109 @@
+"""The geometry of the paper's views (§4): shorter side and crop in testing and training, and normalisation.
+
+Testing: the shorter side is scaled to 256 and the central 224×224 is cut. Training: the shorter side is
+drawn from 256 to 320, and a random 224×224 is cut and flipped half of the time. Other sizes scale both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import UsageError
+
+if TYPE_CHECKING:  # decoder processes import this module; they need no torch
+    import torch
+
+TEST_SHORT_SIDE = 256
+TRAIN_SHORT_SIDES = (256, 320)
+REFERENCE_SIZE = 224
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """What is done to every frame of a view: scale the shorter side to `short_side`, cut `size` × `size` pixels.
+
+    It is a part of a store's provenance, as `to_dict` writes it.
+    """
+
+    size: int
+    short_side: int
+    crop: str = "centre"
+    interpolation: str = "bilinear"
+
+    def to_dict(self) -> dict[str, int | str]:
+        """The fields as JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The picture's part that is kept: scaled to (`width`, `height`), cut at (`left`, `top`), mirrored if `flip`."""
+
+    width: int
+    height: int
+    left: int
+    top: int
+    flip: bool = False
+
+
+def check_size(size: int) -> int:
+    """`size` itself.
+
+    Raises:
+        UsageError: a picture cannot have that size.
+    """
+    if size < 1:
+        raise UsageError(f"a size of {size} pixels: it must be 1 or more (the paper's is {REFERENCE_SIZE})")
+    return size
+
+
+def centre_transform(size: int = REFERENCE_SIZE) -> Transform:
+    """The transform of testing for frames of `size` × `size` pixels: shorter side `size`·256/224, centre crop."""
+    return Transform(size=check_size(size), short_side=round(size * TEST_SHORT_SIDE / REFERENCE_SIZE))
+
+
+def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """(width, height) after the shorter side was scaled to `short_side`, in the same proportions."""
+    shorter = min(width, height)
+    return round(width * short_side / shorter), round(height * short_side / shorter)
+
+
+def centre_view(width: int, height: int, transform: Transform) -> View:
+    """The central view of a picture of `width` × `height` pixels."""
+    scaled_width, scaled_height = scaled_size(width, height, transform.short_side)
+    return View(
+        width=scaled_width,
+        height=scaled_height,
+        left=(scaled_width - transform.size) // 2,
+        top=(scaled_height - transform.size) // 2,
+    )
+
+
+def random_view(rng: np.random.Generator, width: int, height: int, size: int) -> View:
+    """A random view of a picture of `width` × `height` pixels, `size` × `size` pixels large (§4)."""
+    shortest, longest = (round(check_size(size) * side / REFERENCE_SIZE) for side in TRAIN_SHORT_SIDES)
+    short_side = int(rng.integers(shortest, longest + 1))
+    scaled_width, scaled_height = scaled_size(width, height, short_side)
+    return View(
+        width=scaled_width,
+        height=scaled_height,
+        left=int(rng.integers(scaled_width - size + 1)),
+        top=int(rng.integers(scaled_height - size + 1)),
+        flip=bool(rng.integers(2)),
+    )
+
+
+def normalise(clips: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """(B, L, H, W, 3) uint8 pixels as (B, 3, L, H, W) float32, (pixel/255 − mean)/std, on the pixels' device.
+
+    `mean` and `std` are per channel (red, green, blue), for pixels between 0 and 1.
+    """
+    # Contiguous as floats, after the move of the channels: a quarter of the bytes are moved as uint8.
+    pixels = clips.permute(0, 4, 1, 2, 3).contiguous().float()
+    shift = pixels.new_tensor(mean).mul_(255).view(1, 3, 1, 1, 1)
+    scale = pixels.new_tensor(std).mul_(255).view(1, 3, 1, 1, 1)
+    return pixels.sub_(shift).div_(scale)

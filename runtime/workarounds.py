@@ -1,0 +1,97 @@
+"""Faults of the libraries below, and how they are gone around.
+
+`tests/runtime/test_workarounds.py` shows in a process of its own that oneDNN's fault is still there: when that test fails with a
+newer PyTorch, take the workaround out.
+
+These stand where they act, and `docs/log.md` says how they were found:
+
+- `extract/train_backbone/resnet3d_training.py`, `task.py`: in bf16 on a CPU, Conv3d's gradients to its weights were not to be trusted.
+- `training/distributed.py`: a process group made before `torch.distributed.nn.functional` is imported is kept for ever.
+- `aggregate/models/products.py`: oneDNN multiplies with a transposed slice by its slowest code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+FEW_CHANNELS = 16
+"""The widest of oneDNN's blocks of input channels: 8 with AVX2, 16 with AVX-512."""
+
+
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    """`F.conv2d`; with a strided 1×1 kernel and few input channels on a CPU, without the stride.
+
+    What: in the weight's gradient, oneDNN's `jit_1x1:avx2` and `jit_1x1:avx512_core` (float32, channels last, one group,
+    no padding, sizes that the stride divides) copy the places that the stride keeps into a workspace of places ×
+    channels, but put each part after the first where it would begin with 8 or 16 channels. With fewer channels they
+    write outside: a crash, a hang, or wrong gradients. The output and the input's gradient come from other kernels.
+    Maps in three dimensions do not reach these kernels.
+    Instead: the places are taken first, which is the same convolution.
+    Seen: PyTorch 2.13.0 (oneDNN 3.12.0), on Linux x86. Upstream: https://github.com/uxlfoundation/oneDNN/issues/6035, open.
+    """
+    if _writes_outside(x, weight, stride, padding):
+        x, stride = _kept(x, stride), [1] * len(stride)
+    return F.conv2d(x, weight, bias, stride, padding)
+
+
+class SafeConvolutions(TorchFunctionMode):
+    """Within it, `F.conv1d` and `F.conv2d` of any network do as `conv2d` here does."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function of PyTorch, a convolution perhaps without its stride."""
+        if func in _DIMENSIONS:
+            return _convolve(func, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+_DIMENSIONS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2}
+
+
+def _convolve(
+    func: Callable[..., Tensor],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: str | int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    strides, paddings = _each(stride, _DIMENSIONS[func]), _each(padding, _DIMENSIONS[func])
+    if _writes_outside(input, weight, strides, paddings):
+        input, stride = _kept(input, strides), 1
+    return func(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _each(number: Any, dimensions: int) -> list[int]:
+    """A number, or one a dimension; 0 for a padding in words: PyTorch takes "same" only with stride 1."""
+    if isinstance(number, str):
+        return [0] * dimensions
+    numbers = [number] if isinstance(number, int) else list(number)
+    return numbers * dimensions if len(numbers) == 1 else numbers
+
+
+def _writes_outside(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> bool:
+    return (
+        weight.shape[1] < FEW_CHANNELS
+        and weight[0, 0].numel() == 1
+        and any(step != 1 for step in stride)
+        and not any(padding)
+        and x.device.type == "cpu"
+    )
+
+
+def _kept(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """The places of (…, H, W) that a 1×1 kernel sees with this stride."""
+    for dim, step in zip(range(-len(stride), 0), stride, strict=True):
+        x = x.movedim(dim, 0)[::step].movedim(0, dim)
+    return x

@@ -1,0 +1,1 @@
+"""What lies on disk: the schema, the manifest, receipts, encodings, shard files."""

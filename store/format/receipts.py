@@ -1,0 +1,252 @@
+"""The receipt: the small file that says that a shard is whole, and what is known only after decoding.
+
+A shard without a receipt does not exist. Receipts hold no times, hosts or other accidents, so that a run
+that was interrupted ends with the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from ...errors import StorageError, StoreError, one_line
+from ..io.safe_open import read_regular
+from .checksummed_json import seal, unseal
+from .schema import ids_digest
+
+OK = 1
+FAILED = 2
+
+RECEIPT_BYTES_MAX = 1 << 28
+_NAME = re.compile(r"([0-9]{6,15})\.v([0-9]{1,6})\.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFacts:
+    """What decoding told of one video; every sequence has one entry a clip.
+
+    Attributes:
+        frames: T, frames of the video (or of its segment).
+        fps: average frame rate.
+        starts: index of each clip's first frame.
+        times_seconds: presentation time of each clip's first frame.
+        padded: frames of each clip that repeat the video's last one.
+    """
+
+    frames: int
+    fps: float
+    starts: tuple[int, ...]
+    times_seconds: tuple[float, ...]
+    padded: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoEntry:
+    """One video in a receipt: its facts and what was stored, or the reason of its failure.
+
+    Attributes:
+        crc32c: of each clip: over the video's scales, where there are any, and then the clip's stored bytes.
+        logits_crc32c: of the video's logits, all clips; None where there are none.
+        quantisation_rms: relative RMS error that uint8 brought to the video's maps; None for float16.
+    """
+
+    row: int
+    facts: ClipFacts | None = None
+    crc32c: tuple[int, ...] = ()
+    logits_crc32c: int | None = None
+    quantisation_rms: float | None = None
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the video's maps are in the shard."""
+        return self.facts is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """A file of a shard: its key relative to the model's folder, size and SHA-256."""
+
+    key: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """A shard's receipt: which files it is made of and what became of each of its videos.
+
+    Attributes:
+        source: SHA-256 of the receipt that the shard was converted from; "" where it was extracted.
+    """
+
+    shard: int
+    view: int
+    fingerprint: str
+    ids_digest: str
+    objects: tuple[StoredObject, ...]
+    videos: tuple[VideoEntry, ...]
+    source: str = ""
+
+    def misfit(self, fingerprint: str, ids: Sequence[str]) -> str:
+        """Why it does not speak of a shard of these videos under that provenance; "" where it does."""
+        if self.fingerprint != fingerprint:
+            return "its receipt belongs to maps made otherwise"
+        if self.ids_digest != ids_digest(ids):
+            return "its receipt speaks of other videos than the manifest"
+        return ""
+
+    def to_bytes(self) -> bytes:
+        """The receipt's file."""
+        return seal(asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, name: str) -> Self:
+        """Read a receipt's file.
+
+        Raises:
+            StoreError: it is not one, or was changed since.
+        """
+        value = unseal(data, name=name)
+        try:
+            return cls(
+                shard=_count(value["shard"]),
+                view=_count(value["view"]),
+                fingerprint=str(value["fingerprint"]),
+                ids_digest=str(value["ids_digest"]),
+                objects=tuple(_stored_object(entry) for entry in value["objects"]),
+                videos=tuple(_video_entry(entry) for entry in value["videos"]),
+                source=str(value["source"]),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise StoreError(f"{name}: not a receipt: {error!r:.200}") from error
+
+
+def receipt_path(folder: Path, shard: int, view: int) -> Path:
+    """Where the receipt of a shard lies; `folder` is the model's."""
+    return folder / "receipts" / _name(shard, view)
+
+
+def _name(shard: int, view: int) -> str:
+    return f"{shard:06d}.v{view}.json"
+
+
+def list_receipts(folder: Path) -> list[tuple[int, int]]:
+    """The (shard, view) pairs that have receipts, sorted. Opens none of them."""
+    try:
+        names = [entry.name for entry in (folder / "receipts").iterdir()]
+    except FileNotFoundError:
+        return []
+    return sorted(key for name in names if (key := _key(name)) is not None)
+
+
+def receipt_times(folder: Path, *, entered: bool = False) -> dict[tuple[int, int], float]:
+    """When each receipt was put, in seconds since 1970, by (shard, view). For local stores; opens none of them.
+
+    Args:
+        folder: the model's.
+        entered: when it came to where it lies, if that is later: a copy may carry its original's time.
+    """
+    times = {}
+    try:
+        with os.scandir(folder / "receipts") as entries:
+            for entry in entries:
+                if (key := _key(entry.name)) is not None:
+                    with suppress(FileNotFoundError):  # removed meanwhile
+                        found = entry.stat(follow_symlinks=False)
+                        times[key] = max(found.st_mtime, found.st_ctime if entered else 0.0)
+    except FileNotFoundError:
+        return {}
+    return times
+
+
+def _key(name: str) -> tuple[int, int] | None:
+    """The (shard, view) whose receipt has this file name; None where it is none's."""
+    match = _NAME.fullmatch(name)
+    key = (int(match[1]), int(match[2])) if match else None
+    return key if key is not None and _name(*key) == name else None
+
+
+def read_receipt(folder: Path, shard: int, view: int) -> Receipt:
+    """Read one receipt.
+
+    Raises:
+        StoreError: it is missing or malformed, or it is another shard's.
+        StorageError: it is there and cannot be read, which says nothing of the shard.
+    """
+    path = receipt_path(folder, shard, view)
+    try:
+        receipt = Receipt.from_bytes(read_regular(path, size_max=RECEIPT_BYTES_MAX), name=str(path))
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}; it says that a shard is whole") from error
+    if (receipt.shard, receipt.view) != (shard, view):
+        raise StoreError(f"{path}: is the receipt of shard {receipt.shard}, view {receipt.view}")
+    return receipt
+
+
+def read_receipts(folder: Path, pairs: list[tuple[int, int]]) -> Iterator[Receipt]:
+    """Read several receipts, in the order given."""
+    for shard, view in pairs:
+        yield read_receipt(folder, shard, view)
+
+
+def count_failed(folder: Path, shard: int, view: int) -> int:
+    """How many videos failed in a shard, counted in its receipt's bytes: 50 times as fast as reading it.
+
+    Only for show: nothing is checked. A quote within a string is escaped in JSON, so no reason can look like this.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        StorageError: it cannot be read.
+    """
+    path = f"{folder}/receipts/{_name(shard, view)}"
+    try:
+        # A pipe in its place is not waited for, a link not followed.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            return file.read().count(b'"facts":null')
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+
+
+def _stored_object(entry: Mapping[str, Any]) -> StoredObject:
+    return StoredObject(
+        key=str(entry["key"]), size_bytes=_count(entry["size_bytes"]), sha256=str(entry["sha256"])
+    )
+
+
+def _video_entry(entry: Mapping[str, Any]) -> VideoEntry:
+    facts, logits, rms = (entry[name] for name in ("facts", "logits_crc32c", "quantisation_rms"))
+    return VideoEntry(
+        row=_count(entry["row"]),
+        facts=None if facts is None else _facts(facts),
+        crc32c=tuple(_count(value, 2**32 - 1) for value in entry["crc32c"]),
+        logits_crc32c=None if logits is None else _count(logits, 2**32 - 1),
+        quantisation_rms=None if rms is None else float(rms),
+        reason=one_line(str(entry["reason"])),
+    )
+
+
+def _facts(facts: Mapping[str, Any]) -> ClipFacts:
+    return ClipFacts(
+        frames=_count(facts["frames"], 2**31 - 1),
+        fps=float(facts["fps"]),
+        starts=tuple(_count(value, 2**31 - 1) for value in facts["starts"]),
+        times_seconds=tuple(float(value) for value in facts["times_seconds"]),
+        padded=tuple(_count(value, 2**31 - 1) for value in facts["padded"]),
+    )
+
+
+def _count(value: object, most: int = 2**62) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"{value!r:.40} where a number from 0 to {most} belongs")
+    return value

@@ -1,0 +1,167 @@
+"""What decides the bytes of one model's maps, and how a run that would mix two kinds is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from math import prod
+from typing import Any, Self
+
+from ...errors import ProvenanceMismatch, StoreError
+from ...terminal.text import counted
+from .checksummed_json import canonical_json, digest
+from .encoding import CODECS, DTYPES
+
+ALIGNMENT_BYTES = 4096
+CLIP_VALUES_MAX = 1 << 28  # 512 MiB a clip: more is damage, not a map
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """Everything that decides the bytes of one model's maps, and so what two runs must share.
+
+    Attributes:
+        model: name in the registry, or `package.module:function`.
+        weights_digest: SHA-256 of the weights' tensors, whatever file they came from.
+        weights_random: True where `--allow-random` made them; maps of such weights mean nothing.
+        clip_frames: L, frames a clip.
+        frame_stride: frames from one frame of a clip to the next.
+        clips: M, clips a view.
+        views: views a video; the first is the centre view.
+        map_shape: (l, h, w, c) of one clip's map.
+        num_classes: length of a clip's logits; 0 where the backbone has no classifier.
+        class_names: what the logits stand for, where that is known.
+        transform: size, short side, crop, interpolation, mean and standard deviation.
+        precision: what the backbone computed in, for example "float32".
+        batch_clips: clips a forward pass; the batch's shape decides the last bits.
+        dtype: of the stored maps, "float16" or "uint8" (one scale a video and channel).
+        codec: of a clip's bytes, "none" or "zstd".
+    """
+
+    model: str
+    weights_digest: str
+    weights_random: bool
+    clip_frames: int
+    frame_stride: int
+    clips: int
+    views: int
+    map_shape: tuple[int, int, int, int]
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    transform: Mapping[str, Any]
+    precision: str
+    batch_clips: int
+    dtype: str = "float16"
+    codec: str = "none"
+
+    @property
+    def folder(self) -> str:
+        """Where this model's arrays lie in the store."""
+        return features_folder(self.model, self.clip_frames)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all of it; every receipt carries this."""
+        return digest(self.to_dict())
+
+    @property
+    def clip_bytes(self) -> int:
+        """Bytes of one clip's map, before any compression."""
+        return prod(self.map_shape) * (2 if self.dtype == "float16" else 1)
+
+    @property
+    def clip_stride_bytes(self) -> int:
+        """Uncompressed: bytes from one clip's offset in its shard to the next, whole 4 KiB pages."""
+        return -(-self.clip_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return json.loads(canonical_json(asdict(self)))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read back what `to_dict` gave.
+
+        Raises:
+            StoreError: a field is missing, unknown, or of the wrong type.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(data) != names:
+            lacks, has = sorted(names - set(data)), sorted(set(data) - names)
+            raise StoreError(
+                f"provenance lacks {lacks} and has {has} beside what this version writes: the store is damaged or of another "
+                "version; extract into another --store"
+            )
+        counts = [data[name] for name in ("clip_frames", "frame_stride", "clips", "views", "batch_clips")]
+        shape, classes = data["map_shape"], data["class_names"]
+        sound = (
+            isinstance(shape, list)
+            and len(shape) == 4
+            and all(_is_count(n, 1, 1_000_000) for n in [*shape, *counts])
+            and _is_count(data["num_classes"], 0, 1_000_000)
+            and isinstance(data["weights_random"], bool)
+            and all(isinstance(data[name], str) for name in ("model", "weights_digest", "precision"))
+            and data["clips"] * data["views"] <= 1_000_000
+            and isinstance(data["transform"], dict)
+            and all(map(_is_plain, data["transform"].values()))
+            and (classes is None or (isinstance(classes, list) and all(isinstance(c, str) for c in classes)))
+        )
+        if not sound or prod(shape) > CLIP_VALUES_MAX:
+            raise StoreError(f"provenance is malformed: map shape {shape}, counts {counts}")
+        for name, known in (("dtype", DTYPES), ("codec", CODECS)):
+            if data[name] not in known:
+                raise StoreError(f"maps of {name} {data[name]!r}; this version reads {' and '.join(known)}")
+        return cls(
+            **{
+                **data,
+                "map_shape": tuple(shape),
+                "class_names": None if classes is None else tuple(classes),
+                "transform": dict(data["transform"]),
+            }
+        )
+
+    def require_same(self, stored: FeatureSpec) -> None:
+        """Refuse to mix two kinds of maps in one array.
+
+        Raises:
+            ProvenanceMismatch: naming each field that differs, with both values.
+        """
+        mine, theirs = self.to_dict(), stored.to_dict()
+        if mine == theirs:
+            return
+        pairs = {name: (theirs[name], mine[name]) for name in mine}
+        for name, (stored_value, asked) in list(pairs.items()):
+            if isinstance(stored_value, dict) and isinstance(asked, dict):
+                keys = sorted(stored_value.keys() | asked.keys())
+                pairs |= {f"{name} {key}": (stored_value.get(key), asked.get(key)) for key in keys}
+                del pairs[name]
+        differences = "; ".join(
+            f"{name}: store has {_short(a)}, asked {_short(b)}" for name, (a, b) in pairs.items() if a != b
+        )
+        raise ProvenanceMismatch(
+            f"the store's maps of {self.model} at {counted(self.clip_frames, 'frame')} were made otherwise "
+            f"({differences}); "
+            "ask for the same, or write to another --store"
+        )
+
+
+def features_folder(model: str, clip_frames: int) -> str:
+    """Where the maps of a model lie, relative to the store: a model's name as one folder."""
+    return f"features/{model.replace('/', '-').replace(':', '-')}/L{clip_frames}"
+
+
+def _is_count(value: object, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_plain(value: object) -> bool:
+    """A number, text or list of them: nothing nested, whatever its depth."""
+    return all(
+        isinstance(v, str | int | float | None) for v in (value if isinstance(value, list) else [value])
+    )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "…"

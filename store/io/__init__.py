@@ -1,0 +1,1 @@
+"""Bytes in and out: ranges of files, memory maps, objects on S3."""

@@ -1,0 +1,1 @@
+"""What is done to a whole store: inspected, verified, converted, made again."""

@@ -1,0 +1,1 @@
+"""A store opened for reading: maps, logits, coverage."""

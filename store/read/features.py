@@ -1,0 +1,455 @@
+"""One model's maps and logits in a store: random batches of clips as byte ranges, past any chunk pipeline."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property, partial
+from itertools import pairwise
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ...errors import StoreError
+from ..format.attributes import read_group_attributes, read_spec
+from ..format.checksummed_json import unseal
+from ..format.encoding import checksum, decompress, dequantise
+from ..format.manifest import SEGMENT_BYTES_MAX
+from ..format.receipts import list_receipts
+from ..format.schema import logits_key, maps_key, scales_key
+from ..format.shard_file import ShardFile
+from ..io.s3 import THREADS, RemotePath
+from ..io.safe_open import read_floats, read_regular
+from .coverage import Coverage, load_coverage
+
+if TYPE_CHECKING:
+    from .store import Store
+
+Request = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+
+class StoredMaps(NamedTuple):
+    """Clips as they are stored; float16 maps need no scales, of uint8 x = values · scales[scale_of].
+
+    values    (n, l, h, w, c) float16 or uint8
+    scales    (videos, c) float32, of each video that the clips are of; None for float16
+    scale_of  (n,) int64, each clip's row of `scales`; None for float16
+    """
+
+    values: NDArray[Any]
+    scales: NDArray[np.float32] | None
+    scale_of: NDArray[np.int64] | None
+
+
+class Features:
+    """The maps and logits of one model at one clip length.
+
+    Attributes:
+        spec: everything that decided the maps' bytes.
+        provenance: what else was recorded: GFLOPs a clip, versions, where the weights came from.
+    """
+
+    def __init__(self, store: Store, folder: Path, *, mapped: bool = False) -> None:
+        self.store = store
+        self.folder = folder
+        self._mapped = mapped
+        attributes = read_group_attributes(folder)
+        self.spec = read_spec(folder)
+        self.provenance: Mapping[str, Any] = attributes.get("recorded", {})
+        self._files: dict[tuple[int, int], ShardFile] = {}  # the longest unused one first
+        self._lock = Lock()
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.spec.model
+
+    @property
+    def clip_frames(self) -> int:
+        """L, frames a clip."""
+        return self.spec.clip_frames
+
+    @property
+    def clips(self) -> int:
+        """M, clips a view."""
+        return self.spec.clips
+
+    @property
+    def views(self) -> int:
+        """Views a video; view 0 is the centre view."""
+        return self.spec.views
+
+    @property
+    def map_shape(self) -> tuple[int, int, int, int]:
+        """(l, h, w, c) of a clip's map."""
+        return self.spec.map_shape
+
+    @property
+    def num_classes(self) -> int:
+        """Length of a clip's logits, 0 where there are none."""
+        return self.spec.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the logits stand for, where known."""
+        return self.spec.class_names
+
+    @property
+    def gflops_per_clip(self) -> float:
+        """Cost of the backbone on one clip, in multiply-adds / 1e9."""
+        try:
+            gflops = float(self.provenance["gflops_per_clip"])
+            if not 0 <= gflops < float("inf"):
+                raise ValueError(gflops)
+            return gflops
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise StoreError(
+                f"{self.folder}/zarr.json is damaged: it does not say the GFLOPs of a clip"
+            ) from error
+
+    @cached_property
+    def trained_on(self) -> frozenset[str]:
+        """Ids of the videos that the weights' training saw."""
+        file = self.folder / "trained_on.json"
+        try:
+            ids = unseal(read_regular(file, size_max=SEGMENT_BYTES_MAX), name=str(file)).get("ids")
+        except OSError as error:
+            raise StoreError(
+                f"{file}: {error.strerror}; without it nobody knows which videos the weights saw"
+            ) from error
+        if not isinstance(ids, list) or not {str}.issuperset(map(type, ids)):
+            raise StoreError(f"{file}: not a list of videos' ids")
+        return frozenset(ids)
+
+    def seen_in_training(self, ids: Sequence[str]) -> list[str]:
+        """Those of `ids` whose video the weights' training saw, also as a segment or under another root.
+
+        Two ids are of one video if, without "#t=…", one is the end of the other's path.
+        """
+        trained = {name.partition("#t=")[0] for name in self.trained_on}
+        ends = {end for name in trained for end in _ends(name)}
+        plain = {name: name.partition("#t=")[0] for name in ids}
+        return [name for name in ids if plain[name] in ends or not trained.isdisjoint(_ends(plain[name]))]
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """What became of every video, from the receipts."""
+        return load_coverage(
+            self.folder, self.spec, videos=self.store.videos, shard_videos=self.store.shard_videos
+        )
+
+    def lacking(self) -> list[tuple[int, int]]:
+        """The (shard, view) that hold videos and have no receipt, sorted. Opens no receipt."""
+        size = self.store.shard_videos
+        shards = set((np.flatnonzero(self.store.videos.exists) // size).tolist())
+        whole = set(list_receipts(self.folder))
+        return sorted({(shard, view) for shard in shards for view in range(self.views)} - whole)
+
+    def reasons(self, shards: Collection[int]) -> dict[tuple[int, int], str]:
+        """Why videos of some shards failed, by (row, view); reads no receipts but of these."""
+        size = self.store.shard_videos
+        coverage = load_coverage(
+            self.folder,
+            self.spec,
+            videos=self.store.videos,
+            shard_videos=size,
+            names=("status",),
+            shards=shards,
+        )
+        return {key: reason for key, reason in coverage.reasons.items() if key[0] // size in shards}
+
+    def consolidated_failures(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """What the index knows: failed videos, and whether it knows the shard, each (shards, views). Opens no receipt."""
+        coverage = load_coverage(
+            self.folder,
+            self.spec,
+            videos=self.store.videos,
+            shard_videos=self.store.shard_videos,
+            names=("status",),
+            reasons=False,
+            shards=(),
+        )
+        starts = range(0, self.store.videos.rows, self.store.shard_videos)
+        failed = np.add.reduceat(coverage.failed, starts, axis=0, dtype=np.int64)
+        return failed, np.logical_or.reduceat(coverage.status != 0, starts, axis=0)
+
+    @cached_property
+    def ok(self) -> NDArray[np.bool_]:
+        """(rows, views) bool: the video's maps of that view are in the store, whole."""
+        return self._known.ok
+
+    @cached_property
+    def _known(self) -> Coverage:
+        """What reading needs: of 240,000 videos all columns would take 150 MB."""
+        return load_coverage(
+            self.folder,
+            self.spec,
+            videos=self.store.videos,
+            shard_videos=self.store.shard_videos,
+            names=("status", "crc32c", "logits_crc32c"),
+            reasons=False,
+        )
+
+    def read_maps(
+        self, rows: ArrayLike, views: ArrayLike, clips: ArrayLike, out: NDArray[np.float16] | None = None
+    ) -> NDArray[np.float16]:
+        """Read clips in any order as float16, each checked against its checksum; the plain way to look at maps.
+
+        Args:
+            rows, views, clips: (n,) integers, or scalars that hold for all.
+            out: (n, l, h, w, c) float16, C order, to fill.
+
+        Returns:
+            (n, l, h, w, c) float16.
+
+        Raises:
+            StoreError: a clip is not in the store, or damaged.
+        """
+        if self.spec.dtype == "float16":
+            return self.read_stored(rows, views, clips, out=out, check=True).values
+        if out is not None and (out.dtype != np.float16 or not out.flags.c_contiguous):
+            raise ValueError("out must be C-ordered float16")
+        stored = self.read_stored(rows, views, clips, check=True)
+        assert stored.scales is not None and stored.scale_of is not None
+        maps = dequantise(stored.values, stored.scales[stored.scale_of])
+        if out is None:
+            return maps
+        if out.shape != maps.shape:
+            raise ValueError(f"out must be of shape {maps.shape}")
+        out[...] = maps
+        return out
+
+    def read_stored(
+        self,
+        rows: ArrayLike,
+        views: ArrayLike,
+        clips: ArrayLike,
+        *,
+        out: NDArray[Any] | None = None,
+        check: bool = False,
+    ) -> StoredMaps:
+        """Read clips in any order as they are stored, straight into one array: the way to feed a device.
+
+        Several threads may read at once; on object storage a call has `remote.THREADS` requests under way itself.
+
+        Args:
+            rows, views, clips: (n,) integers, or scalars that hold for all.
+            out: (n, l, h, w, c) of the stored dtype, C order, to fill; pinned memory will do.
+            check: compare each clip with its checksum (always done for compressed ones).
+
+        Raises:
+            StoreError: a clip is not in the store, or damaged, or its file is shorter than its receipt says.
+        """
+        request = self._request(rows, views, clips)
+        keys, places = self._in_file_order(request)
+        shape = (len(keys), *self.map_shape)
+        values = np.empty(shape, dtype=self.spec.dtype) if out is None else out
+        if values.shape != shape or values.dtype != self.spec.dtype or not values.flags.c_contiguous:
+            raise ValueError(f"out must be C-ordered {self.spec.dtype} of shape {shape}")
+        remote = isinstance(self.folder, RemotePath)
+        if remote:
+            self._open_together(keys)
+        scales = scale_of = starts = expected = None
+        if self.spec.dtype == "uint8":
+            scales, scale_of = self._read_scales(keys, places)
+        if check or self.spec.codec != "none":
+            expected = self._known.columns["crc32c"][request].tolist()
+            if scales is not None and scale_of is not None:
+                video_starts = [checksum(scale.data) for scale in scales]
+                starts = [video_starts[i] for i in scale_of.tolist()]
+        read = partial(self._read, values.reshape(-1).view(np.uint8).data, expected, starts, request)
+        if not remote:
+            read(keys.tolist(), places.tolist())
+            return StoredMaps(values, scales, scale_of)
+        parts = zip(np.array_split(keys, THREADS), np.array_split(places, THREADS), strict=True)
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="store") as pool:
+            # The pool waits for all of them, whatever one raises: they write into the caller's memory.
+            for part in [pool.submit(read, k.tolist(), p.tolist()) for k, p in parts]:
+                part.result()
+        return StoredMaps(values, scales, scale_of)
+
+    def read_logits(self, rows: ArrayLike, views: ArrayLike, clips: ArrayLike) -> NDArray[np.float32]:
+        """Read clips' logits: (n, classes) float32, each video's checked against its checksum.
+
+        Raises:
+            StoreError: the backbone had no classifier, or a clip is not in the store, or damaged.
+        """
+        rows_, views_, clips_ = self._request(rows, views, clips)
+        if not self.num_classes:
+            raise StoreError(
+                f"{self.store.path} has no logits of {self.model}: its weights came without a classifier"
+            )
+        shards, within = rows_ // self.store.shard_videos, rows_ % self.store.shard_videos
+        out = np.empty((len(rows_), self.num_classes), dtype=np.float32)
+        shape = (self.store.shard_videos, self.clips, self.num_classes)
+        expected = self._known.columns["logits_crc32c"][rows_, views_].tolist()
+        for shard, view in sorted(set(zip(shards.tolist(), views_.tolist(), strict=True))):
+            here = (shards == shard) & (views_ == view)
+            path = self.folder / logits_key(shard, view)
+            try:
+                stored = read_floats(path, shape)
+            except OSError as error:
+                raise StoreError(
+                    f"{path}: {error.strerror}, though its receipt is there; see: faster verify"
+                ) from error
+            for place in np.flatnonzero(here)[np.unique(within[here], return_index=True)[1]].tolist():
+                if checksum(stored[within[place]].tobytes()) != expected[place]:
+                    raise StoreError(
+                        f"{path}: the scores of {self.store.videos.ids[rows_[place]]} are "
+                        f"damaged; run: faster verify {self.store.path} --repair"
+                    )
+            out[here] = stored[within[here], clips_[here]]
+        return out
+
+    def close(self) -> None:
+        """Let go of the shard files; the next read opens them again."""
+        with self._lock:
+            self._files.clear()
+
+    def _in_file_order(self, request: Request) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Each clip's number, counted through the shard files, ascending; and its place in the request."""
+        rows, views, clips = request
+        shards, within = np.divmod(rows, self.store.shard_videos)
+        keys = ((shards * self.views + views) * self.store.shard_videos + within) * self.clips + clips
+        places = np.argsort(keys, kind="stable")
+        return keys[places], places
+
+    def _read(
+        self,
+        memory: memoryview,
+        expected: list[int] | None,
+        starts: list[int] | None,
+        request: Request,
+        keys: list[int],
+        places: list[int],
+    ) -> None:
+        """Fill the clips' places in `memory`; a call's cost is counted in microseconds a clip."""
+        size, file_clips = self.spec.clip_bytes, self.store.shard_videos * self.clips
+        compressed = self.spec.codec != "none"
+        number, scratch = -1, memoryview(b"")
+        for key, place in zip(keys, places, strict=True):
+            if key // file_clips != number:
+                number = key // file_clips
+                file = self._file(*divmod(number, self.views))
+                offsets, sizes, read_into = file.offsets.data, file.sizes.data, file.read_into
+            at = key % file_clips
+            clip = memory[place * size : (place + 1) * size]
+            if not (stored_size := sizes[at]):
+                raise StoreError(
+                    f"{file.path}: has no {self._name(place, request)}, though its receipt is there"
+                )
+            if compressed and stored_size > len(scratch):
+                scratch = memoryview(bytearray(stored_size))
+            stored = scratch[:stored_size] if compressed else clip
+            read_into(stored, offsets[at])
+            if expected is not None and checksum(stored, starts[place] if starts else 0) != expected[place]:
+                raise StoreError(
+                    f"{file.path}: {self._name(place, request)} is damaged; run: faster verify {self.store.path} --repair"
+                )
+            if compressed:
+                decompress(stored, clip)
+
+    def _name(self, place: int, request: Request) -> str:
+        row, view, clip = (int(values[place]) for values in request)
+        return f"clip {clip} of {self.store.videos.ids[row]}" + (f", view {view}" if view else "")
+
+    def _read_scales(
+        self, keys: NDArray[np.int64], places: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The scale of each video that is asked for, and which of them each place of the request has."""
+        videos = keys // self.clips
+        first = _changes(videos)
+        scale_of = np.empty(len(keys), dtype=np.int64)
+        scale_of[places] = np.cumsum(first) - 1
+        numbers, within = np.divmod(videos[first], self.store.shard_videos)
+        scales = np.empty((len(within), self.map_shape[3]), dtype="<f4")
+        for start, end in pairwise([*np.flatnonzero(_changes(numbers)).tolist(), len(numbers)]):
+            file = self._file(*divmod(int(numbers[start]), self.views))
+            assert file.scales is not None
+            # The places are in range; "clip" spares the copy that take makes to be safe.
+            np.take(file.scales, within[start:end], axis=0, out=scales[start:end], mode="clip")
+        return scales, scale_of
+
+    def _request(
+        self, rows: ArrayLike, views: ArrayLike, clips: ArrayLike
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        asked = [np.asarray(a) for a in (rows, views, clips)]
+        if any(a.size and a.dtype.kind not in "iu" for a in asked):
+            raise ValueError(f"rows, views and clips are whole numbers, not {[str(a.dtype) for a in asked]}")
+        shape = np.broadcast_shapes((1,), *(a.shape for a in asked))
+        if len(shape) != 1:
+            raise ValueError(f"rows, views and clips are lists, not of shape {shape}")
+        r, v, c = (
+            a if a.shape == shape else np.broadcast_to(a, shape)
+            for a in (a.astype(np.int64, copy=False) for a in asked)
+        )
+        limits = (self.ok.shape[0], self.views, self.clips)
+        for name, values, limit in zip(("video row", "view", "clip"), (r, v, c), limits, strict=True):
+            if values.size and not 0 <= values.min() <= values.max() < limit:
+                raise StoreError(
+                    f"{name} {values.max()} asked of {limit} that {self.store.path} has of {self.model}"
+                )
+        known = self.ok[r, v]
+        if not known.all():
+            absent = np.flatnonzero(~known)
+            row = int(r[absent[0]])
+            raise StoreError(
+                f"{self.store.path} has no maps of {self.model} for {self.store.videos.ids[row] or f'row {row}'}"
+                f" (and {absent.size - 1} more asked for); see: faster inspect {self.store.path}"
+            )
+        return r, v, c
+
+    def _file(self, shard: int, view: int) -> ShardFile:
+        with self._lock:
+            file = self._files.pop((shard, view), None) or self._open(shard, view)
+            return self._keep(shard, view, file)
+
+    def _open(self, shard: int, view: int) -> ShardFile:
+        return ShardFile(
+            self.folder / maps_key(shard, view),
+            self.spec,
+            self.store.shard_videos,
+            scales=self.folder / scales_key(shard, view),
+            mapped=self._mapped,
+        )
+
+    def _keep(self, shard: int, view: int, file: ShardFile) -> ShardFile:
+        if len(self._files) >= _open_files_max():
+            del self._files[
+                next(iter(self._files))
+            ]  # closed with its last reference: a read may be under way
+        self._files[shard, view] = file
+        return file
+
+    def _open_together(self, keys: NDArray[np.int64]) -> None:
+        """Open the shards that are wanted at once: on object storage each takes a way there and back."""
+        numbers = np.unique(keys // (self.store.shard_videos * self.clips)).tolist()
+        wanted = [divmod(number, self.views) for number in numbers]
+        missing = [key for key in wanted if key not in self._files][: _open_files_max()]
+        with ThreadPoolExecutor(THREADS) as pool:
+            for key, file in zip(missing, pool.map(lambda key: self._open(*key), missing), strict=True):
+                with self._lock:
+                    self._keep(key[0], key[1], file)
+
+
+@cache
+def _open_files_max() -> int:
+    """Shards of one model that may be open: a small share of what the system lets this process open."""
+    return max(16, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+
+
+def _changes(values: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where a value differs from the one before it; the first does."""
+    changes = np.ones(len(values), dtype=bool)
+    np.not_equal(values[1:], values[:-1], out=changes[1:])
+    return changes
+
+
+def _ends(path: str) -> list[str]:
+    """A path, and the path without its first folder, and so on."""
+    parts = path.split("/")
+    return ["/".join(parts[i:]) for i in range(len(parts))]

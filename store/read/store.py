@@ -1,0 +1,122 @@
+"""Opening a store: what it holds."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import StoreError, UsageError
+from ...runtime.file_names import require_text
+from ...terminal.suggest import did_you_mean
+from ...terminal.text import counted
+from ..format import manifest as manifests
+from ..format.attributes import read_group_attributes, read_spec
+from ..format.checksummed_json import FORMAT, digest
+from ..format.manifest import Manifest
+from ..format.spec import features_folder
+from ..io.s3 import RemotePath, store_location
+from .features import Features
+
+
+class Store:
+    """One dataset's maps, scores and provenance, of all its models; opened for reading by `store.open`.
+
+    Attributes:
+        path: the store's folder, a `RemotePath` on object storage.
+        shard_videos: videos a shard, the same for every model.
+    """
+
+    def __init__(self, path: Path, *, mapped: bool = False) -> None:
+        self.path = path = store_location(path)
+        if mapped and isinstance(path, RemotePath):
+            raise UsageError(f"{path}: object storage cannot be mapped; open it without mapped=True")
+        if not isinstance(path, RemotePath):
+            require_text(path, "the store")
+        self._mapped = mapped
+        attributes = read_group_attributes(path)
+        if attributes.get("format") != FORMAT:
+            raise StoreError(f"{path} has format {attributes.get('format')!r}; this version reads {FORMAT}")
+        shard_videos = attributes.get("shard_videos")
+        if type(shard_videos) is not int or not 1 <= shard_videos <= 1_000_000:
+            raise StoreError(f"{path}: {shard_videos!r} videos a shard; the store's metadata is damaged")
+        self.shard_videos = shard_videos
+
+    @cached_property
+    def videos(self) -> Manifest:
+        """The manifest: ids, paths, labels, splits, a row each."""
+        return manifests.load(self.path)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the videos' labels stand for."""
+        return self.videos.class_names
+
+    @cached_property
+    def models(self) -> list[tuple[str, int]]:
+        """(model, clip frames) of every set of maps in the store, sorted."""
+        specs = [read_spec(file.parent) for file in self.path.glob("features/*/L*/zarr.json")]
+        return sorted((spec.model, spec.clip_frames) for spec in specs)
+
+    def features(self, model: str, clip_frames: int) -> Features:
+        """One model's maps at one clip length.
+
+        Raises:
+            StoreError: the store has none; the message lists what it has.
+        """
+        folder = self.path / features_folder(model, clip_frames)
+        if not (folder / "zarr.json").is_file():
+            known = (
+                ", ".join(f"{name} at {counted(length, 'frame')}" for name, length in self.models) or "none"
+            )
+            others = [name for name, _ in self.models if name != model]
+            raise StoreError(
+                f"{self.path} has no maps of {model} at {counted(clip_frames, 'frame')} (it has: {known}){did_you_mean(model, others)}; "
+                f"make them: faster extract --store {self.path} --model {model} --clip-frames {clip_frames}"
+            )
+        return Features(self, folder, mapped=self._mapped)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the manifest and every model's provenance: what a run was trained on."""
+        return digest(
+            [list(self.videos.segments), [self.features(*key).spec.fingerprint for key in self.models]]
+        )
+
+    def to_dask(self, model: str | None = None, clip_frames: int | None = None) -> Any:
+        """Maps as a dask array, (video, view, clip, l, h, w, c) float16, one block a shard; absent clips are NaN.
+
+        Args:
+            model, clip_frames: which maps; may be left out where the store has only one such set.
+
+        Raises:
+            StoreError: the store has none such, or several.
+        """
+        import dask.array
+
+        fitting = [key for key in self.models if model in (None, key[0]) and clip_frames in (None, key[1])]
+        if len(fitting) != 1:
+            known = (
+                ", ".join(f"{name} at {counted(length, 'frame')}" for name, length in self.models) or "none"
+            )
+            raise StoreError(f"{self.path}: say which model's maps and clip length; it has: {known}")
+        features = self.features(*fitting[0])
+        blocks = (self.shard_videos, 1, features.clips, *features.map_shape)
+        source = _zarr_store(features.folder / "maps")
+        maps = dask.array.from_zarr(source, chunks=blocks)  # type: ignore[no-untyped-call]
+        whole = np.zeros(maps.shape[:2], dtype=bool)  # a shard without a receipt does not exist
+        rows = min(len(whole), len(features.ok))
+        whole[:rows] = features.ok[:rows]
+        mask = dask.array.from_array(whole, chunks=blocks[:2])  # type: ignore[no-untyped-call]
+        if features.spec.dtype == "uint8":
+            source = _zarr_store(features.folder / "scales")
+            scales = dask.array.from_zarr(source, chunks=(*blocks[:2], blocks[-1]))  # type: ignore[no-untyped-call]
+            maps = (maps * scales[:, :, None, None, None, None, :]).astype("float16")
+        nan = np.float16("nan")
+        return dask.array.where(mask[:, :, None, None, None, None, None], maps, nan)
+
+
+def _zarr_store(folder: Path) -> Any:
+    return folder.zarr_store() if isinstance(folder, RemotePath) else str(folder)

@@ -1,0 +1,1 @@
+"""A store created, its shards written and committed, finalised, removed."""

@@ -1,0 +1,69 @@
+"""Where a command is told to write: tried before its work begins, so that nothing is computed for nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from ..errors import StorageError, UsageError
+
+PathT = TypeVar("PathT", str, Path, str | None, Path | None)
+
+
+def output_file(ctx: click.Context, parameter: click.Parameter, value: PathT) -> PathT:
+    """Callback of an option that names a file to write. Raises as `require_file`."""
+    if value is not None and not ctx.resilient_parsing:
+        require_file(Path(value), parameter.opts[0])
+    return value
+
+
+def output_folder(ctx: click.Context, parameter: click.Parameter, value: PathT) -> PathT:
+    """Callback of an option that names a folder to write into. Raises as `require_folder`."""
+    if value is not None and not ctx.resilient_parsing:
+        require_folder(Path(value), parameter.opts[0])
+    return value
+
+
+def require_file(path: Path, option: str) -> None:
+    """Make sure that a file can be written at `path`, which `option` names; leaves nothing there.
+
+    Raises:
+        UsageError: a folder is there, or something that is no file, which must not be replaced by one.
+        StorageError: it cannot be written.
+    """
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder; name a file, in it or elsewhere")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{option} {path} is no regular file (a device or a pipe); name another file")
+    _require_room(path.parent, path, option)
+
+
+def require_folder(path: Path, option: str) -> None:
+    """Make sure that files can be written into the folder `path`, which `option` names, there or not; leaves nothing.
+
+    Raises:
+        UsageError: something that is no folder is there.
+        StorageError: it cannot be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{option} {path} is a file; name a folder")
+    _require_room(path, path, option)
+
+
+def _require_room(folder: Path, path: Path, option: str) -> None:
+    """Try the folder, or the nearest one above it that is there; those between are made when they are needed."""
+    try:
+        nearest = next(above for above in (folder, *folder.absolute().parents) if above.exists())
+        if not nearest.is_dir():
+            raise StorageError(
+                f"{option} {path}: {nearest} is a file, and a folder is needed there; name another place with {option}"
+            )
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"{option} {path} cannot be written: {error.strerror or error}; name another place with {option}"
+        ) from error

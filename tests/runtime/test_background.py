@@ -1,0 +1,117 @@
+"""A stage in a thread: order, what is dropped, and whose exception comes out."""
+
+from __future__ import annotations
+
+import threading
+from queue import Queue
+from typing import Any
+
+import pytest
+from faster.errors import StorageError
+from faster.runtime.background import Behind
+
+
+def test_work_is_done_in_order_and_before_the_end() -> None:
+    done: list[int] = []
+    with Behind("test", ahead=2) as behind:
+        for i in range(200):
+            behind.do(lambda i=i: done.append(i))  # type: ignore[misc]
+    assert done == list(range(200))
+
+
+def test_no_more_waits_than_was_agreed() -> None:
+    go, begun, agreed = (threading.Event() for _ in range(3))
+    given: list[int] = []
+
+    def first() -> None:
+        begun.set()
+        go.wait()
+
+    with Behind("test", ahead=2) as behind:
+
+        def give() -> None:
+            behind.do(first)
+            begun.wait()
+            for i in range(4):
+                behind.do(lambda: None)
+                given.append(i)
+                if i == 1:
+                    agreed.set()
+
+        giver = threading.Thread(target=give)
+        giver.start()
+        agreed.wait()
+        giver.join(timeout=0.3)
+        assert giver.is_alive() and len(given) == 2
+        go.set()
+        giver.join()
+    assert behind.idle_seconds > 0
+
+
+def test_what_waits_behind_a_failure_is_dropped_where_all_work_was_given_already() -> None:
+    """The block may be left, without an exception of its own, while the failure is only just known to the thread."""
+    given, failed, leaving = (threading.Event() for _ in range(3))
+    done: list[str] = []
+
+    class Slow(Queue[Any]):
+        """Gives its second piece of work only when the block is left."""
+
+        given = 0
+
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            super().put(item, block, timeout)
+            if item is None:
+                leaving.set()
+
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            self.given += 1
+            if self.given == 2:
+                failed.set()
+                leaving.wait()
+            return super().get(block, timeout)
+
+    def fail() -> None:
+        given.wait()
+        raise StorageError("the disk is full")
+
+    behind = Behind("test", ahead=3)
+    behind._queue = Slow(maxsize=3)
+    with pytest.raises(StorageError, match="full"), behind:
+        behind.do(fail)
+        behind.do(lambda: done.append("after"))
+        given.set()
+        failed.wait()
+    assert not done
+
+
+def test_what_fails_ends_the_work_and_comes_out() -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        raise StorageError("the disk is full")
+
+    with pytest.raises(StorageError, match="full"), Behind("test", ahead=1) as behind:
+        behind.do(fail)
+        while True:  # some `do` raises, however full the queue is
+            behind.do(lambda: done.append("after"))
+    assert not done
+    with pytest.raises(StorageError), Behind("test", ahead=1) as behind:
+        behind.do(fail)  # nothing comes after it
+
+
+def test_an_exception_in_the_block_drops_what_waits() -> None:
+    begun, done = threading.Event(), []
+
+    def first() -> None:
+        begun.set()
+        while not behind._dropping:
+            pass
+        done.append("first")
+
+    with pytest.raises(KeyError), Behind("test", ahead=3) as behind:
+        behind.do(first)
+        begun.wait()
+        for _ in range(2):
+            behind.do(lambda: done.append("dropped"))
+        raise KeyError
+    assert done == ["first"]

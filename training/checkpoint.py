@@ -1,0 +1,94 @@
+"""Where a training run stands, and the one file that holds it: read back, the run goes on bit for bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..errors import RunError
+from .run_folder import write_json, write_tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestEpoch:
+    """The epoch, counted from 1, whose weights best.safetensors holds, and its validation figures."""
+
+    epoch: int
+    metrics: dict[str, float]
+
+
+@dataclass
+class Standing:
+    """Where a run stands: `step` steps of `epoch` (both from 0) are done, with these losses summed up."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    best: BestEpoch | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> Standing:
+        """Read back what `save_last` wrote. Raises ValueError, KeyError or TypeError."""
+        fields = json.loads(text)
+        best = fields.pop("best")
+        return cls(**fields, best=BestEpoch(**best) if best else None)
+
+
+def save_last(run_dir: Path, model: nn.Module, optimizer: Optimizer, standing: Standing) -> None:
+    """Write last.safetensors in one step, so that a kill leaves the file before it or this one.
+
+    Raises:
+        StorageError: the disk failed; the file before it is still there.
+    """
+    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{key}/{name}"] = value
+    # One file is one commit: where the run stands travels with its tensors. The .json is for people, and comes
+    # first: after a kill between the two the step is done again, and both are written.
+    write_json(run_dir / "last.json", asdict(standing))
+    write_tensors(
+        run_dir / "last.safetensors", tensors, {"state": json.dumps(asdict(standing), allow_nan=False)}
+    )
+
+
+def load_last(run_dir: Path, model: nn.Module, optimizer: Optimizer) -> Standing:
+    """Put model and optimiser where last.safetensors has them; the start, where there is none.
+
+    Raises:
+        RunError: the file is damaged, or of another network.
+    """
+    path = run_dir / "last.safetensors"
+    if not path.exists():
+        return Standing()
+    try:
+        with safe_open(path, framework="pt") as file:
+            standing = Standing.from_json(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        model.load_state_dict(
+            {name[len("model/") :]: value for name, value in tensors.items() if name.startswith("model/")}
+        )
+        parameters = dict(model.named_parameters())
+        for name, value in tensors.items():
+            kind, _, rest = name.partition("/")
+            if kind == "optimizer":
+                key, _, owner = rest.partition("/")
+                counter = key == "step"  # AdamW's; it stays on the CPU, the rest lies as its parameter does
+                optimizer.state[parameters[owner]][key] = (
+                    value if counter else _like(parameters[owner], value)
+                )
+    except Exception as error:  # the library has one exception type per cause, none of them ours
+        raise RunError(f"{path} cannot be resumed from: {error}; delete {run_dir} to start again") from error
+    return standing
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """The value on the parameter's device, in its memory format."""
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)

@@ -1,0 +1,393 @@
+"""The loop that both training stages share: schedule, validation, exact resume, any number of ranks.
+
+A stage describes what it trains as a `Task`; `fit` runs it in a run folder, which then holds
+
+    config.json         everything that decides the run; a rerun must agree with it
+    metrics.jsonl       one line an epoch, and the same as TensorBoard events
+    timing.jsonl        one line an epoch: its seconds, and the share of them that waited for data
+    last.safetensors    model and optimiser, with epoch, step and best in its header (last.json: the same, to read)
+    best.safetensors    the model's state of the epoch with the highest validation top-1 (best.json: its metrics)
+
+All randomness is a function of (seed, epoch, step, rank), so a run that was stopped goes on bit for bit as if
+it had not been, on the same machine and number of threads and ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from ..errors import Interrupted, RunError, UsageError
+from ..runtime.signals import stop_requests
+from ..terminal.progress_bars import tqdm
+from .checkpoint import BestEpoch, Standing, load_last, save_last
+from .distributed import ALONE, Ranks
+from .log import Log, epoch_log
+from .run_folder import alone_in, open_run, remove_unfinished, write_json, write_tensors
+
+BatchT = TypeVar("BatchT")
+
+# A finite norm this large is an overflow in the making: bf16 convolutions on a CPU gave 1e24 on sound data.
+RUNAWAY_GRADIENT_NORM = 1e8
+OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("float32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How to train: by default SGD with momentum, a cosine schedule after a linear warm-up (FASTER §4).
+
+    Attributes:
+        optimizer: "sgd" or "adamw".
+        momentum: of SGD; AdamW's first coefficient, its second is 0.999.
+        weight_decay: of weights, not of biases and norms.
+        max_gradient_norm: longer gradients are scaled down to it; one that is not finite ends the run.
+        precision: of the training steps, "float32", or "bf16" by autocast; weights and validation are float32.
+        patience: stop after so many epochs in a row without a better one; None trains them all.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 0.0
+    max_gradient_norm: float = 10.0
+    precision: str = "float32"
+    patience: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate", "max_gradient_norm"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("momentum", "weight_decay", "warmup_epochs", "seed"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not self.momentum < 1:
+            raise UsageError(f"momentum is {self.momentum}; it must be below 1")
+        if self.warmup_epochs > self.epochs:
+            raise UsageError(
+                f"warmup_epochs is {self.warmup_epochs}; it must not exceed epochs ({self.epochs})"
+            )
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"patience is {self.patience}; it must be at least 1")
+        for name, known in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(known)}")
+
+
+class Task(Protocol[BatchT]):
+    """What a stage trains. `fit` moves `model` to the device and switches it between train and eval."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network that is trained; its state dict is what best.safetensors holds."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one epoch, at least 1."""
+        ...
+
+    def batches(self, epoch: int, start_step: int) -> Iterator[BatchT]:
+        """Batches start_step, start_step + 1, … of this epoch: a pure function of (seed, epoch, step).
+
+        Of several ranks, each gets its part of the same batch.
+        """
+        ...
+
+    def loss(self, batch: BatchT) -> Tensor:
+        """The batch's mean loss, a scalar with a gradient; of several ranks, the parts add up to it."""
+        ...
+
+    def video_ids(self, batch: BatchT) -> Sequence[str]:
+        """The ids of the batch's videos, for messages."""
+        ...
+
+    def validate(self) -> dict[str, float]:
+        """Validation figures, the same on every rank, called in eval mode without gradients.
+
+        "top1" in [0, 1], and "loss" to part ties; or nothing at any epoch, and the last one is kept.
+        """
+        ...
+
+
+def fit(
+    task: Task[BatchT],
+    options: TrainingOptions,
+    run_dir: Path,
+    *,
+    config: Mapping[str, Any],
+    progress: bool = True,
+    ranks: Ranks = ALONE,
+    varies: bool = False,
+) -> BestEpoch:
+    """Train `task` in `run_dir`, or go on with what was begun there, and return its best epoch.
+
+    `config` is everything besides `options` that decides the run; it becomes config.json. On SIGTERM, SIGUSR1
+    or SIGINT the state is saved after the step, and `Interrupted` or KeyboardInterrupt is raised; a second
+    signal acts at once. Of several ranks only the first writes; all read the folder. `varies` tells that not every
+    step uses the same parameters.
+
+    Raises RunError where the folder was begun with another config, or where a loss, gradient, weight or
+    validation figure is not finite; StorageError where the disk fails; Interrupted.
+    """
+    device = torch.device(options.device)
+    model = task.model.to(device)
+    optimizer = make_optimizer(model, options)
+    cuda = [device] if device.type == "cuda" else []
+    with ExitStack() as stack:
+        if ranks.first:
+            open_run(run_dir, run_config(options, config))
+            stack.enter_context(alone_in(run_dir))
+            remove_unfinished(run_dir)
+        ranks.wait()
+        standing = load_last(run_dir, model, optimizer)
+        ranks.wait()  # until all have read what the first will write over
+        run = TrainingRun(task, model, optimizer, options, run_dir, standing, ranks, varies=varies)
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        stop = stack.enter_context(stop_requests())
+        log = stack.enter_context(run.log())
+        while not run.finished:
+            asked = run.train_epoch(lambda: stop.asked, progress and ranks.first)
+            if not asked:
+                log(run.end_epoch())
+                asked = ranks.largest(stop.asked)
+            run.save()
+            if asked:
+                raise interruption(asked, run_dir, standing)
+    assert standing.best is not None  # every epoch that ends has one
+    return standing.best
+
+
+def write_best(run_dir: Path, weights: Mapping[str, Tensor], best: BestEpoch) -> None:
+    """Write best.safetensors, and best.json, its figures."""
+    write_tensors(run_dir / "best.safetensors", weights)
+    write_json(run_dir / "best.json", asdict(best))
+
+
+def run_config(options: TrainingOptions, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's config.json holds: everything that decides it."""
+    return {"training": asdict(options), **config}
+
+
+def learning_rate_at(options: TrainingOptions, step: int, steps_per_epoch: int) -> float:
+    """The rate of global step `step` (0-based): linear warm-up, then a half cosine down to 0 [27]."""
+    warmup = options.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return options.learning_rate * (step + 1) / (warmup + 1)
+    done = (step - warmup) / (options.epochs * steps_per_epoch - warmup)
+    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
+    """The seed of one step's randomness (dropout and the like) on one rank, in [0, 2⁶³)."""
+    key = [seed, epoch, step, rank] if rank else [seed, epoch, step]
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class _LossOf(nn.Module):
+    """The task's loss as a module over its model: what gradients can be shared of."""
+
+    def __init__(self, task: Task[Any]) -> None:
+        super().__init__()
+        self.model, self.task = task.model, task
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.task.loss(batch)
+
+
+class TrainingRun:
+    """One run's parts, and the two halves of an epoch: what `fit` drives, and a pass over several runs."""
+
+    def __init__(
+        self,
+        task: Task[Any],
+        model: nn.Module,
+        optimizer: Optimizer,
+        options: TrainingOptions,
+        run_dir: Path,
+        state: Standing,
+        ranks: Ranks,
+        *,
+        varies: bool = False,
+    ) -> None:
+        self.task, self.model, self.optimizer = task, model, optimizer
+        self.options, self.run_dir, self.state, self.ranks = options, run_dir, state, ranks
+        trains = any(parameter.requires_grad for parameter in model.parameters())
+        self.loss = ranks.sharing_gradients(_LossOf(task), varies=varies) if trains else _LossOf(task)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or none was the best for as long as the patience lasts."""
+        state, patience = self.state, self.options.patience
+        if state.epoch >= self.options.epochs:
+            return True
+        return patience is not None and state.best is not None and state.epoch - state.best.epoch >= patience
+
+    def log(self) -> AbstractContextManager[Log]:
+        """The log of epochs, on the first rank."""
+        if self.ranks.first:
+            return epoch_log(self.run_dir, epochs_done=self.state.epoch)
+        return nullcontext(lambda line: None)
+
+    def train_epoch(self, asked_here: Callable[[], int], progress: bool) -> int:
+        """Train the rest of the current epoch, or up to the step after which a rank was asked to stop.
+
+        Returns the signal that asked, 0 where the epoch is done.
+        """
+        state, steps, seed = self.state, self.task.steps_per_epoch, self.options.seed
+        self.model.train()
+        batches = self.task.batches(state.epoch, state.step)
+        title = f"epoch {state.epoch + 1}/{self.options.epochs}"
+        asked, waited, began = 0, 0.0, time.perf_counter()
+        with tqdm(total=steps, initial=state.step, desc=title, unit="step", disable=not progress) as bar:
+            while state.step < steps and not asked:
+                torch.manual_seed(step_seed(seed, state.epoch, state.step, self.ranks.rank))
+                asking = time.perf_counter()
+                batch = next(batches)
+                waited += time.perf_counter() - asking
+                state.loss_sum += self._train_step(batch)
+                state.step += 1
+                bar.update()
+                share = waited / (time.perf_counter() - began)
+                bar.set_postfix(
+                    loss=f"{state.loss_sum / state.step:.4f}", waited=f"{share:.0%}", refresh=False
+                )
+                asked = self.ranks.largest(asked_here())
+        _close(batches)
+        if not asked:
+            self._log_time(time.perf_counter() - began, waited)
+        return asked
+
+    def _log_time(self, seconds: float, waited: float) -> None:
+        """Apart from metrics.jsonl, which a resumed run has bit for bit; of a resumed epoch, the steps since."""
+        if self.ranks.first:
+            line = {"epoch": self.state.epoch + 1, "seconds": seconds, "waited": waited / seconds}
+            with (self.run_dir / "timing.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _train_step(self, batch: Any) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(self.state.step)
+        device = torch.device(self.options.device).type
+        with torch.autocast(device, torch.bfloat16, enabled=self.options.precision == "bf16"):
+            loss = self.loss(batch)
+        value = float(loss.item())
+        mean = self.ranks.total(value)
+        if not math.isfinite(mean):
+            raise self._not_finite("loss", mean, batch if not math.isfinite(value) else None)
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss * self.ranks.count).backward()  # the shared gradient is the ranks' mean, ours their sum
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_gradient_norm))
+        if not norm < RUNAWAY_GRADIENT_NORM:  # also true of NaN
+            raise self._not_finite("norm of the gradient", norm, batch)
+        self.optimizer.step()
+        # A fused optimiser changes weights without a trace, and what is kept of them is told by that trace.
+        torch.autograd.graph.increment_version(self.model.parameters())
+        return mean
+
+    def end_epoch(self) -> dict[str, float]:
+        """Validate, keep the weights if they are the best yet, and step on to the next epoch."""
+        state, epoch = self.state, self.state.epoch
+        self.ranks.take_buffers_of_first(self.model)
+        bad = [name for name, value in self.model.state_dict().items() if not _is_finite(value)]
+        if bad:
+            raise RunError(f"epoch {epoch + 1}: {bad[0]} is not finite any more; lower the learning rate")
+        self.model.eval()
+        with torch.no_grad():
+            metrics = self.task.validate()
+        for name, number in metrics.items():
+            if not math.isfinite(number):
+                raise RunError(
+                    f"epoch {epoch + 1}: the validation's {name} is {number}; lower the learning rate"
+                )
+        if not metrics or state.best is None or _merit(metrics) > _merit(state.best.metrics):
+            state.best = BestEpoch(epoch=epoch + 1, metrics=metrics)
+            if self.ranks.first:
+                self.keep_best(state.best)
+        line = {
+            "epoch": epoch + 1,
+            "train_loss": state.loss_sum / state.step,
+            "learning_rate": self._rate(state.step - 1),
+            **metrics,
+        }
+        state.epoch, state.step, state.loss_sum = epoch + 1, 0, 0.0
+        return line
+
+    def keep_best(self, best: BestEpoch) -> None:
+        """Write the model's weights, the best yet."""
+        write_best(self.run_dir, self.model.state_dict(), best)
+
+    def save(self) -> None:
+        """Write where the run stands, on the first rank."""
+        if self.ranks.first:
+            save_last(self.run_dir, self.model, self.optimizer, self.state)
+
+    def _rate(self, step: int) -> float:
+        steps = self.task.steps_per_epoch
+        return learning_rate_at(self.options, self.state.epoch * steps + step, steps)
+
+    def _not_finite(self, what: str, value: float, batch: Any | None) -> RunError:
+        """What ends the run, with the videos of the ranks that name a batch."""
+        own = [] if batch is None else list(self.task.video_ids(batch))
+        ids = [name for part in self.ranks.gathered(own) for name in part]
+        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        return RunError(
+            f"epoch {self.state.epoch + 1}, step {self.state.step + 1}: the {what} is {value:g} on {shown}; "
+            f"lower the learning rate ({self.options.learning_rate:g}) and use another run folder"
+        )
+
+
+def _merit(metrics: Mapping[str, float]) -> tuple[float, float]:
+    """Higher top-1, then, of equal ones, lower loss: a small validation share ties often."""
+    return metrics["top1"], -metrics.get("loss", 0.0)
+
+
+def make_optimizer(model: nn.Module, options: TrainingOptions) -> Optimizer:
+    """The optimiser of a model's parameters; biases and norms do not decay."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    fused = True if torch.device(options.device).type == "cpu" else None  # one pass over memory, not five
+    if options.optimizer == "adamw":
+        return AdamW(groups, lr=options.learning_rate, betas=(options.momentum, 0.999), fused=fused)
+    return SGD(groups, lr=options.learning_rate, momentum=options.momentum, fused=fused)
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether all elements are; NaN shows in both ends. One pass, where `isfinite` makes several."""
+    return not value.numel() or all(bool(torch.isfinite(end)) for end in torch.aminmax(value))
+
+
+def _close(batches: Iterator[Any]) -> None:
+    """End a generator of batches now, so that its threads end with it."""
+    close = getattr(batches, "close", None)
+    if close is not None:
+        close()
+
+
+def interruption(asked: int, run_dir: Path, state: Standing) -> BaseException:
+    """What to raise where signal `asked` stopped a run: KeyboardInterrupt after SIGINT, else `Interrupted`."""
+    kind = KeyboardInterrupt if asked == signal.SIGINT else Interrupted
+    return kind(
+        f"stopped after step {state.step} of epoch {state.epoch + 1}; "
+        f"the same command goes on from there ({run_dir})"
+    )

@@ -1,0 +1,121 @@
+"""A training command's run folder: its config, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from ..errors import RunError, UsageError
+from ..runtime.atomic import TEMPORARY_SUFFIX, replace
+from ..runtime.file_names import require_text
+from ..terminal.outputs import require_folder
+
+
+def open_run(run_dir: Path, config: Mapping[str, Any]) -> None:
+    """Begin a run folder with this config, or make sure that the one there has it.
+
+    What stands under "versions" is recorded and not compared. Raises RunError with the difference, and UsageError
+    for a store's folder, or one whose name is not UTF-8.
+    """
+    path = run_dir / "config.json"
+    require_text(run_dir, "--out")
+    if (run_dir / "zarr.json").exists():
+        raise UsageError(f"{run_dir} is a store; name another folder with --out")
+    config = json.loads(json.dumps(config))
+    if not path.exists():
+        require_folder(run_dir, "--out")
+        write_json(path, config)
+        return
+    there, asked = _flat(read_json(path)), _flat(config)
+    keys = [k for k in there.keys() | asked.keys() if k.split(".")[0] != "versions"]
+    digests = {k for k in keys if _is_digest(there.get(k)) or _is_digest(asked.get(k))}
+    changed = sorted(
+        # An option that the version which began the folder did not have was off.
+        (k for k in keys if _on(there.get(k)) != _on(asked.get(k))),
+        key=lambda k: (k in digests, k.count("."), k),
+    )
+    if changed:
+        shown = "; ".join(
+            f"{k} differs" if k in digests else f"{k} is {there.get(k)} there, {asked.get(k)} asked"
+            for k in changed[:4]
+        )
+        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise RunError(
+            f"{run_dir} was begun with another config: {shown}{more}; name another folder with --out, or remove this one"
+        )
+
+
+def _on(value: object) -> object:
+    return None if value is False else value
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+@contextmanager
+def alone_in(run_dir: Path) -> Iterator[None]:
+    """Keep other processes out of a folder that `open_run` opened, to the end of the block or of this process.
+
+    Raises RunError where another is in it. Where the file system has no locks, nobody is kept out.
+    """
+    with (run_dir / "config.json").open("r+b") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another process is training into {run_dir}; let it end, or name another folder with --out"
+            ) from None
+        except OSError:  # the lock only saves from a mistake
+            pass
+        yield
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    return {
+        k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}".lstrip(".")).items()
+    }
+
+
+def read_json(path: Path) -> Any:
+    """The file's JSON; RunError where it is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} is missing: this is no run folder; name one that a training command made"
+        ) from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    replace(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all; `header` becomes its metadata."""
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    # An empty header of an empty file is written so that safetensors itself cannot read it back.
+    replace(path, save(plain, metadata=dict(header) if header else None))
+
+
+def remove_unfinished(run_dir: Path) -> None:
+    """Remove what a kill left of files that were being written."""
+    for left in run_dir.glob(f".*{TEMPORARY_SUFFIX}"):
+        left.unlink(missing_ok=True)
+
+
+def run_began(run_dir: Path) -> bool:
+    """Whether the folder holds a run's config."""
+    return (run_dir / "config.json").exists()
