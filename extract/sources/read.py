@@ -3,7 +3,7 @@
     read_source("UCF-101", allow_missing=True)      # finds ucfTrainTestlist beside it
     read_source("kinetics/val.csv", video_root="/data/k400")
 
-The formats themselves are in `annotation_formats` and `table_lists`, and `source_search` recognises one; here its lines
+The formats themselves are in `formats` and `table_lists`, and `search` recognises one; here its lines
 become one record a video, and what is wrong is reported before anything is decoded.
 """
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ...errors import SourceError, UsageError
 from ...runtime.file_names import as_text
 from ...terminal.text import agreeing, counted
+from . import table_lists as table_lists  # registers its formats
 from .folder import (
     EXTENSIONS_TEXT,
     LIST_EXTENSIONS,
