@@ -26,7 +26,7 @@ from .events import (
 
 Say = Callable[[str], None]
 
-EXPENSIVE, CHEAP = "r2plus1d14-w8", "r2d14-w8"
+EXPENSIVE, CHEAP = "r2d14-w8", "r2d14-w4"
 # (aggregator, pattern): averaging and recurrence over the same mixtures, from all-cheap to all-expensive.
 CELLS = (
     ("average", "all-C"),
@@ -59,7 +59,7 @@ class DemoConfig:
 
     folder: str = "faster-demo"
     events: EventSet = field(default_factory=EventSet)
-    sizes: tuple[int, int] = (56, 32)
+    sizes: tuple[int, int] = (48, 40)
     clips: int = 8
     clip_frames: int = 8
     backbone_epochs: int = 10
