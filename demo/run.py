@@ -32,8 +32,6 @@ CELLS = (
     ("average", "all-C"),
     ("average", "1:3"),
     ("average", "all-E"),
-    ("concat", "1:3"),
-    ("lstm", "1:3"),
     ("gru", "1:3"),
     ("fast-gru", "all-C"),
     ("fast-gru", "1:3"),
@@ -64,7 +62,7 @@ class DemoConfig:
     clip_frames: int = 8
     backbone_epochs: int = 10
     backbone_learning_rate: float = 0.02
-    aggregator_epochs: int = 15
+    aggregator_epochs: int = 30
     seeds: tuple[int, ...] = (0, 1, 2)
     cells: tuple[tuple[str, str], ...] = CELLS
 
