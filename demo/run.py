@@ -63,13 +63,13 @@ class DemoConfig:
     backbone_epochs: int = 10
     backbone_learning_rate: float = 0.02
     aggregator_epochs: int = 30
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1)
     cells: tuple[tuple[str, str], ...] = CELLS
 
     @classmethod
     def of_seed(cls, seed: int, *, folder: str) -> DemoConfig:
-        """The demo with another seed of everything: videos, backbones, and three aggregators of each kind."""
-        return cls(folder=folder, events=EventSet(seed=seed), seeds=tuple(range(seed, seed + 3)))
+        """The demo with another seed of everything: videos, backbones, and two aggregators of each kind."""
+        return cls(folder=folder, events=EventSet(seed=seed), seeds=(seed, seed + 1))
 
 
 @dataclass(frozen=True, kw_only=True)
