@@ -28,14 +28,12 @@ from .events import (
 
 Say = Callable[[str], None]
 
-EXPENSIVE, CHEAP = "r2plus1d14-w8", "r2d14-w8"
+EXPENSIVE, CHEAP = "r2d14-w8", "r2d14-w4"
 # (aggregator, pattern): averaging and recurrence over the same mixtures, from all-cheap to all-expensive.
 CELLS = (
     ("average", "all-C"),
     ("average", "1:3"),
     ("average", "all-E"),
-    ("concat", "1:3"),
-    ("lstm", "1:3"),
     ("gru", "1:3"),
     ("fast-gru", "all-C"),
     ("fast-gru", "1:3"),
@@ -61,19 +59,19 @@ class DemoConfig:
 
     folder: str = "faster-demo"
     events: EventSet = field(default_factory=EventSet)
-    sizes: tuple[int, int] = (56, 32)
+    sizes: tuple[int, int] = (48, 40)
     clips: int = 8
     clip_frames: int = 8
     backbone_epochs: int = 10
     backbone_learning_rate: float = 0.02
-    aggregator_epochs: int = 15
-    seeds: tuple[int, ...] = (0, 1, 2)
+    aggregator_epochs: int = 30
+    seeds: tuple[int, ...] = (0, 1)
     cells: tuple[tuple[str, str], ...] = CELLS
 
     @classmethod
     def of_seed(cls, seed: int, *, folder: str) -> DemoConfig:
-        """The demo with another seed of everything: videos, backbones, and three aggregators of each kind."""
-        return cls(folder=folder, events=EventSet(seed=seed), seeds=tuple(range(seed, seed + 3)))
+        """The demo with another seed of everything: videos, backbones, and two aggregators of each kind."""
+        return cls(folder=folder, events=EventSet(seed=seed), seeds=(seed, seed + 1))
 
 
 @dataclass(frozen=True, kw_only=True)
