@@ -38,7 +38,7 @@ Key = TypeVar("Key")
 TIMEOUT_SECONDS = 120.0
 # A process that ends before it begins its job was not ended by the video: another one tries, so many times.
 _START_ATTEMPTS = 3
-_START_SECONDS = 60.0
+_START_SECONDS = 600.0  # of imports, which take minutes where many programs share few cores
 _STOP_SECONDS = 0.2  # so soon after `DecoderPool.stop` its `run` ends
 _NO_PIXELS = np.empty(0, dtype=np.uint8)
 
