@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..aggregate.report.paper import PRESETS, TABLE_1_NAMES, TABLES, TOTAL_FRAMES, Setting
 from ..errors import UsageError
 from ..terminal.text import counted
-from .paper import PRESETS, TABLE_1_NAMES, TABLES, TOTAL_FRAMES, Setting
 
 if TYPE_CHECKING:
     from .tables import BackboneCost, Cell, PatternCost

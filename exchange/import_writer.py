@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError
+from ..runtime.flop_counter import MapShape
 from ..store.format import manifest as manifests
 from ..store.format.manifest import VideoRecord
 from ..store.format.receipts import ClipFacts, list_receipts
@@ -31,7 +32,6 @@ from .export_source import Report
 from .feature_files import FeatureSource
 from .sidecar import UNKNOWN_FRAMES
 
-MapShape = tuple[int, int, int, int]
 FEATURES_MAX = 1_000_000  # features a video: more is damage
 BLOCK_BYTES = 1 << 26
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import UsageError
+from ...runtime.flop_counter import MapShape
 from .batch import ClipBatch
 
 StateT = TypeVar("StateT")
-MapShape = tuple[int, int, int, int]  # (l, h, w, c)
 
 
 class Aggregator(nn.Module, ABC, Generic[StateT]):

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ...errors import UsageError
+from ...runtime.flop_counter import MapShape
 from ..data.pooled import POOLED_AGGREGATORS
-from .base import Aggregator, MapShape
+from .base import Aggregator
 from .names import AGGREGATORS, MODULES, unknown
 from .shape_adapter import adapted
 

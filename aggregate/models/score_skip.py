@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import DataError
+from ...runtime.flop_counter import MapShape
 from ...store import Store
 from ...store.read.classifier import read_head
 from ..data.mix import Mix
-from .base import Aggregator, MapShape
+from .base import Aggregator
 from .batch import ClipBatch
 from .pooling.average import Average
 from .shape_adapter import Adapted

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...costs.tables import meta_copy
 from ...errors import UsageError
+from ...runtime.flop_counter import meta_copy
 from ...terminal.text import counted
 from .base import Backbone
 

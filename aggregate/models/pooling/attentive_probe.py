@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ....errors import UsageError
+from ....runtime.flop_counter import MapShape
 from ....terminal.text import counted
-from ..base import Aggregator, MapShape, uniform_
+from ..base import Aggregator, uniform_
 from ..batch import ClipBatch
 from ..registry import register
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base import Aggregator, MapShape, pool
+from ....runtime.flop_counter import MapShape
+from ..base import Aggregator, pool
 from ..batch import ClipBatch
 from ..registry import register
 

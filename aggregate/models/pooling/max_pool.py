@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..base import Aggregator, MapShape
+from ....runtime.flop_counter import MapShape
+from ..base import Aggregator
 from ..batch import ClipBatch
 from ..registry import register
 

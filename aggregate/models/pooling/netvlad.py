@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base import Aggregator, MapShape
+from ....runtime.flop_counter import MapShape
+from ..base import Aggregator
 from ..batch import ClipBatch
 from ..registry import register
 

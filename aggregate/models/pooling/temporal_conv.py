@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ....runtime.flop_counter import MapShape
 from .. import products
-from ..base import Aggregator, MapShape, pool
+from ..base import Aggregator, pool
 from ..batch import ClipBatch
 from ..registry import register
 

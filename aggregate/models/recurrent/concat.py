@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base import Aggregator, MapShape, uniform_
+from ....runtime.flop_counter import MapShape
+from ..base import Aggregator, uniform_
 from ..batch import ClipBatch
 from ..registry import register
 

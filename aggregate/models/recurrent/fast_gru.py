@@ -13,8 +13,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ....errors import UsageError
+from ....runtime.flop_counter import MapShape
 from ....terminal.text import counted
-from ..base import Aggregator, MapShape, uniform_
+from ..base import Aggregator, uniform_
 from ..batch import ClipBatch
 from ..packed import forget, pack, pack_once
 from ..products import product, product_dtype

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ..base import Aggregator, MapShape, pool, uniform_
+from ....runtime.flop_counter import MapShape
+from ..base import Aggregator, pool, uniform_
 from ..batch import ClipBatch
 from ..products import product, product_dtype
 from ..registry import register

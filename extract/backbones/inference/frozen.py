@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ....costs.tables import MapShape, gflops, meta_copy
 from ....errors import UsageError, VideoError, WeightsError
+from ....runtime.flop_counter import MapShape, gflops, meta_copy
 from ....terminal.text import counted
 from ...video.transforms import normalise
 from .. import Backbone
@@ -163,7 +163,7 @@ class FrozenBackbone:
         return (l, h, w, c)
 
     def gflops(self, clip_frames: int, size: int) -> float:
-        """GFLOPs of the map of a clip of `clip_frames` frames of size×size pixels, as `faster.costs.tables` counts."""
+        """GFLOPs of the map of a clip of `clip_frames` frames of size×size pixels, as `faster.runtime.flop_counter` counts."""
         return gflops(self.backbone.features, torch.empty(1, 3, clip_frames, size, size, device="meta"))
 
     @torch.inference_mode()
