@@ -29,9 +29,9 @@ from ...training.run_folder import alone_in, open_run
 from ..config import TrainConfig
 from ..data.mix import choose_split
 from ..data.partition import choose_parts
-from ..data.pooled import POOLED_AGGREGATORS, free_memory_bytes
+from ..data.pooled import free_memory_bytes
 from ..models.base import Aggregator
-from ..models.registry import SCORERS, build, require_known
+from ..models.registry import build, class_of, require_known
 from ..models.score_skip import own_heads
 from ..run_setup import versions
 from ..same_store import recorded_sweep_place
@@ -350,7 +350,7 @@ def _buildable(
         try:
             with torch.device("meta"):
                 _build(store, first)
-            if skip_scores and first.aggregator not in SCORERS:
+            if skip_scores and not class_of(first.aggregator).scores_clips:
                 own_heads(store, cell_mix(store, first))
         except (UsageError, DataError) as error:
             holes[first] = EmptyCell(cell=first, reason=str(error))
@@ -378,7 +378,7 @@ def _cache_budget(
     given = config.cache_bytes
     budget = free_memory_bytes() // 2 if given is None else given
     pooled = [
-        cell for cell in cells if cell.aggregator in POOLED_AGGREGATORS and not reads_logits(store, cell)
+        cell for cell in cells if class_of(cell.aggregator).reads_pooled and not reads_logits(store, cell)
     ]
     mixes = {(cell.clip_frames, cell.expensive, cell.cheap): cell_mix(store, cell) for cell in pooled}
     jobs = min(config.jobs, len(share_batches(cells))) or 1

@@ -12,7 +12,6 @@ from ....runtime.flop_counter import MapShape
 from .. import products
 from ..base import Aggregator, pool
 from ..batch import ClipBatch
-from ..registry import register
 
 LAYERS = 2
 KERNEL = 3  # clips
@@ -21,7 +20,6 @@ State = tuple[Tensor, Tensor, Tensor]
 Linear = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-@register("temporal-conv")
 class TemporalConv(Aggregator[State]):
     """Two layers of h_t = ReLU(Σ_j W_j h_{t−2+j} + b), j = 0, 1, 2, over the pooled maps; their mean over time.
 
@@ -34,6 +32,8 @@ class TemporalConv(Aggregator[State]):
     their number.
     """
 
+    name = "temporal-conv"
+    reads_pooled = True
     recurrent = False
 
     def __init__(self, *, map_shapes: Mapping[str, MapShape], num_classes: int, dropout: float) -> None:

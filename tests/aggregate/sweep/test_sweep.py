@@ -19,9 +19,9 @@ from click.testing import CliRunner
 from faster.aggregate.data import pooled
 from faster.aggregate.data.loader import ClipReader, TrainLoader
 from faster.aggregate.data.mix import choose_mix
-from faster.aggregate.data.pooled import POOLED_AGGREGATORS, PooledReader, pool_maps
+from faster.aggregate.data.pooled import PooledReader, pool_maps
 from faster.aggregate.models.base import pool
-from faster.aggregate.models.registry import build, known_names
+from faster.aggregate.models.registry import build, class_of, known_names
 from faster.aggregate.runs import load_run
 from faster.aggregate.sweep import cells as sweep_cells
 from faster.aggregate.sweep import shared_pass
@@ -171,7 +171,7 @@ def test_which_aggregators_need_no_more_than_pooled_vectors(name: str) -> None:
 
     with torch.inference_mode():
         same = torch.allclose(answer(x), answer(x.mean((2, 3, 4), keepdim=True)), rtol=1e-9)
-    assert same == (name in POOLED_AGGREGATORS)
+    assert same == (class_of(name).reads_pooled)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "uint8"])
