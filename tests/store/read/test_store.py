@@ -129,7 +129,7 @@ def test_stored_values_and_scales_are_the_maps(whole: stores.Store, mapped: bool
 
 def test_several_threads_read_at_once(whole: stores.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "faster.store.read.features._open_files_max", lambda: 2
+        "faster.store.read.shard_files._open_files_max", lambda: 2
     )  # they close each other's files
     features = whole.features("r2plus1d50", 8)
     requests = [np.random.default_rng(seed).permutation([0, 1, 2, 4, 5, 6, 7, 8]) for seed in range(60)]
@@ -143,7 +143,7 @@ def test_several_threads_read_at_once(whole: stores.Store, monkeypatch: pytest.M
 def test_a_store_of_more_shards_than_may_be_open(
     whole: stores.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("faster.store.read.features._open_files_max", lambda: 1)
+    monkeypatch.setattr("faster.store.read.shard_files._open_files_max", lambda: 1)
     features = whole.features("r2d26", 8)
     rows = np.array([8, 0, 4, 1, 5, 8])
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -226,7 +226,7 @@ def test_models_that_were_not_run_grow_with_the_store(tmp_path: Path) -> None:
 
 def test_several_threads_read_one_model(whole: stores.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for one open shard, so that each call closes the files that others are reading."""
-    monkeypatch.setattr("faster.store.read.features._open_files_max", lambda: 1)
+    monkeypatch.setattr("faster.store.read.shard_files._open_files_max", lambda: 1)
     features = whole.features("r2plus1d50", 8)
     rng = np.random.default_rng(2)
     asked = [(rng.choice([0, 1, 2, 4, 5, 6, 7, 8], 20), rng.integers(0, 4, 20)) for _ in range(100)]
