@@ -27,7 +27,7 @@ from .data.mix import Mix
 from .data.partition import Parts
 from .evaluation.evaluate import Evaluation, notes, report
 from .models.score_skip import ScoreSkip, own_heads
-from .models.shape_adapter import Adapted
+from .models.shape_adapter import ShapeAdapter
 from .runs import RunConfig, load_best, scoring_batch, store_fingerprint
 from .same_store import record_place, recorded_place
 from .task import AggregatorTask
@@ -226,7 +226,7 @@ def _settle(
     if isinstance(aggregator, ScoreSkip):
         say("the backbones' averaged scores are added, by their own classifiers on the stored maps")
         aggregator = aggregator.inner
-    if isinstance(aggregator, Adapted):
+    if isinstance(aggregator, ShapeAdapter):
         say(aggregator.describe())
     return settled
 

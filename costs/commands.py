@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..terminal.text import counted
 
 if TYPE_CHECKING:
-    from .tables import BackboneCost, Cell, PatternCost
+    from .tables import BackboneCost, PaperCell, PatternCost
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -203,7 +203,7 @@ def _print_costs(costs: list[BackboneCost], videos: list[tuple[Setting, PatternC
         )
 
 
-def _print_table(cells: list[Cell], table: int, as_json: bool) -> None:
+def _print_table(cells: list[PaperCell], table: int, as_json: bool) -> None:
     if as_json:
         rows = [{**asdict(cell), "matches": cell.matches} for cell in cells]
         click.echo(json.dumps({"table": table, "cells": rows}))

@@ -173,7 +173,7 @@ def setting_cost(setting: Setting) -> PatternCost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class PaperCell:
     """One cost of a table of the paper, recomputed; GFLOPs of a video, or of a clip where the table prints that."""
 
     printed: Printed
@@ -186,7 +186,7 @@ class Cell:
         return abs(self.paper_rounded - self.printed.gflops) < 1e-6
 
 
-def table_cells(table: int) -> list[Cell]:
+def table_cells(table: int) -> list[PaperCell]:
     """Every cost in a table of the paper, recomputed. Raises UsageError for a table without costs."""
     if table not in TABLES:
         known = ", ".join(str(number) for number in TABLES)
@@ -194,17 +194,17 @@ def table_cells(table: int) -> list[Cell]:
     return [_cell(printed) for printed in TABLES[table]]
 
 
-def mismatches(cells: Iterable[Cell]) -> list[Cell]:
+def mismatches(cells: Iterable[PaperCell]) -> list[PaperCell]:
     """The cells where the paper's figure is not the recomputed one, rounded as the paper rounds."""
     return [cell for cell in cells if not cell.matches]
 
 
-def _cell(printed: Printed) -> Cell:
+def _cell(printed: Printed) -> PaperCell:
     cost = setting_cost(printed.setting)
     if printed.per_clip:
         rounded = round(cost.per_clip, printed.decimals)
-        return Cell(printed=printed, exact=cost.per_clip, paper_rounded=rounded)
-    return Cell(printed=printed, exact=cost.exact, paper_rounded=cost.paper_rounded)
+        return PaperCell(printed=printed, exact=cost.per_clip, paper_rounded=rounded)
+    return PaperCell(printed=printed, exact=cost.exact, paper_rounded=cost.paper_rounded)
 
 
 def order_by_cost(models: Iterable[str], clip_frames: int, size: int | None = None) -> list[str]:

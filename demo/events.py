@@ -160,23 +160,23 @@ class Half:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Script:
+class VideoScript:
     """All random numbers of one video; with a class they give its pixels."""
 
     background: FloatArray  # (frames / 2, size, size, 3), one closed loop, shown in both halves
     first: Half
     second: Half
 
-    def exchanged(self) -> Script:
+    def exchanged(self) -> VideoScript:
         """The two halves in the other order: exactly as probable as this script."""
         return replace(self, first=self.second, second=self.first)
 
 
-def draw_script(config: EventSet, index: int) -> Script:
+def draw_script(config: EventSet, index: int) -> VideoScript:
     """Draw the random numbers of video `index`: a function of `config` and `index`, never of a class."""
     rng = np.random.default_rng([config.seed, index])
     base = rng.uniform(90, 150, 3).astype(np.float32)
-    return Script(
+    return VideoScript(
         background=_draw_background(config, rng, base),
         first=_draw_half(config, rng, base),
         second=_draw_half(config, rng, base),
@@ -251,7 +251,7 @@ def render_single(config: EventSet, kind: int, index: int) -> FrameArray:
     return _render_half(config, script.background, script.first, KINDS[kind])[start : start + frames]
 
 
-def render_script(config: EventSet, label: int, script: Script) -> FrameArray:
+def render_script(config: EventSet, label: int, script: VideoScript) -> FrameArray:
     """Render a script as class `label`: uint8 RGB (frames, size, size, 3).
 
     Exchanged halves and an exchanged pair of events give the same two halves in the other order.

@@ -28,7 +28,7 @@ from ..store.write.finalise import finalise
 from ..store.write.removal import finish_removals
 from ..store.write.shard_writer import ShardWriter
 from ..terminal.text import counted
-from .export_source import Report
+from .export_source import Advance
 from .feature_files import FeatureSource
 from .sidecar import UNKNOWN_FRAMES
 
@@ -71,7 +71,7 @@ def survey(
     *,
     channels_first: bool,
     signed: bool = True,
-    report: Report,
+    report: Advance,
 ) -> Survey:
     """Check every header, then every value.
 
@@ -195,7 +195,7 @@ def write_imported(
     missing: Sequence[VideoRecord],
     class_names: Sequence[str],
     root: Path,
-    report: Report,
+    report: Advance,
 ) -> int:
     """Write videos into a new store, or as a further model into one that is there; whole shards are left.
 

@@ -65,7 +65,7 @@ def build(
 
     `map_shapes` gives each model's (l, h, w, c). `dropout` acts before the last layer. `reads` is "logits"
     to average the models' own class logits, which only those can do that score each clip. Where maps differ in shape
-    and the aggregator needs one, it is `Adapted`: each model's maps are pooled and projected first. With `skip_scores`
+    and the aggregator needs one, it is `ShapeAdapter`: each model's maps are pooled and projected first. With `skip_scores`
     it is the inner one of a `ScoreSkip`.
 
     Raises UsageError for an unknown name (it lists the known ones), or for `skip_scores` where clips are scored anyway.

@@ -26,7 +26,7 @@ from ..evaluation.evaluate import score
 from ..models.registry import class_of
 from ..run_setup import PreparedRun
 from .grid import Cell
-from .shared_pass import Entry, fit_together
+from .shared_pass import PassMember, fit_together
 
 Line = dict[str, Any]  # one cell's line of cells.jsonl
 
@@ -133,7 +133,7 @@ class CellRunner:
 
     def _train(self, group: Sequence[_Ready], reader: ClipReader, report: Callable[[Line], None]) -> None:
         entries = [
-            Entry(task=one.run.task(reader), run_dir=one.run.run, config=one.run.values) for one in group
+            PassMember(task=one.run.task(reader), run_dir=one.run.run, config=one.run.values) for one in group
         ]
         outcomes = fit_together(entries, group[0].run.options)
         trained = []

@@ -36,7 +36,7 @@ SAVE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class PassMember:
     """One of those that train together: its task, its run folder, and what beside the options decides the run."""
 
     task: AggregatorTask
@@ -44,7 +44,7 @@ class Entry:
     config: Mapping[str, Any]
 
 
-def fit_together(entries: Sequence[Entry], options: TrainingOptions) -> list[BestEpoch | RunError]:
+def fit_together(entries: Sequence[PassMember], options: TrainingOptions) -> list[BestEpoch | RunError]:
     """Train all entries step by step in turn, each batch read once, and return each one's best epoch.
 
     All tasks must give the same batches and the same validation share, which is read once for all, too. The
@@ -108,7 +108,7 @@ def fit_together(entries: Sequence[Entry], options: TrainingOptions) -> list[Bes
                     raise interruption(stop.asked, last.run_dir, last.state)
 
 
-def _begin(entry: Entry, options: TrainingOptions, stream: _Stream) -> _SharingRun:
+def _begin(entry: PassMember, options: TrainingOptions, stream: _Stream) -> _SharingRun:
     model = entry.task.model.to(torch.device(options.device))
     optimizer = make_optimizer(model, options)
     standing = load_last(entry.run_dir, model, optimizer)

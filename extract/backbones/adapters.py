@@ -37,7 +37,7 @@ class Wrapped(Backbone):
         return self.network.load_state_dict(*args, **kwargs)
 
 
-class Adapted(Wrapped):
+class ModuleBackbone(Wrapped):
     """Any module with `channels` and `features`, seen as a `Backbone`.
 
     Its `frame_stride`, `clip_frames`, `size`, `mean`, `std`, `num_classes` and `classify` are taken where it has them.
@@ -147,7 +147,7 @@ def as_backbone(network: object, name: str) -> Backbone:
         )
     if isinstance(network, Backbone):
         return network
-    return Adapted(network)
+    return ModuleBackbone(network)
 
 
 def import_function(name: str) -> Callable[..., object]:

@@ -40,7 +40,7 @@ ClipsLabelsIds = tuple[Tensor, Tensor, list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class BackboneTrainingVideos:
     """Which videos stage one sees, and what for; `unseen` are those of the fold that is left out."""
 
     split: str
@@ -68,7 +68,7 @@ class BackboneTask:
         config: TrainBackboneConfig,
         model: Backbone,
         source: Source,
-        parts: Parts,
+        parts: BackboneTrainingVideos,
         pool: DecoderPool,
         *,
         device: torch.device,

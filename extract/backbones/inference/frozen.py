@@ -24,7 +24,7 @@ from ..adapters import LibraryBackbone
 from .precision import choose_precision
 from .resnet3d import FastForward, fast_forward, has_onednn
 
-MapsAndLogits = tuple[Tensor, Tensor | None]
+DeviceMapsAndLogits = tuple[Tensor, Tensor | None]
 
 
 class FrozenBackbone:
@@ -191,7 +191,7 @@ class FrozenBackbone:
             )
         return half.cpu().contiguous().numpy(), None if logits is None else logits[:n].float().cpu().numpy()
 
-    def _compute(self, frames: Tensor) -> MapsAndLogits:
+    def _compute(self, frames: Tensor) -> DeviceMapsAndLogits:
         if self._compiled is not None:
             try:
                 return self._compiled(frames)
@@ -217,7 +217,7 @@ class _AsItIs(nn.Module):
         self._dtype = dtype
         self.backbone = backbone if dtype is torch.float32 else copy.deepcopy(backbone).to(dtype)
 
-    def forward(self, frames: Tensor) -> MapsAndLogits:
+    def forward(self, frames: Tensor) -> DeviceMapsAndLogits:
         x = normalise(frames, self.backbone.mean, self.backbone.std).to(self._dtype)
         return self.backbone.maps_and_logits(x.contiguous(memory_format=torch.channels_last_3d))
 
@@ -229,7 +229,7 @@ def _forward(backbone: Backbone, device: torch.device, precision: str) -> FastFo
     return fast_forward(backbone, dtype=dtype, onednn=onednn) or _AsItIs(backbone, dtype)
 
 
-def _compile(forward: nn.Module) -> Callable[[Tensor], MapsAndLogits]:
+def _compile(forward: nn.Module) -> Callable[[Tensor], DeviceMapsAndLogits]:
     """The module compiled for each shape at its first call; what was compiled is kept on disk for other runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faster" / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
