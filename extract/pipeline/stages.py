@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ... import store as stores
 from ...errors import VideoError
-from ...runtime.background import Behind, Work
+from ...runtime.threads import Behind, Work
 from ...store.format.receipts import Receipt
 from ..backbones.inference.frozen import FrozenBackbone
 from ..video.decode import LoadedVideo

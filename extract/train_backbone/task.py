@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ...errors import RunError, SourceError, StorageError, UsageError, VideoError
 from ...runtime.atomic import replace as write_whole
-from ...runtime.prefetch import made_ahead
+from ...runtime.threads import made_ahead
 from ...runtime.workarounds import SafeConvolutions
 from ...store import VideoRecord
 from ...terminal.progress_bars import tqdm

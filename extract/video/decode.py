@@ -24,8 +24,15 @@ from .frames import decode_frames
 from .packets import MAX_PIXELS, PacketScan, Probe, probe, scan
 from .rotation import orientation
 from .sampling import ClipPlan, plan_clips, random_clip
-from .transforms import REFERENCE_SIZE, View, centre_transform, centre_view, random_view, scaled_size
-from .views import ViewDraw
+from .transforms import (
+    REFERENCE_SIZE,
+    View,
+    ViewDraw,
+    centre_transform,
+    centre_view,
+    random_view,
+    scaled_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

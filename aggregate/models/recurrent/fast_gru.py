@@ -17,8 +17,7 @@ from ....runtime.flop_counter import MapShape
 from ....terminal.text import counted
 from ..base import Aggregator, uniform_
 from ..batch import ClipBatch
-from ..packed import forget, pack, pack_once
-from ..products import product, product_dtype
+from ..cpu_kernels import forget, pack, pack_once, product, product_dtype
 
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ....runtime.flop_counter import MapShape
 from ..base import Aggregator, pool, uniform_
 from ..batch import ClipBatch
-from ..products import product, product_dtype
+from ..cpu_kernels import product, product_dtype
 
 sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
 

@@ -11,8 +11,7 @@ import torch
 from batches import MODELS, NUM_CLASSES, make_batch
 from faster.aggregate.models import packed
 from faster.aggregate.models.batch import ClipBatch
-from faster.aggregate.models.packed import pack, pack_once
-from faster.aggregate.models.products import product
+from faster.aggregate.models.cpu_kernels import pack, pack_once, product
 from faster.aggregate.models.recurrent.fast_gru import FastGRU, plain
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
