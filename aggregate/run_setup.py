@@ -18,7 +18,8 @@ from ..store import Store
 from ..store.format.checksummed_json import digest
 from ..terminal.text import agreeing, counted
 from ..training.distributed import ALONE, Ranks
-from ..training.loop import TrainingOptions, run_config
+from ..training.loop import run_config
+from ..training.options import TrainingOptions
 from ..training.run_folder import open_run, write_json, write_tensors
 from .config import TrainConfig
 from .data.budgets import BUDGETS_FOLDER, budget_name, budgets

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ..errors import UsageError, VideoError
 from ..extract.sources.folder import require_local, scan_folder
 from ..extract.video.decode import LoadedVideo, probe, read_frames
-from ..extract.video.decoder_pool import DecodeJob, DecoderPool, VideoFailure
+from ..extract.video.decoder_pool import DecodeJob, DecoderPool
+from ..extract.video.decoder_process import VideoFailure
 from ..extract.video.sampling import plan_clips
 from ..runtime.file_names import as_text
 

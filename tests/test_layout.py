@@ -28,7 +28,9 @@ ORDER = (
 )
 FOLDER_MAX = 12
 # More than twelve modules in a folder, and why; never more than fourteen.
-FULL_FOLDERS: dict[str, str] = {}
+FULL_FOLDERS = {
+    "extract/video": "each module is one part of the way from a file to clips",
+}
 MODULE_MAX, TEST_MAX = 350, 500
 # Longer than that, and by how much; the list can only shrink.
 LONG: dict[str, int] = {}

@@ -20,14 +20,8 @@ from ...runtime.signals import stop_requests
 from ...training.checkpoint import BestEpoch, Standing, load_last
 from ...training.distributed import ALONE
 from ...training.log import Log
-from ...training.loop import (
-    TrainingOptions,
-    TrainingRun,
-    interruption,
-    make_optimizer,
-    run_config,
-    write_best,
-)
+from ...training.loop import TrainingRun, interruption, run_config, write_best
+from ...training.options import TrainingOptions, make_optimizer
 from ...training.run_folder import alone_in, open_run
 from ..models.base import Aggregator
 from ..task import AggregatorTask, WeighedBatch

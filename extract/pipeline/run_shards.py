@@ -24,7 +24,8 @@ from ...runtime.threads import Behind, Work
 from ..backbones.inference.frozen import FrozenBackbone
 from ..backbones.weights.load import WeightsInfo, load_weights
 from ..video.decode import LoadedVideo, stream_clips
-from ..video.decoder_pool import DecodeJob, DecoderPool, VideoFailure
+from ..video.decoder_pool import DecodeJob, DecoderPool
+from ..video.decoder_process import VideoFailure
 from ..video.shared_memory import fit_slots
 from ..video.transforms import ViewDraw, draw_view
 from .events import Report

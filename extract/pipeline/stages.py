@@ -21,7 +21,7 @@ from ...runtime.threads import Behind, Work
 from ...store.format.receipts import Receipt
 from ..backbones.inference.frozen import FrozenBackbone
 from ..video.decode import LoadedVideo
-from ..video.decoder_pool import VideoFailure
+from ..video.decoder_process import VideoFailure
 from .batching import HostMapsAndLogits, VideoBatches
 from .events import Report, ShardEvent, StageTimes, VideoEvent
 

@@ -28,7 +28,8 @@ from ..backbones import Backbone
 from ..backbones.inference.frozen import FrozenBackbone
 from ..sources.read import Source
 from ..video.decode import LoadedVideo, load_random_video
-from ..video.decoder_pool import DecodeJob, DecoderPool, VideoFailure
+from ..video.decoder_pool import DecodeJob, DecoderPool
+from ..video.decoder_process import VideoFailure
 from ..video.transforms import normalise
 from .config import TrainBackboneConfig
 from .resnet3d_training import train_forward

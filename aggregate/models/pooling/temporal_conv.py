@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ....runtime.flop_counter import MapShape
-from .. import products
+from .. import cpu_kernels
 from ..base import Aggregator, pool
 from ..batch import ClipBatch
 
@@ -60,7 +60,7 @@ class TemporalConv(Aggregator[State]):
     def forward(self, batch: ClipBatch) -> Tensor:
         """Each layer on all clips at once."""
         x = batch.map(lambda model, maps: pool(maps, self.dtype)).dense(self.dtype)
-        return self.readout(self._start(x, products.linear))
+        return self.readout(self._start(x, cpu_kernels.linear))
 
     def _start(self, x: Tensor, linear: Linear = F.linear) -> State:
         videos, _, c = x.shape
