@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from ..training.loop import TrainingOptions
+from ..training.options import TrainingOptions
 
 # The usual rate and decay of each optimiser, taken where none is given.
 LEARNING_RATES = {"sgd": 0.1, "adamw": 0.001}

@@ -25,7 +25,7 @@ from .runs import Run, load_run
 FORMAT = 1
 DESCRIPTION = "model.json"
 
-State = Sequence[Tensor | int]
+FlatState = Sequence[Tensor | int]
 """An aggregator's state as one list: tensors, and counts of clips."""
 
 

@@ -18,7 +18,8 @@ from ..store import Store
 from ..store.format.checksummed_json import digest
 from ..terminal.text import agreeing, counted
 from ..training.distributed import ALONE, Ranks
-from ..training.loop import TrainingOptions, run_config
+from ..training.loop import run_config
+from ..training.options import TrainingOptions
 from ..training.run_folder import open_run, write_json, write_tensors
 from .config import TrainConfig
 from .data.budgets import BUDGETS_FOLDER, budget_name, budgets
@@ -27,7 +28,7 @@ from .data.mix import Mix
 from .data.partition import Parts
 from .evaluation.evaluate import Evaluation, notes, report
 from .models.score_skip import ScoreSkip, own_heads
-from .models.shape_adapter import Adapted
+from .models.shape_adapter import ShapeAdapter
 from .runs import RunConfig, load_best, scoring_batch, store_fingerprint
 from .same_store import record_place, recorded_place
 from .task import AggregatorTask
@@ -226,7 +227,7 @@ def _settle(
     if isinstance(aggregator, ScoreSkip):
         say("the backbones' averaged scores are added, by their own classifiers on the stored maps")
         aggregator = aggregator.inner
-    if isinstance(aggregator, Adapted):
+    if isinstance(aggregator, ShapeAdapter):
         say(aggregator.describe())
     return settled
 

@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 
 from ..errors import RunError, UsageError
 from ..runtime.file_names import require_text
+from ..runtime.flop_counter import MapShape
 from ..store import FeatureSpec, Store
 from ..store.format.checksummed_json import digest
 from ..terminal.text import agreeing, counted
 from ..training.run_folder import read_json
 from .data.mix import Mix
 from .data.pattern import Pattern
-from .models.base import Aggregator, MapShape
+from .models.base import Aggregator
 from .models.registry import build
 
 

@@ -27,8 +27,7 @@ from faster.aggregate.data.loader import ClipReader
 from faster.aggregate.data.mix import choose_mix
 from faster.aggregate.data.partition import Parts
 from faster.aggregate.models.batch import ClipBatch
-from faster.aggregate.models.packed import pack
-from faster.aggregate.models.products import product
+from faster.aggregate.models.cpu_kernels import pack, product
 from faster.aggregate.models.recurrent import fast_gru
 from faster.aggregate.models.recurrent.fast_gru import FastGRU
 from faster.aggregate.task import AggregatorTask

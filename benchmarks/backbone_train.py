@@ -36,7 +36,7 @@ from faster.extract.train_backbone.train import TrainBackboneConfig, train_backb
 from faster.extract.video.transforms import normalise
 from faster.runtime.allocator import keep_freed_memory
 from faster.runtime.devices import choose_device
-from faster.training.loop import TrainingOptions, make_optimizer
+from faster.training.options import TrainingOptions, make_optimizer
 from pairs import Ratio, ratio, time_turns
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -34,8 +34,8 @@ import torch
 from faster.extract.backbones import Backbone
 from faster.extract.backbones.inference.frozen import FrozenBackbone
 from faster.extract.backbones.weights.load import load_weights
+from faster.extract.progress import ExtractSummary
 from faster.extract.run import ExtractConfig, extract
-from faster.extract.summary import ExtractSummary
 from faster.extract.video.decode import LoadedVideo, stream_clips
 from faster.extract.video.decoder_pool import DecodeJob, DecoderPool
 from faster.extract.video.shared_memory import fit_slots

@@ -19,7 +19,8 @@ import click
 from faster.aggregate.sweep.grid import Grid
 from faster.aggregate.sweep.run import SweepConfig, sweep
 from faster.aggregate.train import TrainConfig
-from faster.demo.events import EventSet, average_ceiling, chance, planned_videos, write_set
+from faster.demo.events import EventSet, average_ceiling, chance
+from faster.demo.video_files import planned_videos, write_set
 from faster.extract.run import ExtractConfig, extract
 from faster.extract.train_backbone.train import TrainBackboneConfig, train_backbone
 from tqdm import tqdm

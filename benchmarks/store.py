@@ -129,7 +129,7 @@ def codec_alone(store: stores.Store, batches: list[Batch]) -> Callable[[int, Buf
             _ = features.read_stored(rows, 0, clips)
             for place, (row, clip) in enumerate(zip(rows.tolist(), clips.tolist(), strict=True)):
                 file, at = (
-                    features._file(row // store.shard_videos, 0),
+                    features.shard_files.file(row // store.shard_videos, 0),
                     row % store.shard_videos * features.clips + clip,
                 )
                 data = memoryview(bytearray(int(file.sizes[at])))

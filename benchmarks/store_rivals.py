@@ -31,7 +31,7 @@ def preadv_reader(
             size = features.spec.clip_bytes
             _ = features.read_stored(rows, 0, clips)
             for place, (row, clip) in enumerate(zip(rows.tolist(), clips.tolist(), strict=True)):
-                file = features._file(row // store.shard_videos, 0)
+                file = features.shard_files.file(row // store.shard_videos, 0)
                 offset = int(file.offsets[row % store.shard_videos * features.clips + clip])
                 jobs.append((model, str(file.path), offset, place * size, size))
         prepared.append(sorted(jobs, key=lambda job: job[:3]))
@@ -58,7 +58,7 @@ def mapped_copy_reader(
             features = store.features(model, clip_frames)
             _ = features.read_stored(rows, 0, clips)
             for place, (row, clip) in enumerate(zip(rows.tolist(), clips.tolist(), strict=True)):
-                file = features._file(row // store.shard_videos, 0)
+                file = features.shard_files.file(row // store.shard_videos, 0)
                 source = maps.setdefault(file.path, np.memmap(file.path, dtype=np.uint8, mode="r"))
                 offset = int(file.offsets[row % store.shard_videos * features.clips + clip])
                 jobs.append((model, source, offset, place))

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..aggregate.report.paper import PRESETS, TABLE_1_NAMES, TABLES, TOTAL_FRAMES, Setting
 from ..errors import UsageError
 from ..terminal.text import counted
-from .paper import PRESETS, TABLE_1_NAMES, TABLES, TOTAL_FRAMES, Setting
 
 if TYPE_CHECKING:
-    from .tables import BackboneCost, Cell, PatternCost
+    from .tables import BackboneCost, PaperCell, PatternCost
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -203,7 +203,7 @@ def _print_costs(costs: list[BackboneCost], videos: list[tuple[Setting, PatternC
         )
 
 
-def _print_table(cells: list[Cell], table: int, as_json: bool) -> None:
+def _print_table(cells: list[PaperCell], table: int, as_json: bool) -> None:
     if as_json:
         rows = [{**asdict(cell), "matches": cell.matches} for cell in cells]
         click.echo(json.dumps({"table": table, "cells": rows}))

@@ -1,61 +1,18 @@
-"""The cost of whatever runs, in GFLOPs as the paper counts them: one multiply-add is one FLOP.
+"""Costs of clips, of videos and of the paper's tables, in GFLOPs as `runtime.flop_counter` counts them.
 
-Counted are the multiply-adds of convolutions and matrix products, which is what PyTorch's flop counter knows.
-Batch norm, ReLU, pooling, biases and element-wise gates are not; nor is a classifier, unless it is run.
-
-The paper's networks are reckoned from their plans (`extract.backbones.plans`), to the same figures, without torch.
+The paper's networks are reckoned from their plans (`extract.backbones.networks.plans`), to the same figures, without
+torch.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
+from ..aggregate.report.paper import TABLES, Printed, Setting
 from ..errors import UsageError
-from .paper import TABLES, Printed, Setting
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-MapShape = tuple[int, int, int, int]
-"""(l, h, w, c)"""
-
-
-def meta_copy(module: nn.Module) -> nn.Module:
-    """A copy of `module` in evaluation mode whose parameters and buffers have shapes but no memory."""
-    import torch
-    from torch import nn
-
-    memo: dict[int, object] = {}
-    for parameter in module.parameters():
-        memo[id(parameter)] = nn.Parameter(
-            torch.empty_like(parameter, device="meta"), parameter.requires_grad
-        )
-    for buffer in module.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(module, memo).eval()
-
-
-def gflops(run: Callable[..., object], *inputs: Tensor) -> float:
-    """GFLOPs of `run(*inputs)`, counted without computing anything.
-
-    `run` is a module or a method of one (`backbone.features`), or a function that takes meta tensors. Of the inputs
-    only shape and dtype matter.
-    """
-    import torch
-    from torch import nn
-    from torch.utils.flop_counter import FlopCounterMode
-
-    if isinstance(run, nn.Module):
-        run = meta_copy(run)
-    elif isinstance(owner := getattr(run, "__self__", None), nn.Module):
-        run = getattr(meta_copy(owner), run.__name__)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        run(*(x.to("meta") for x in inputs))
-    return float(counter.get_total_flops()) / 2e9  # the counter takes a multiply-add for two
+from ..runtime.flop_counter import MapShape, gflops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +173,7 @@ def setting_cost(setting: Setting) -> PatternCost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class PaperCell:
     """One cost of a table of the paper, recomputed; GFLOPs of a video, or of a clip where the table prints that."""
 
     printed: Printed
@@ -229,7 +186,7 @@ class Cell:
         return abs(self.paper_rounded - self.printed.gflops) < 1e-6
 
 
-def table_cells(table: int) -> list[Cell]:
+def table_cells(table: int) -> list[PaperCell]:
     """Every cost in a table of the paper, recomputed. Raises UsageError for a table without costs."""
     if table not in TABLES:
         known = ", ".join(str(number) for number in TABLES)
@@ -237,17 +194,17 @@ def table_cells(table: int) -> list[Cell]:
     return [_cell(printed) for printed in TABLES[table]]
 
 
-def mismatches(cells: Iterable[Cell]) -> list[Cell]:
+def mismatches(cells: Iterable[PaperCell]) -> list[PaperCell]:
     """The cells where the paper's figure is not the recomputed one, rounded as the paper rounds."""
     return [cell for cell in cells if not cell.matches]
 
 
-def _cell(printed: Printed) -> Cell:
+def _cell(printed: Printed) -> PaperCell:
     cost = setting_cost(printed.setting)
     if printed.per_clip:
         rounded = round(cost.per_clip, printed.decimals)
-        return Cell(printed=printed, exact=cost.per_clip, paper_rounded=rounded)
-    return Cell(printed=printed, exact=cost.exact, paper_rounded=cost.paper_rounded)
+        return PaperCell(printed=printed, exact=cost.per_clip, paper_rounded=rounded)
+    return PaperCell(printed=printed, exact=cost.exact, paper_rounded=cost.paper_rounded)
 
 
 def order_by_cost(models: Iterable[str], clip_frames: int, size: int | None = None) -> list[str]:

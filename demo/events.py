@@ -14,26 +14,17 @@ this holds for the decoded video too.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from pathlib import Path
 
-import av
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError, StorageError, UsageError
-from ..terminal.progress_bars import tqdm
-from ..terminal.text import agreeing, counted
+from ..errors import UsageError
 from .shapes import FORMS, HUES, KINDS, MOTIONS, FloatArray, cover_of, pixel_grid
 
 FrameArray = npt.NDArray[np.uint8]
-Render = Callable[["EventSet", int, int], FrameArray]
 
 # --- what averaging can know ------------------------------------------------------------------------------
 
@@ -160,23 +151,23 @@ class Half:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Script:
+class VideoScript:
     """All random numbers of one video; with a class they give its pixels."""
 
     background: FloatArray  # (frames / 2, size, size, 3), one closed loop, shown in both halves
     first: Half
     second: Half
 
-    def exchanged(self) -> Script:
+    def exchanged(self) -> VideoScript:
         """The two halves in the other order: exactly as probable as this script."""
         return replace(self, first=self.second, second=self.first)
 
 
-def draw_script(config: EventSet, index: int) -> Script:
+def draw_script(config: EventSet, index: int) -> VideoScript:
     """Draw the random numbers of video `index`: a function of `config` and `index`, never of a class."""
     rng = np.random.default_rng([config.seed, index])
     base = rng.uniform(90, 150, 3).astype(np.float32)
-    return Script(
+    return VideoScript(
         background=_draw_background(config, rng, base),
         first=_draw_half(config, rng, base),
         second=_draw_half(config, rng, base),
@@ -251,7 +242,7 @@ def render_single(config: EventSet, kind: int, index: int) -> FrameArray:
     return _render_half(config, script.background, script.first, KINDS[kind])[start : start + frames]
 
 
-def render_script(config: EventSet, label: int, script: Script) -> FrameArray:
+def render_script(config: EventSet, label: int, script: VideoScript) -> FrameArray:
     """Render a script as class `label`: uint8 RGB (frames, size, size, 3).
 
     Exchanged halves and an exchanged pair of events give the same two halves in the other order.
@@ -279,108 +270,3 @@ def _render_half(config: EventSet, background: FloatArray, half: Half, kind: str
     event += cover[..., None] * (colour - event)
     canvas += half.noise
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
-
-
-# --- files ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedVideo:
-    """One file of the set: `path` is relative to the set's folder, train|test/<class>/<name>.mp4."""
-
-    path: Path
-    label: int
-    index: int
-
-
-def planned_videos(config: EventSet) -> tuple[PlannedVideo, ...]:
-    """List the files of the set, the same number of each class in train and in test.
-
-    A file's name is a digest of its number and of the set's values: it says nothing of the class, and another
-    set has other names.
-    """
-    classes = len(config.class_names)
-    planned = []
-    for index in range(classes * config.videos_per_class):
-        label, number = index % classes, index // classes
-        part = "test" if number < config.test_videos_per_class else "train"
-        name = hashlib.blake2s(f"{config} {index}".encode(), digest_size=6).hexdigest()
-        path = Path(part, config.class_names[label], f"{name}.mp4")
-        planned.append(PlannedVideo(path=path, label=label, index=index))
-    return tuple(planned)
-
-
-def planned_singles(config: EventSet) -> tuple[PlannedVideo, ...]:
-    """List the videos of one event each, train|test/<kind>/<name>.mp4: none shares its numbers with a pair's video."""
-    first = len(config.class_names) * config.videos_per_class
-    planned = []
-    for index in range(config.events * config.singles_per_kind):
-        label, number = index % config.events, index // config.events
-        part = "test" if number < config.test_singles_per_kind else "train"
-        name = hashlib.blake2s(f"{config} {first + index}".encode(), digest_size=6).hexdigest()
-        planned.append(
-            PlannedVideo(path=Path(part, KINDS[label], f"{name}.mp4"), label=label, index=first + index)
-        )
-    return tuple(planned)
-
-
-def write_set(config: EventSet, folder: Path, *, progress: bool = False) -> tuple[Path, ...]:
-    """Write the set's videos of pairs below `folder` and return their paths; files already there are kept.
-
-    A file is written under a hidden name and then renamed, so one with its final name is whole. `progress`
-    shows a bar. Raises DataError if `folder` holds videos of another set, StorageError if the disk fails.
-    """
-    return _write(config, planned_videos(config), render_frames, folder, progress)
-
-
-def write_singles(config: EventSet, folder: Path, *, progress: bool = False) -> tuple[Path, ...]:
-    """Write the set's videos of one event each, as `write_set` does those of pairs."""
-    return _write(config, planned_singles(config), render_single, folder, progress)
-
-
-def _write(
-    config: EventSet, planned: Sequence[PlannedVideo], render: Render, folder: Path, progress: bool
-) -> tuple[Path, ...]:
-    paths = tuple(folder / video.path for video in planned)
-    foreign = set(folder.rglob("*.mp4")) - set(paths)
-    if foreign:
-        raise DataError(
-            f"{folder} holds {counted(len(foreign), 'video')} that {agreeing(len(foreign), 'is', 'are')} not of this set, such as "
-            f"{min(foreign)}: "
-            "choose another folder or remove it"
-        )
-    todo = [(video, path) for video, path in zip(planned, paths, strict=True) if not path.exists()]
-    bar = tqdm(total=len(todo), desc="rendering videos", unit="video", disable=not progress)
-    try:
-        for parent in {path.parent for path in paths}:
-            parent.mkdir(parents=True, exist_ok=True)
-        # Threads suffice: numpy and the encoder release the interpreter's lock for nearly all of the work.
-        with bar, ThreadPoolExecutor(max_workers=2) as pool:
-            for _ in pool.map(lambda item: _write_video(config, render, *item), todo):
-                bar.update()
-    except OSError as error:
-        raise StorageError(f"cannot write videos below {folder}: {error}") from error
-    return paths
-
-
-def _write_video(config: EventSet, render: Render, video: PlannedVideo, path: Path) -> None:
-    partial = path.with_name(f".{path.stem}.part")
-    encode(render(config, video.label, video.index), partial, fps=config.fps)
-    partial.replace(path)
-
-
-def encode(frames: FrameArray, path: Path, *, fps: int) -> None:
-    """Write uint8 RGB frames (T, H, W, 3) as H.264 in mp4, each frame coded by itself.
-
-    Key frames only and a fixed quantiser: what a frame decodes to depends on nothing but that frame, so the
-    codec leaves no trace of the time. Raises OSError (av.FFmpegError) when the file cannot be written.
-    """
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps))
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"g": "1", "qp": "24", "preset": "superfast"}
-        stream.codec_context.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())

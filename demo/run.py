@@ -16,15 +16,8 @@ from ..extract.train_backbone.train import TrainBackboneConfig, TrainBackboneRes
 from ..predict.predictor import Prediction, Predictor
 from ..runtime.file_names import require_text
 from ..terminal.text import counted
-from .events import (
-    EventSet,
-    average_ceiling,
-    chance,
-    clip_ceiling,
-    planned_videos,
-    write_set,
-    write_singles,
-)
+from .events import EventSet, average_ceiling, chance, clip_ceiling
+from .video_files import planned_videos, write_set, write_singles
 
 Say = Callable[[str], None]
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import StoreError
 from ..runtime.atomic import link_if_absent, temporary_beside
 from ..store.format.manifest import Manifest
-from .export_source import ModelExport, Report, Written, output_errors
+from .export_source import Advance, ModelExport, Written, output_errors
 from .sidecar import EXPORT_FORMAT
 
 Result = TypeVar("Result")
@@ -24,7 +24,7 @@ FACTS = ("frames", "fps", "starts", "times_seconds", "padded")
 LIBRARY_VERSIONS = ("v110", "v110")  # read by HDF5 1.10 (2016) and newer; provenance may exceed 64 KiB
 
 
-def write_hdf5(out: Path, models: Sequence[ModelExport], report: Report) -> Written:
+def write_hdf5(out: Path, models: Sequence[ModelExport], report: Advance) -> Written:
     """Write a new file, which appears when it is whole.
 
     Raises:
@@ -111,7 +111,7 @@ def _write_videos(file: Any, videos: Manifest, rows: Sequence[int]) -> None:
         splits[name] = videos.split(name)[rows]
 
 
-def _write_model(file: Any, model: ModelExport, rows: Sequence[int], report: Report, sink: _Sink) -> None:
+def _write_model(file: Any, model: ModelExport, rows: Sequence[int], report: Advance, sink: _Sink) -> None:
     features, spec = model.features, model.features.spec
     group = file.create_group(spec.folder)
     group.attrs.update(

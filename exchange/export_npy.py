@@ -11,11 +11,11 @@ import numpy as np
 
 from ..errors import StoreError
 from ..runtime.atomic import temporary_beside
-from .export_source import ModelExport, Report, Written, output_errors
+from .export_source import Advance, ModelExport, Written, output_errors
 from .sidecar import EXPORT_FORMAT, FAILURES_FILE, INDEX_FILE, file_names, pretty, record_of, sidecar
 
 
-def write_npy(out: Path, models: Sequence[ModelExport], report: Report) -> Written:
+def write_npy(out: Path, models: Sequence[ModelExport], report: Advance) -> Written:
     """Fill a new folder, or what is lacking in one of the same export.
 
     Raises:

@@ -19,7 +19,7 @@ from ..store.read.features import Features
 from ..store.read.store import Store
 from .sidecar import Absence, record_of
 
-Report = Callable[[], object]
+Advance = Callable[[], object]
 
 
 class Written(NamedTuple):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError
+from ..runtime.flop_counter import MapShape
 from ..store.format import manifest as manifests
 from ..store.format.manifest import VideoRecord
 from ..store.format.receipts import ClipFacts, list_receipts
@@ -27,11 +28,10 @@ from ..store.write.finalise import finalise
 from ..store.write.removal import finish_removals
 from ..store.write.shard_writer import ShardWriter
 from ..terminal.text import counted
-from .export_source import Report
+from .export_source import Advance
 from .feature_files import FeatureSource
 from .sidecar import UNKNOWN_FRAMES
 
-MapShape = tuple[int, int, int, int]
 FEATURES_MAX = 1_000_000  # features a video: more is damage
 BLOCK_BYTES = 1 << 26
 
@@ -71,7 +71,7 @@ def survey(
     *,
     channels_first: bool,
     signed: bool = True,
-    report: Report,
+    report: Advance,
 ) -> Survey:
     """Check every header, then every value.
 
@@ -195,7 +195,7 @@ def write_imported(
     missing: Sequence[VideoRecord],
     class_names: Sequence[str],
     root: Path,
-    report: Report,
+    report: Advance,
 ) -> int:
     """Write videos into a new store, or as a further model into one that is there; whole shards are left.
 

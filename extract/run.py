@@ -45,10 +45,9 @@ from .pipeline.events import Event, StartEvent
 from .pipeline.local import run_processes
 from .pipeline.run_shards import Job, count_decodes, load_networks, run_shards
 from .plan import forget_failures, plan
-from .progress import Progress
+from .progress import Estimate, ExtractSummary, Progress
 from .sources.read import Source, segment_source
 from .specs import gflops_a_clip, specs_of
-from .summary import Estimate, ExtractSummary
 from .video.durations import probe_durations
 
 __all__ = ["ExtractConfig", "estimate", "extract"]

@@ -11,8 +11,7 @@ from .backbones import plan_of
 from .backbones.inference.frozen import FrozenBackbone
 from .backbones.weights.load import WeightsInfo
 from .config import ExtractConfig
-from .video.transforms import REFERENCE_SIZE, centre_transform
-from .video.views import short_sides
+from .video.transforms import REFERENCE_SIZE, centre_transform, short_sides
 
 Say = Callable[[str], None]
 DEFAULT_CLIP_FRAMES = 8

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ..errors import UsageError, VideoError
 from ..extract.sources.folder import require_local, scan_folder
 from ..extract.video.decode import LoadedVideo, probe, read_frames
-from ..extract.video.decoder_pool import DecodeJob, DecoderPool, VideoFailure
+from ..extract.video.decoder_pool import DecodeJob, DecoderPool
+from ..extract.video.decoder_process import VideoFailure
 from ..extract.video.sampling import plan_clips
 from ..runtime.file_names import as_text
 
@@ -26,7 +27,7 @@ SLOTS = 2
 """Clips in memory: the one that is being used, and the one that is being decoded."""
 
 Key = tuple[int, int]  # (video, place)
-Result = tuple[Key, LoadedVideo | VideoFailure]
+DecodeResult = tuple[Key, LoadedVideo | VideoFailure]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class ClipStream:
         self._video = 0
         self._stack = ExitStack()
         self._pool: DecoderPool | None = None
-        self._results: Generator[Result, None, None] | None = None
+        self._results: Generator[DecodeResult, None, None] | None = None
 
     def clip(self, video: int, number: int) -> LoadedVideo:
         """The clip at `places[number]` of the video at `paths[video]`, as a `LoadedVideo` of one clip.
@@ -87,11 +88,11 @@ class ClipStream:
         self._restart()
         self._stack.close()
 
-    def _running(self) -> Generator[Result, None, None]:
+    def _running(self) -> Generator[DecodeResult, None, None]:
         if self._pool is None:
             raise UsageError("a ClipStream is used in a `with` statement")
         if self._results is None:
-            self._results = cast("Generator[Result, None, None]", self._pool.run(self._jobs()))
+            self._results = cast("Generator[DecodeResult, None, None]", self._pool.run(self._jobs()))
         return self._results
 
     def _restart(self) -> None:
@@ -112,7 +113,7 @@ class ClipStream:
                 )
 
 
-class ClipReader:
+class VideoPass:
     """One pass over one video that fills clip after clip, from number `first` of the request on.
 
     Raises:
@@ -175,19 +176,19 @@ class ClipReader:
         )
 
 
-_reader: ClipReader | None = None  # of the decoding process, between its jobs
+_reader: VideoPass | None = None  # of the decoding process, between its jobs
 
 
 def load_next_clip(path: Path, *, request: ClipRequest, number: int, out: NDArray[np.uint8]) -> LoadedVideo:
     """A decoder process's job: go on in the video that is open, or open this one.
 
     Raises:
-        VideoError: as `ClipReader`.
+        VideoError: as `VideoPass`.
     """
     global _reader
     reader, _reader = _reader, None
     if reader is None or (reader.path, reader.request, reader.number) != (path, request, number):
-        reader = ClipReader(path, request, number)
+        reader = VideoPass(path, request, number)
     video = reader.fill(out)
     if not reader.is_over:
         _reader = reader

@@ -7,7 +7,7 @@ These stand where they act, and `docs/log.md` says how they were found:
 
 - `extract/train_backbone/resnet3d_training.py`, `task.py`: in bf16 on a CPU, Conv3d's gradients to its weights were not to be trusted.
 - `training/distributed.py`: a process group made before `torch.distributed.nn.functional` is imported is kept for ever.
-- `aggregate/models/products.py`: oneDNN multiplies with a transposed slice by its slowest code.
+- `aggregate/models/cpu_kernels.py`: oneDNN multiplies with a transposed slice by its slowest code.
 """
 
 from __future__ import annotations

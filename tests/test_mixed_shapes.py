@@ -9,7 +9,7 @@ import pytest
 import torch
 from faster import store as stores
 from faster.aggregate.evaluation.evaluate import evaluate
-from faster.aggregate.models.shape_adapter import Adapted
+from faster.aggregate.models.shape_adapter import ShapeAdapter
 from faster.aggregate.runs import load_run
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.errors import UsageError
@@ -67,7 +67,7 @@ def test_from_videos_to_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     result = train_agg(config, say=said.append, progress=False)
     assert any("averaged to 1×2×2, and projected to 2048 channels" in line for line in said)
     run = load_run(result.run)
-    assert isinstance(run.aggregator, Adapted)
+    assert isinstance(run.aggregator, ShapeAdapter)
     figures = evaluate(run, device="cpu")
 
     predictor = Predictor(run, device="cpu")

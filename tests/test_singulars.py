@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from commands import run_commands
-from faster.extract.summary import Estimate, ExtractSummary
+from faster.extract.progress import Estimate, ExtractSummary
 from stores import make_spec, make_store, make_videos
 from videos import make_video
 

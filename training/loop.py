@@ -20,75 +20,28 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 
-from ..errors import Interrupted, RunError, UsageError
+from ..errors import Interrupted, RunError
 from ..runtime.signals import stop_requests
 from ..terminal.progress_bars import tqdm
 from .checkpoint import BestEpoch, Standing, load_last, save_last
 from .distributed import ALONE, Ranks
 from .log import Log, epoch_log
+from .options import TrainingOptions, learning_rate_at, make_optimizer
 from .run_folder import alone_in, open_run, remove_unfinished, write_json, write_tensors
 
 BatchT = TypeVar("BatchT")
 
 # A finite norm this large is an overflow in the making: bf16 convolutions on a CPU gave 1e24 on sound data.
 RUNAWAY_GRADIENT_NORM = 1e8
-OPTIMIZERS = ("sgd", "adamw")
-PRECISIONS = ("float32", "bf16")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
-    """How to train: by default SGD with momentum, a cosine schedule after a linear warm-up (FASTER §4).
-
-    Attributes:
-        optimizer: "sgd" or "adamw".
-        momentum: of SGD; AdamW's first coefficient, its second is 0.999.
-        weight_decay: of weights, not of biases and norms.
-        max_gradient_norm: longer gradients are scaled down to it; one that is not finite ends the run.
-        precision: of the training steps, "float32", or "bf16" by autocast; weights and validation are float32.
-        patience: stop after so many epochs in a row without a better one; None trains them all.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    warmup_epochs: float = 0.0
-    max_gradient_norm: float = 10.0
-    precision: str = "float32"
-    patience: int | None = None
-    seed: int = 0
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "max_gradient_norm"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("momentum", "weight_decay", "warmup_epochs", "seed"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if not self.momentum < 1:
-            raise UsageError(f"momentum is {self.momentum}; it must be below 1")
-        if self.warmup_epochs > self.epochs:
-            raise UsageError(
-                f"warmup_epochs is {self.warmup_epochs}; it must not exceed epochs ({self.epochs})"
-            )
-        if self.patience is not None and self.patience < 1:
-            raise UsageError(f"patience is {self.patience}; it must be at least 1")
-        for name, known in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(known)}")
 
 
 class Task(Protocol[BatchT]):
@@ -184,15 +137,6 @@ def write_best(run_dir: Path, weights: Mapping[str, Tensor], best: BestEpoch) ->
 def run_config(options: TrainingOptions, config: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's config.json holds: everything that decides it."""
     return {"training": asdict(options), **config}
-
-
-def learning_rate_at(options: TrainingOptions, step: int, steps_per_epoch: int) -> float:
-    """The rate of global step `step` (0-based): linear warm-up, then a half cosine down to 0 [27]."""
-    warmup = options.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return options.learning_rate * (step + 1) / (warmup + 1)
-    done = (step - warmup) / (options.epochs * steps_per_epoch - warmup)
-    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
@@ -357,19 +301,6 @@ class TrainingRun:
 def _merit(metrics: Mapping[str, float]) -> tuple[float, float]:
     """Higher top-1, then, of equal ones, lower loss: a small validation share ties often."""
     return metrics["top1"], -metrics.get("loss", 0.0)
-
-
-def make_optimizer(model: nn.Module, options: TrainingOptions) -> Optimizer:
-    """The optimiser of a model's parameters; biases and norms do not decay."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    fused = True if torch.device(options.device).type == "cpu" else None  # one pass over memory, not five
-    if options.optimizer == "adamw":
-        return AdamW(groups, lr=options.learning_rate, betas=(options.momentum, 0.999), fused=fused)
-    return SGD(groups, lr=options.learning_rate, momentum=options.momentum, fused=fused)
 
 
 def _is_finite(value: Tensor) -> bool:

@@ -88,7 +88,7 @@ class ClipReader:
         return maps, (torch.from_numpy(stored.scales), torch.from_numpy(stored.scale_of))
 
 
-class Plan(NamedTuple):
+class ReadPlan(NamedTuple):
     """What a step reads: rows (B,), views (B,), clips (B, N), and the model (B, N) of each, as `Mix.model_of` says it."""
 
     rows: NDArray[np.int64]
@@ -134,7 +134,7 @@ class TrainLoader:
             self._split = split = epoch, np.array_split(order, self.steps_per_epoch)
         return split[1][step]
 
-    def plan(self, epoch: int, step: int) -> Plan:
+    def plan(self, epoch: int, step: int) -> ReadPlan:
         """What one step reads, of all ranks."""
         rows = self.rows_of(epoch, step)
         rng = np.random.default_rng([self.seed, epoch, step + 1])  # [seed, epoch, 0] would be [seed, epoch]
@@ -144,7 +144,7 @@ class TrainLoader:
         if mix.drawn:
             count, model_of = draw(mix, len(rows), rng)
         clips = np.stack([random_subset(rng, mix.grid, count) for _ in rows])
-        return Plan(rows, views, clips, model_of)
+        return ReadPlan(rows, views, clips, model_of)
 
     def batches(self, epoch: int, start_step: int = 0) -> Batches:
         """The epoch's batches from `start_step` on: this rank's part of each."""

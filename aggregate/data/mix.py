@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError, UsageError
+from ...runtime.flop_counter import MapShape
 from ...store import Features, Store
 from ...store.format.manifest import PARTS
 from ...terminal.suggest import did_you_mean
 from ...terminal.text import agreeing, counted
-from ..models.base import MapShape
 from .pattern import ANY, Pattern
 
 DEFAULT_PATTERN = "1:7"  # the paper's FASTER16

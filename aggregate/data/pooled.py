@@ -17,9 +17,6 @@ from .loader import ClipReader, Wanted
 from .mix import Mix
 from .pattern import Pattern
 
-# Those that take nothing of a map but its global average; a test holds the list to what each one does.
-POOLED_AGGREGATORS = frozenset({"average", "gru", "lstm", "temporal-conv", "tsn"})
-
 _READ_BYTES = 64 << 20  # of maps at a time
 _BYTES = 4  # a float32
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import UsageError
+from ...runtime.flop_counter import MapShape
 from .batch import ClipBatch
 
 StateT = TypeVar("StateT")
-MapShape = tuple[int, int, int, int]  # (l, h, w, c)
 
 
 class Aggregator(nn.Module, ABC, Generic[StateT]):
@@ -25,10 +25,18 @@ class Aggregator(nn.Module, ABC, Generic[StateT]):
     the paper counts them: the steps, not the pooling nor the last layer.
     """
 
-    name: ClassVar[str]  # set by the registry
+    name: ClassVar[str]
     recurrent: ClassVar[bool] = True  # o_0 = x_0
     any_shape: ClassVar[bool] = False  # whether it takes maps that differ in shape as they are
+    reads_pooled: ClassVar[bool] = False  # whether it takes nothing of a map but its global average
+    scores_clips: ClassVar[bool] = False  # whether its heads score each clip
     reads: str = "maps"
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        cls.reads_pooled = vars(cls).get(
+            "reads_pooled", False
+        )  # not inherited: a subclass may look at positions
 
     def __init__(self, *, map_shapes: Mapping[str, MapShape], num_classes: int, dropout: float) -> None:
         super().__init__()

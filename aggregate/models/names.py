@@ -1,24 +1,24 @@
-"""The aggregators' names, and the modules that register them, without torch."""
+"""The aggregators' names, and where each class is, without torch."""
 
 from __future__ import annotations
 
 from ...errors import UsageError
 from ...terminal.suggest import did_you_mean
 
-# Aggregator → its module in this folder.
-MODULES = {
-    "attentive-probe": "pooling.attentive_probe",
-    "average": "pooling.average",
-    "concat": "recurrent.concat",
-    "fast-gru": "recurrent.fast_gru",
-    "gru": "recurrent.gru",
-    "lstm": "recurrent.lstm",
-    "max-pool": "pooling.max_pool",
-    "netvlad": "pooling.netvlad",
-    "temporal-conv": "pooling.temporal_conv",
-    "tsn": "pooling.tsn",
+# Aggregator → its module in this folder, and its class there.
+CLASSES = {
+    "attentive-probe": ("pooling.attentive_probe", "AttentiveProbe"),
+    "average": ("pooling.average", "Average"),
+    "concat": ("recurrent.concat", "Concat"),
+    "fast-gru": ("recurrent.fast_gru", "FastGRU"),
+    "gru": ("recurrent.gru", "GRU"),
+    "lstm": ("recurrent.lstm", "LSTM"),
+    "max-pool": ("pooling.max_pool", "MaxPool"),
+    "netvlad": ("pooling.netvlad", "NetVLAD"),
+    "temporal-conv": ("pooling.temporal_conv", "TemporalConv"),
+    "tsn": ("pooling.tsn", "TSN"),
 }
-AGGREGATORS = tuple(MODULES)
+AGGREGATORS = tuple(CLASSES)
 
 
 def unknown(name: str, known: tuple[str, ...] | list[str]) -> UsageError:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import DataError
+from ...runtime.flop_counter import MapShape
 from ...store import Store
 from ...store.read.classifier import read_head
 from ..data.mix import Mix
-from .base import Aggregator, MapShape
+from .base import Aggregator
 from .batch import ClipBatch
 from .pooling.average import Average
-from .shape_adapter import Adapted
+from .shape_adapter import ShapeAdapter
 
 SCORES = "scores."
 """What the names of the backbones' own classifiers begin with."""
@@ -39,7 +40,7 @@ class ScoreSkip(Aggregator[tuple[Any, tuple[Tensor, int]]]):
         self.scores = Average(map_shapes=map_shapes, num_classes=num_classes, dropout=0.0).requires_grad_(
             False
         )
-        last = (inner.inner if isinstance(inner, Adapted) else inner).fc
+        last = (inner.inner if isinstance(inner, ShapeAdapter) else inner).fc
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 

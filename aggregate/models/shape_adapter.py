@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Aggregator, MapShape
+from ...runtime.flop_counter import MapShape
+from .base import Aggregator
 from .batch import ClipBatch
 from .shapes import adapted_shape, projection_gflops
 
 
-class Adapted(Aggregator[Any]):
+class ShapeAdapter(Aggregator[Any]):
     """An aggregator (`inner`) of maps of one shape, for models whose maps differ in shape.
 
     Each model's maps are averaged to the common l, h and w, and, where their channels are not as many as the
@@ -102,10 +103,10 @@ def adapted(
     build: Callable[[Mapping[str, MapShape]], Aggregator[Any]],
     *,
     pooled: bool,
-) -> Adapted:
+) -> ShapeAdapter:
     """What `build` makes of maps of the common shape, for maps of these shapes."""
     target = adapted_shape(map_shapes, pooled=pooled)
-    return Adapted(map_shapes=map_shapes, target=target, inner=build(dict.fromkeys(map_shapes, target)))
+    return ShapeAdapter(map_shapes=map_shapes, target=target, inner=build(dict.fromkeys(map_shapes, target)))
 
 
 def average_to(maps: Tensor, size: tuple[int, int, int]) -> Tensor:
@@ -117,7 +118,7 @@ def average_to(maps: Tensor, size: tuple[int, int, int]) -> Tensor:
     return F.adaptive_avg_pool3d(maps.movedim(-1, 1), size).movedim(1, -1)
 
 
-def plain(module: Adapted, clips: Sequence[Tensor], models: Sequence[str]) -> Tensor:
+def plain(module: ShapeAdapter, clips: Sequence[Tensor], models: Sequence[str]) -> Tensor:
     """The definition, clip by clip, projected first: clips (B, l, h, w, c), each of its model; the inner one's x."""
     adapted_clips = []
     for x, model in zip(clips, models, strict=True):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-MapShape = tuple[int, int, int, int]
-"""(l, h, w, c)"""
+from ...runtime.flop_counter import MapShape
 
 
 def adapted_shape(map_shapes: Mapping[str, MapShape], *, pooled: bool = False) -> MapShape:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ...costs.paper import TABLE_1_NAMES, TABLES, Printed
 from ...errors import RunError
 from ...terminal.text import counted
 from ..data.mix import PartCoverage
 from .names import RowName, row_names
+from .paper import TABLE_1_NAMES, TABLES, Printed
 from .rows import ClassGain, Confusion, PaperPoint, ReportMeta, ReportRow
 from .runs import Result, Row, read_results, rows_of
 from .tables import paper_tables

@@ -21,12 +21,12 @@ from ..config import TrainConfig
 from ..data.loader import ClipReader
 from ..data.mix import Mix, choose_mix, choose_split, part_rows
 from ..data.partition import Parts, choose_parts
-from ..data.pooled import POOLED_AGGREGATORS, PooledReader, PooledVectors, pool_maps, pooled_bytes
+from ..data.pooled import PooledReader, PooledVectors, pool_maps, pooled_bytes
 from ..evaluation.evaluate import score
-from ..models.registry import SCORERS
+from ..models.registry import class_of
 from ..run_setup import PreparedRun
 from .grid import Cell
-from .shared_pass import Entry, fit_together
+from .shared_pass import PassMember, fit_together
 
 Line = dict[str, Any]  # one cell's line of cells.jsonl
 
@@ -36,7 +36,7 @@ def train_config(template: TrainConfig, cell: Cell, folder: Path) -> TrainConfig
     return replace(
         template,
         aggregator=cell.aggregator,
-        skip_scores=template.skip_scores and cell.aggregator not in SCORERS,
+        skip_scores=template.skip_scores and not class_of(cell.aggregator).scores_clips,
         pattern=cell.pattern,
         clips=cell.clips,
         clip_frames=cell.clip_frames,
@@ -117,7 +117,7 @@ class CellRunner:
             group = [
                 one
                 for one in ready
-                if one.run.trains and (fits and one.cell.aggregator in POOLED_AGGREGATORS) == pooled
+                if one.run.trains and (fits and class_of(one.cell.aggregator).reads_pooled) == pooled
             ]
             if group:
                 self._train(group, self._pooled_reader(mix) if pooled else self._map_reader(mix), report)
@@ -133,7 +133,7 @@ class CellRunner:
 
     def _train(self, group: Sequence[_Ready], reader: ClipReader, report: Callable[[Line], None]) -> None:
         entries = [
-            Entry(task=one.run.task(reader), run_dir=one.run.run, config=one.run.values) for one in group
+            PassMember(task=one.run.task(reader), run_dir=one.run.run, config=one.run.values) for one in group
         ]
         outcomes = fit_together(entries, group[0].run.options)
         trained = []

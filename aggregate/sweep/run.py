@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ... import store as stores
-from ...errors import DataError, FasterError, Interrupted, UsageError
-from ...runtime.allocator import keep_freed_memory
-from ...runtime.dask_cluster import LOCAL, WHOLE_WORKER, WorkerDied, connect, spread
+from ...errors import DataError, UsageError
 from ...runtime.signals import interruptible
-from ...runtime.spawning import require_startable
 from ...store import Store
 from ...terminal.progress_bars import tqdm
 from ...terminal.text import counted
@@ -29,17 +19,16 @@ from ...training.run_folder import alone_in, open_run
 from ..config import TrainConfig
 from ..data.mix import choose_split
 from ..data.partition import choose_parts
-from ..data.pooled import POOLED_AGGREGATORS, free_memory_bytes
+from ..data.pooled import free_memory_bytes
 from ..models.base import Aggregator
-from ..models.registry import SCORERS, build, require_known
+from ..models.registry import build, class_of, require_known
 from ..models.score_skip import own_heads
 from ..run_setup import versions
 from ..same_store import recorded_sweep_place
-from .cells import CellRunner, Line, cache_bytes, cell_mix, reads_logits
+from .cells import Line, cache_bytes, cell_mix, reads_logits
 from .grid import Cell, EmptyCell, Grid, expand, holdings
 from .results import Book, hole_line
-
-KEPT = "finished cells are kept and begun ones go on where they were"
+from .units import KEPT, run_units, share_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,159 +169,9 @@ def _run_grid(
     return SweepResult(folder=folder, lines=tuple(book.lines[name] for name in names))
 
 
-def share_batches(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells in groups that read the same batches; groups of one clip length and pair of models in a row."""
-    groups: dict[tuple[Any, ...], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(cell.batches, []).append(cell)
-    return [groups[key] for key in sorted(groups, key=str)]
-
-
 def _threads(jobs: int, cells: Sequence[Cell]) -> int:
     """Threads of each process: by the whole grid, so that a sweep that goes on with its last cells has no other bits."""
     return max(1, torch.get_num_threads() // min(jobs, len(share_batches(cells))))
-
-
-def run_units(
-    units: Sequence[Sequence[Cell]],
-    training: TrainConfig,
-    folder: Path,
-    *,
-    jobs: int,
-    threads: int,
-    cache_bytes: int,
-    report: Callable[[Line], None],
-    cluster: str | None = None,
-) -> None:
-    """Run every unit: here, dealt out to local processes, or on dask; `report` gets each cell's line, in this process.
-
-    Each of this machine's processes has so many threads, were it the only one.
-
-    Raises:
-        FasterError: as a unit raised it; the others are ended, and finished cells are kept.
-        Interrupted: a process died.
-    """
-    jobs = min(jobs, len(units))
-    if cluster is not None:
-        do = partial(
-            _do_unit,
-            replace(training, store=Path(training.store).absolute()),
-            folder.absolute(),
-            stores.open(training.store).fingerprint,
-            threads if cluster == LOCAL else None,
-            cache_bytes // jobs,
-        )
-        needs = {"GPU": 1} if cluster != LOCAL and (training.device or "").startswith("cuda") else {}
-        with connect(cluster, workers=jobs, needs=needs) as client:
-            for _, lines in spread(client, do, units, needs=needs):
-                if isinstance(lines, WorkerDied):
-                    raise Interrupted(f"{lines}; {KEPT}, run the same command again") from lines
-                for line in lines:
-                    report(line)
-        return
-    if jobs <= 1:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            runner = CellRunner(training, folder, cache_bytes=cache_bytes)
-            for unit in units:
-                runner.run(unit, report)
-        finally:
-            torch.set_num_threads(before)
-        return
-    require_startable()
-    context = multiprocessing.get_context("spawn")
-    processes, pipes = [], []
-    try:
-        for job in range(jobs):
-            ours, theirs = context.Pipe(duplex=False)
-            arguments = (units[job::jobs], training, folder, threads, cache_bytes // jobs, theirs)
-            process = context.Process(target=_job_main, args=arguments, name=f"sweep {job}", daemon=True)
-            process.start()
-            theirs.close()
-            processes.append(process)
-            pipes.append(ours)
-        _follow(pipes, report)
-        for process in processes:
-            process.join()
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
-
-
-def _do_unit(
-    training: TrainConfig,
-    folder: Path,
-    fingerprint: str,
-    threads: int | None,
-    cache_bytes: int,
-    unit: Sequence[Cell],
-) -> list[Line]:
-    """On a dask worker: a unit's lines."""
-    lines: list[Line] = []
-    with WHOLE_WORKER:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        _runner(training, folder, fingerprint, cache_bytes).run(unit, lines.append)
-    return lines
-
-
-@lru_cache(maxsize=1)
-def _runner(training: TrainConfig, folder: Path, fingerprint: str, cache_bytes: int) -> CellRunner:
-    """Kept from one unit to the next, with its pooled vectors, as long as the store is the same."""
-    keep_freed_memory()
-    return CellRunner(training, folder, cache_bytes=cache_bytes)
-
-
-def _follow(pipes: Sequence[Connection], report: Callable[[Line], None]) -> None:
-    """Pass every process's lines on until each has said that it is done."""
-    running = set(pipes)
-    while running:
-        for pipe in wait(list(running)):
-            assert isinstance(pipe, Connection)
-            try:
-                message = pipe.recv()
-            except EOFError:
-                raise Interrupted(
-                    f"a process of the sweep died; {KEPT}, run the same command again"
-                ) from None
-            if message is None:
-                running.remove(pipe)
-            elif isinstance(message, FasterError):
-                raise message
-            elif isinstance(message, str):
-                raise RuntimeError(f"a process of the sweep failed:\n{message}")
-            else:
-                report(message)
-
-
-def _job_main(
-    units: Sequence[Sequence[Cell]],
-    training: TrainConfig,
-    folder: Path,
-    threads: int,
-    cache_bytes: int,
-    pipe: Connection,
-) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this by SIGTERM
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    message: object = None
-    try:
-        with interruptible(KEPT):
-            runner = CellRunner(training, folder, cache_bytes=cache_bytes)
-            for unit in units:
-                runner.run(unit, pipe.send)
-    except BrokenPipeError:
-        os._exit(1)  # the parent is gone: nobody is left to tell
-    except FasterError as error:
-        message = error
-    except Exception:
-        message = traceback.format_exc()
-    with suppress(BrokenPipeError):
-        pipe.send(message)
 
 
 def _once(store: Store, cells: Sequence[Cell]) -> list[Cell]:
@@ -350,7 +189,7 @@ def _buildable(
         try:
             with torch.device("meta"):
                 _build(store, first)
-            if skip_scores and first.aggregator not in SCORERS:
+            if skip_scores and not class_of(first.aggregator).scores_clips:
                 own_heads(store, cell_mix(store, first))
         except (UsageError, DataError) as error:
             holes[first] = EmptyCell(cell=first, reason=str(error))
@@ -378,7 +217,7 @@ def _cache_budget(
     given = config.cache_bytes
     budget = free_memory_bytes() // 2 if given is None else given
     pooled = [
-        cell for cell in cells if cell.aggregator in POOLED_AGGREGATORS and not reads_logits(store, cell)
+        cell for cell in cells if class_of(cell.aggregator).reads_pooled and not reads_logits(store, cell)
     ]
     mixes = {(cell.clip_frames, cell.expensive, cell.cheap): cell_mix(store, cell) for cell in pooled}
     jobs = min(config.jobs, len(share_batches(cells))) or 1

@@ -20,14 +20,8 @@ from ...runtime.signals import stop_requests
 from ...training.checkpoint import BestEpoch, Standing, load_last
 from ...training.distributed import ALONE
 from ...training.log import Log
-from ...training.loop import (
-    TrainingOptions,
-    TrainingRun,
-    interruption,
-    make_optimizer,
-    run_config,
-    write_best,
-)
+from ...training.loop import TrainingRun, interruption, run_config, write_best
+from ...training.options import TrainingOptions, make_optimizer
 from ...training.run_folder import alone_in, open_run
 from ..models.base import Aggregator
 from ..task import AggregatorTask, WeighedBatch
@@ -36,7 +30,7 @@ SAVE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class PassMember:
     """One of those that train together: its task, its run folder, and what beside the options decides the run."""
 
     task: AggregatorTask
@@ -44,7 +38,7 @@ class Entry:
     config: Mapping[str, Any]
 
 
-def fit_together(entries: Sequence[Entry], options: TrainingOptions) -> list[BestEpoch | RunError]:
+def fit_together(entries: Sequence[PassMember], options: TrainingOptions) -> list[BestEpoch | RunError]:
     """Train all entries step by step in turn, each batch read once, and return each one's best epoch.
 
     All tasks must give the same batches and the same validation share, which is read once for all, too. The
@@ -108,7 +102,7 @@ def fit_together(entries: Sequence[Entry], options: TrainingOptions) -> list[Bes
                     raise interruption(stop.asked, last.run_dir, last.state)
 
 
-def _begin(entry: Entry, options: TrainingOptions, stream: _Stream) -> _SharingRun:
+def _begin(entry: PassMember, options: TrainingOptions, stream: _Stream) -> _SharingRun:
     model = entry.task.model.to(torch.device(options.device))
     optimizer = make_optimizer(model, options)
     standing = load_last(entry.run_dir, model, optimizer)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...costs.tables import meta_copy
 from ...errors import UsageError
+from ...runtime.flop_counter import meta_copy
 from ...terminal.text import counted
 from .base import Backbone
 
@@ -37,7 +37,7 @@ class Wrapped(Backbone):
         return self.network.load_state_dict(*args, **kwargs)
 
 
-class Adapted(Wrapped):
+class ModuleBackbone(Wrapped):
     """Any module with `channels` and `features`, seen as a `Backbone`.
 
     Its `frame_stride`, `clip_frames`, `size`, `mean`, `std`, `num_classes` and `classify` are taken where it has them.
@@ -147,7 +147,7 @@ def as_backbone(network: object, name: str) -> Backbone:
         )
     if isinstance(network, Backbone):
         return network
-    return Adapted(network)
+    return ModuleBackbone(network)
 
 
 def import_function(name: str) -> Callable[..., object]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ...errors import UsageError
 from ...terminal.suggest import did_you_mean
 from .libraries import registry as libraries
-from .networks.plans import PLANS, STEM_WIDTH, Plan
+from .networks.plans import PLANS, STEM_WIDTH, NetworkPlan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,7 +83,7 @@ def on_meta(name: str, num_classes: int | None = None) -> Backbone:
         return build(name, num_classes)
 
 
-def plan_of(name: str) -> Plan | None:
+def plan_of(name: str) -> NetworkPlan | None:
     """The plan of a network of the paper, None for any other network.
 
     Raises UsageError for a name that neither has a colon nor is known.
@@ -133,7 +133,7 @@ def _unknown(name: str) -> str:
     )
 
 
-def _member(plan: Plan, num_classes: int | None, *, width: int = STEM_WIDTH) -> nn.Module:
+def _member(plan: NetworkPlan, num_classes: int | None, *, width: int = STEM_WIDTH) -> nn.Module:
     from .networks.resnet3d import resnet3d
 
     return resnet3d(plan.kind, plan.depth, num_classes, width=width)

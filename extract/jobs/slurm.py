@@ -127,7 +127,7 @@ class SlurmJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Script:
+class JobScript:
     """A job script that was written."""
 
     path: Path
@@ -136,7 +136,7 @@ class Script:
     tasks: int
 
 
-def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, **job: Any) -> Script:
+def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, **job: Any) -> JobScript:
     """Write the job script of an extraction, beside where its store will be, and make the folder of its logs.
 
     Args:
@@ -166,7 +166,7 @@ def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, *
             f"--tasks {made.tasks}: this cluster's arrays have at most {largest} (MaxArraySize); a task does every N-th "
             "shard, so fewer tasks do the same work"
         )
-    script = Script(
+    script = JobScript(
         path=(out or store.with_name(f"{store.name}.sbatch")).absolute(),
         logs=store.with_name(f"{store.name}.logs"),
         store=store,

@@ -14,10 +14,10 @@ from torch import Tensor
 from ...errors import VideoError
 from ..backbones.inference.frozen import FrozenBackbone
 
-MapsAndLogits = tuple[NDArray[np.float16], NDArray[np.float32] | None]
+HostMapsAndLogits = tuple[NDArray[np.float16], NDArray[np.float32] | None]
 FloatT = TypeVar("FloatT", np.float16, np.float32)
 # Called once a video: its maps and logits, or why it has none.
-Deliver = Callable[[int, MapsAndLogits | VideoError], None]
+Deliver = Callable[[int, HostMapsAndLogits | VideoError], None]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -28,7 +28,7 @@ class _Video:
     added: int = 0
     computed: int = 0
     ended: bool = False
-    parts: list[MapsAndLogits] = field(default_factory=list)
+    parts: list[HostMapsAndLogits] = field(default_factory=list)
     error: VideoError | None = None
 
 

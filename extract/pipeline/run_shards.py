@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from ... import store as stores
-from ...runtime.background import Behind, Work
 from ...runtime.signals import raise_if_stopped
+from ...runtime.threads import Behind, Work
 from ..backbones.inference.frozen import FrozenBackbone
 from ..backbones.weights.load import WeightsInfo, load_weights
 from ..video.decode import LoadedVideo, stream_clips
-from ..video.decoder_pool import DecodeJob, DecoderPool, VideoFailure
+from ..video.decoder_pool import DecodeJob, DecoderPool
+from ..video.decoder_process import VideoFailure
 from ..video.shared_memory import fit_slots
-from ..video.views import ViewDraw, draw_view
+from ..video.transforms import ViewDraw, draw_view
 from .events import Report
 from .stages import ForwardStage, ShardTask, ShardWriters
 

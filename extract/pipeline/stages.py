@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ... import store as stores
 from ...errors import VideoError
-from ...runtime.background import Behind, Work
+from ...runtime.threads import Behind, Work
 from ...store.format.receipts import Receipt
 from ..backbones.inference.frozen import FrozenBackbone
 from ..video.decode import LoadedVideo
-from ..video.decoder_pool import VideoFailure
-from .batching import MapsAndLogits, VideoBatches
+from ..video.decoder_process import VideoFailure
+from .batching import HostMapsAndLogits, VideoBatches
 from .events import Report, ShardEvent, StageTimes, VideoEvent
 
 # (model, by its place in the job; view): what has shards of its own.
@@ -81,7 +81,7 @@ class ShardWriters:
             )
             self._writers[model, view] = self._stack.enter_context(writer)
 
-    def add(self, output: Output, row: int, result: MapsAndLogits, facts: stores.ClipFacts) -> None:
+    def add(self, output: Output, row: int, result: HostMapsAndLogits, facts: stores.ClipFacts) -> None:
         """Write one video's maps of one output."""
         maps, logits = result
         self._writers[output].add(row, maps, logits if self._specs[output[0]].num_classes else None, facts)
@@ -198,7 +198,7 @@ class ForwardStage:
             for batches in self._batches.values():
                 batches.end(row)
 
-    def _deliver(self, output: Output, row: int, result: MapsAndLogits | VideoError) -> None:
+    def _deliver(self, output: Output, row: int, result: HostMapsAndLogits | VideoError) -> None:
         video = self._videos[row]
         if isinstance(result, VideoError):
             # Without the file's name, so that equal reasons can be counted; the row tells which file.

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import SourceError, UsageError
+from ...runtime.allocator import collector_paused
 from ...store import VideoRecord
-from ...store.format.manifest import collector_paused
 from ...terminal.text import agreeing, counted
 from .folder import VideoFolder, require_local
 from .folder_layout import left_out

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...errors import UsageError
-from ...training.loop import TrainingOptions
+from ...training.options import TrainingOptions
 from ..sources.options import SourceOptions
 from .folds import require_fold
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ...errors import RunError, SourceError, StorageError, UsageError, VideoError
 from ...runtime.atomic import replace as write_whole
-from ...runtime.prefetch import made_ahead
+from ...runtime.threads import made_ahead
 from ...runtime.workarounds import SafeConvolutions
 from ...store import VideoRecord
 from ...terminal.progress_bars import tqdm
@@ -28,7 +28,8 @@ from ..backbones import Backbone
 from ..backbones.inference.frozen import FrozenBackbone
 from ..sources.read import Source
 from ..video.decode import LoadedVideo, load_random_video
-from ..video.decoder_pool import DecodeJob, DecoderPool, VideoFailure
+from ..video.decoder_pool import DecodeJob, DecoderPool
+from ..video.decoder_process import VideoFailure
 from ..video.transforms import normalise
 from .config import TrainBackboneConfig
 from .resnet3d_training import train_forward
@@ -40,7 +41,7 @@ ClipsLabelsIds = tuple[Tensor, Tensor, list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class BackboneTrainingVideos:
     """Which videos stage one sees, and what for; `unseen` are those of the fold that is left out."""
 
     split: str
@@ -68,7 +69,7 @@ class BackboneTask:
         config: TrainBackboneConfig,
         model: Backbone,
         source: Source,
-        parts: Parts,
+        parts: BackboneTrainingVideos,
         pool: DecoderPool,
         *,
         device: torch.device,

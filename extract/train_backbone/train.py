@@ -40,7 +40,7 @@ from ..video.shared_memory import MEMORY_BYTES
 from .config import TrainBackboneConfig, TrainBackboneResult
 from .folds import fold_of
 from .init import freeze, require_unseen_by, start_from
-from .task import BackboneTask, Parts
+from .task import BackboneTask, BackboneTrainingVideos
 from .video_cache import CacheEntry, ClipCache
 
 __all__ = ["TrainBackboneConfig", "TrainBackboneResult", "train_backbone"]
@@ -164,7 +164,7 @@ def _train(
     return result
 
 
-def choose_parts(config: TrainBackboneConfig, source: Source, say: Say) -> Parts:
+def choose_parts(config: TrainBackboneConfig, source: Source, say: Say) -> BackboneTrainingVideos:
     """Which videos are trained on, validated, tested and left out.
 
     Raises:
@@ -188,7 +188,7 @@ def choose_parts(config: TrainBackboneConfig, source: Source, say: Say) -> Parts
         f"{len(test)} to test "
         f"({split}){left_out}"
     )
-    return Parts(
+    return BackboneTrainingVideos(
         split=split,
         train=tuple(train),
         validation=tuple(validation),
@@ -220,7 +220,7 @@ def _cache(
     config: TrainBackboneConfig,
     model: Backbone,
     source: Source,
-    parts: Parts,
+    parts: BackboneTrainingVideos,
     ranks: Ranks,
     say: Say,
     progress: bool,

@@ -31,11 +31,12 @@ from ...store import VideoRecord
 from ...terminal.outputs import require_folder
 from ...terminal.progress_bars import tqdm
 from ...terminal.text import agreeing, counted, sized
-from ..video.decode import SCALING, LoadedVideo, load_clips, read_scaled
-from ..video.decoder_pool import DecodeJob, DecoderPool, VideoFailure
+from ..video.decode import LoadedVideo, load_clips, read_scaled
+from ..video.decoder_pool import DecodeJob, DecoderPool
+from ..video.decoder_process import VideoFailure
+from ..video.pictures import SCALING
 from ..video.sampling import random_clip
-from ..video.transforms import random_view
-from ..video.views import short_sides
+from ..video.transforms import random_view, short_sides
 
 _VERSION = 1  # of what the files hold
 _PART_FRAMES = 512  # of a long video, between two signs of life

@@ -12,23 +12,28 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from ...errors import UsageError, VideoError
 from .frames import decode_frames
-from .packets import MAX_PIXELS, PacketScan, Probe, probe, scan
-from .rotation import orientation
+from .packets import PacketScan, Probe, probe, scan
+from .pictures import Painter
 from .sampling import ClipPlan, plan_clips, random_clip
-from .transforms import REFERENCE_SIZE, View, centre_transform, centre_view, random_view, scaled_size
-from .views import ViewDraw
+from .transforms import (
+    REFERENCE_SIZE,
+    View,
+    ViewDraw,
+    centre_transform,
+    centre_view,
+    random_view,
+    scaled_size,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
 __all__ = [
     "LoadedVideo",
@@ -40,9 +45,6 @@ __all__ = [
     "read_scaled",
     "stream_clips",
 ]
-
-# Exact rounding, so that pixels do not depend on the processor's vector unit.
-SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ def read_frames(
             f"{path.name}: frames {wanted[0]} to {wanted[-1]} asked, it has 0 to {found.probe.frames - 1}"
         )
     view_of = None if size is None else partial(centre_view, transform=centre_transform(size))
-    painter = _Painter(view_of, size)
+    painter = Painter(view_of, size)
     for index, frame in decode_frames(path, found, wanted.tolist()):
         yield index, np.ascontiguousarray(painter(frame))
 
@@ -112,7 +114,7 @@ def read_scaled(
             raise VideoError(f"{path.name}: its picture's size changes from {upright} to {size}")
         return View(width=width, height=height, left=0, top=0)
 
-    painter, video = _Painter(view_of, None), range(first, first + frames)
+    painter, video = Painter(view_of, None), range(first, first + frames)
     pictures = (painter(frame) for _, frame in decode_frames(path, found, video, video=video))
     return (frames, height, width), pictures
 
@@ -179,7 +181,7 @@ def stream_clips(
     """
     began = time.perf_counter()
     draws = views or (ViewDraw(short_side=centre_transform(size).short_side),)
-    painters = [_Painter(partial(draw.view_of, size=size), size) for draw in draws]
+    painters = [Painter(partial(draw.view_of, size=size), size) for draw in draws]
     found = scan(path)
     first, frames = _segment(path, found.probe, start_seconds, end_seconds)
     plans = [
@@ -233,7 +235,7 @@ def load_random_video(
     if out is not None and len(out) != 1:
         raise UsageError(f"out has room for {len(out)} clips: it must be 1")
     video = range(first, first + frames)
-    painters, views = [_Painter(view_of, size)], np.zeros(1, dtype=np.int64)
+    painters, views = [Painter(view_of, size)], np.zeros(1, dtype=np.int64)
     return next(_load(path, found, plan, video, painters, views, size, out, began=began, sparse=True))
 
 
@@ -257,7 +259,7 @@ def _load(
     found: PacketScan,
     plan: ClipPlan,
     video: range,
-    painters: Sequence[_Painter],
+    painters: Sequence[Painter],
     views: NDArray[np.int64],
     size: int,
     out: NDArray[np.uint8] | None,
@@ -335,33 +337,3 @@ def _places(indices: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]
         distinct.tolist(), begins.tolist(), [*begins[1:].tolist(), len(indices)], strict=True
     ):
         yield index, places[begin:end]
-
-
-class _Painter:
-    """Turns decoded frames into upright pictures: scaled by FFmpeg, cut by numpy."""
-
-    def __init__(self, view_of: Callable[[int, int], View] | None, size: int | None) -> None:
-        self._view_of = view_of
-        self._size = size
-        self._scaler = VideoReformatter()
-
-    def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        """The frame's picture, uint8 (H, W, 3), not contiguous; valid until the frame goes."""
-        transpose, flip_rows, flip_columns = orientation(frame)
-        width, height = (frame.height, frame.width) if transpose else (frame.width, frame.height)
-        view = (
-            self._view_of(width, height) if self._view_of else View(width=width, height=height, left=0, top=0)
-        )
-        if view.width * view.height > MAX_PIXELS:
-            raise VideoError(f"a picture of {width}×{height} is too long and thin to be scaled")
-        stored = (view.height, view.width) if transpose else (view.width, view.height)
-        scaled = self._scaler.reformat(
-            frame, width=stored[0], height=stored[1], format="rgb24", interpolation=SCALING, threads=1
-        )
-        picture = cast("NDArray[np.uint8]", scaled.to_ndarray())
-        if transpose:
-            picture = picture.transpose(1, 0, 2)
-        picture = picture[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
-        if self._size is not None:
-            picture = picture[view.top : view.top + self._size, view.left : view.left + self._size]
-        return picture[:, ::-1] if view.flip else picture

@@ -10,27 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ...errors import UsageError, VideoError
+from ...errors import UsageError
 from ...runtime.signals import STOP_SIGNALS
 from ...runtime.spawning import GUARD, require_startable
 from .decode import LoadedVideo, load_clips
+from .decoder_process import Load, VideoFailure, serve
 from .shared_memory import Shape, Slots
 
 Key = TypeVar("Key")
@@ -40,16 +36,6 @@ TIMEOUT_SECONDS = 120.0
 _START_ATTEMPTS = 3
 _START_SECONDS = 600.0  # of imports, which take minutes where many programs share few cores
 _STOP_SECONDS = 0.2  # so soon after `DecoderPool.stop` its `run` ends
-_NO_PIXELS = np.empty(0, dtype=np.uint8)
-
-Load = Callable[..., LoadedVideo | Generator[LoadedVideo, NDArray[np.uint8], None]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoFailure:
-    """Why a video has no clips, in one line."""
-
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,7 +305,7 @@ class _Worker:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         process = context.Process(
-            target=_serve, args=(theirs, self._slots), name="faster-decoder", daemon=True
+            target=serve, args=(theirs, self._slots), name="faster-decoder", daemon=True
         )
         # Ctrl-C and a batch system's warning reach the whole process group: the parent decides, its decoders never see
         # them, nor does multiprocessing's tracker (whose start lifts blocks, so it comes before the second one). And no
@@ -333,57 +319,3 @@ class _Worker:
         finally:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
-def _serve(pipe: Connection, slots: Slots) -> None:
-    """A decoder process: load what comes, until the parent's end of the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # by which Python ends such processes
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with contextlib.suppress(EOFError, ConnectionError):
-        while True:
-            load, path, arguments, slot = pipe.recv()
-            pipe.send(None)
-            outcomes = _outcomes(load, path, arguments, slots.view(slot))
-            outcome = next(outcomes)
-            pipe.send(outcome)
-            while isinstance(outcome, LoadedVideo) and outcome.more:
-                outcome = outcomes.send(slots.view(pipe.recv()))
-                pipe.send(outcome)
-            outcomes.close()
-
-
-def _outcomes(
-    load: Load, path: Path, arguments: dict[str, Any], out: NDArray[np.uint8]
-) -> Generator[LoadedVideo | VideoFailure, NDArray[np.uint8], None]:
-    """What becomes of a video, part by part, without the pixels, which lie in the slots that are sent."""
-    parts: Generator[LoadedVideo, NDArray[np.uint8], None] | None = None
-    more = True
-    while more:
-        outcome: LoadedVideo | VideoFailure
-        more = False
-        try:
-            loaded = load(path, out=out, **arguments) if parts is None else parts.send(out)
-            if not isinstance(loaded, LoadedVideo):
-                parts, loaded = loaded, next(loaded)
-            if loaded.clips.ctypes.data != out.ctypes.data:
-                raise TypeError(f"{load.__qualname__} did not load into its slot")
-            more = loaded.more
-            outcome = replace(loaded, clips=_NO_PIXELS)
-        except VideoError as error:
-            outcome = VideoFailure(reason=_one_line(str(error)))
-        except BaseException as error:  # the video's door: whatever a decoder raises is this video's failure
-            outcome = VideoFailure(reason=_one_line(f"{type(error).__name__}: {error}"))
-        out = yield outcome
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _end_with_parent() -> None:
-    """A decode that is stuck would never see the pipe close."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

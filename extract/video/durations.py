@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ...terminal.progress_bars import tqdm
 from ...terminal.text import counted
 from .decode import LoadedVideo, probe
-from .decoder_pool import DecodeJob, DecoderPool, VideoFailure
+from .decoder_pool import DecodeJob, DecoderPool
+from .decoder_process import VideoFailure
 
 
 def probe_durations(

@@ -17,7 +17,8 @@ import av.error
 import av.video
 
 from ...errors import VideoError
-from .packets import KeyPacket, PacketScan, open_video, read_packets
+from .containers import open_video, read_packets
+from .packets import KeyPacket, PacketScan
 
 # A jump ahead restarts the decoder, which costs it the frames it holds back: not worth it for fewer frames.
 _SEEK_FRAMES = 16

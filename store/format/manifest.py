@@ -7,10 +7,8 @@ label -1, in no split.
 
 from __future__ import annotations
 
-import gc
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError
+from ...runtime.allocator import collector_paused
 from ...runtime.atomic import put_if_absent
 from ...terminal.text import counted
 from ..io.safe_open import read_regular
@@ -117,18 +116,6 @@ class Manifest:
     def missing_in(self, split: str, part: str) -> int:
         """How many videos of a split's part were listed and not on disk."""
         return sum(splits.get(split) == part for _, splits in self.missing.values())
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """For what makes objects by the million and no cycles: looking for some takes a third of its time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 @collector_paused()

@@ -1,15 +1,12 @@
-"""One model's maps and logits in a store: random batches of clips as byte ranges, past any chunk pipeline."""
+"""One model's maps and logits in a store: random batches of clips, past any chunk pipeline."""
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property, partial
-from itertools import pairwise
+from functools import cached_property, partial
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,19 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 from ...errors import StoreError
 from ..format.attributes import read_group_attributes, read_spec
 from ..format.checksummed_json import unseal
-from ..format.encoding import checksum, decompress, dequantise
+from ..format.encoding import checksum, dequantise
 from ..format.manifest import SEGMENT_BYTES_MAX
 from ..format.receipts import list_receipts
-from ..format.schema import logits_key, maps_key, scales_key
-from ..format.shard_file import ShardFile
+from ..format.schema import logits_key
 from ..io.s3 import THREADS, RemotePath
 from ..io.safe_open import read_floats, read_regular
 from .coverage import Coverage, load_coverage
-
-if TYPE_CHECKING:
-    from .store import Store
-
-Request = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+from .root import StoreRoot
+from .shard_files import Request, ShardFiles
 
 
 class StoredMaps(NamedTuple):
@@ -51,17 +44,16 @@ class Features:
     Attributes:
         spec: everything that decided the maps' bytes.
         provenance: what else was recorded: GFLOPs a clip, versions, where the weights came from.
+        shard_files: where the clips are read from.
     """
 
-    def __init__(self, store: Store, folder: Path, *, mapped: bool = False) -> None:
+    def __init__(self, store: StoreRoot, folder: Path, *, mapped: bool = False) -> None:
         self.store = store
         self.folder = folder
-        self._mapped = mapped
         attributes = read_group_attributes(folder)
         self.spec = read_spec(folder)
         self.provenance: Mapping[str, Any] = attributes.get("recorded", {})
-        self._files: dict[tuple[int, int], ShardFile] = {}  # the longest unused one first
-        self._lock = Lock()
+        self.shard_files = ShardFiles(store, folder, self.spec, mapped=mapped)
 
     @property
     def model(self) -> str:
@@ -245,23 +237,25 @@ class Features:
             StoreError: a clip is not in the store, or damaged, or its file is shorter than its receipt says.
         """
         request = self._request(rows, views, clips)
-        keys, places = self._in_file_order(request)
+        keys, places = self.shard_files.in_file_order(request)
         shape = (len(keys), *self.map_shape)
         values = np.empty(shape, dtype=self.spec.dtype) if out is None else out
         if values.shape != shape or values.dtype != self.spec.dtype or not values.flags.c_contiguous:
             raise ValueError(f"out must be C-ordered {self.spec.dtype} of shape {shape}")
         remote = isinstance(self.folder, RemotePath)
         if remote:
-            self._open_together(keys)
+            self.shard_files.open_together(keys)
         scales = scale_of = starts = expected = None
         if self.spec.dtype == "uint8":
-            scales, scale_of = self._read_scales(keys, places)
+            scales, scale_of = self.shard_files.read_scales(keys, places)
         if check or self.spec.codec != "none":
             expected = self._known.columns["crc32c"][request].tolist()
             if scales is not None and scale_of is not None:
                 video_starts = [checksum(scale.data) for scale in scales]
                 starts = [video_starts[i] for i in scale_of.tolist()]
-        read = partial(self._read, values.reshape(-1).view(np.uint8).data, expected, starts, request)
+        read = partial(
+            self.shard_files.read, values.reshape(-1).view(np.uint8).data, expected, starts, request
+        )
         if not remote:
             read(keys.tolist(), places.tolist())
             return StoredMaps(values, scales, scale_of)
@@ -307,76 +301,9 @@ class Features:
 
     def close(self) -> None:
         """Let go of the shard files; the next read opens them again."""
-        with self._lock:
-            self._files.clear()
+        self.shard_files.close()
 
-    def _in_file_order(self, request: Request) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Each clip's number, counted through the shard files, ascending; and its place in the request."""
-        rows, views, clips = request
-        shards, within = np.divmod(rows, self.store.shard_videos)
-        keys = ((shards * self.views + views) * self.store.shard_videos + within) * self.clips + clips
-        places = np.argsort(keys, kind="stable")
-        return keys[places], places
-
-    def _read(
-        self,
-        memory: memoryview,
-        expected: list[int] | None,
-        starts: list[int] | None,
-        request: Request,
-        keys: list[int],
-        places: list[int],
-    ) -> None:
-        """Fill the clips' places in `memory`; a call's cost is counted in microseconds a clip."""
-        size, file_clips = self.spec.clip_bytes, self.store.shard_videos * self.clips
-        compressed = self.spec.codec != "none"
-        number, scratch = -1, memoryview(b"")
-        for key, place in zip(keys, places, strict=True):
-            if key // file_clips != number:
-                number = key // file_clips
-                file = self._file(*divmod(number, self.views))
-                offsets, sizes, read_into = file.offsets.data, file.sizes.data, file.read_into
-            at = key % file_clips
-            clip = memory[place * size : (place + 1) * size]
-            if not (stored_size := sizes[at]):
-                raise StoreError(
-                    f"{file.path}: has no {self._name(place, request)}, though its receipt is there"
-                )
-            if compressed and stored_size > len(scratch):
-                scratch = memoryview(bytearray(stored_size))
-            stored = scratch[:stored_size] if compressed else clip
-            read_into(stored, offsets[at])
-            if expected is not None and checksum(stored, starts[place] if starts else 0) != expected[place]:
-                raise StoreError(
-                    f"{file.path}: {self._name(place, request)} is damaged; run: faster verify {self.store.path} --repair"
-                )
-            if compressed:
-                decompress(stored, clip)
-
-    def _name(self, place: int, request: Request) -> str:
-        row, view, clip = (int(values[place]) for values in request)
-        return f"clip {clip} of {self.store.videos.ids[row]}" + (f", view {view}" if view else "")
-
-    def _read_scales(
-        self, keys: NDArray[np.int64], places: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The scale of each video that is asked for, and which of them each place of the request has."""
-        videos = keys // self.clips
-        first = _changes(videos)
-        scale_of = np.empty(len(keys), dtype=np.int64)
-        scale_of[places] = np.cumsum(first) - 1
-        numbers, within = np.divmod(videos[first], self.store.shard_videos)
-        scales = np.empty((len(within), self.map_shape[3]), dtype="<f4")
-        for start, end in pairwise([*np.flatnonzero(_changes(numbers)).tolist(), len(numbers)]):
-            file = self._file(*divmod(int(numbers[start]), self.views))
-            assert file.scales is not None
-            # The places are in range; "clip" spares the copy that take makes to be safe.
-            np.take(file.scales, within[start:end], axis=0, out=scales[start:end], mode="clip")
-        return scales, scale_of
-
-    def _request(
-        self, rows: ArrayLike, views: ArrayLike, clips: ArrayLike
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def _request(self, rows: ArrayLike, views: ArrayLike, clips: ArrayLike) -> Request:
         asked = [np.asarray(a) for a in (rows, views, clips)]
         if any(a.size and a.dtype.kind not in "iu" for a in asked):
             raise ValueError(f"rows, views and clips are whole numbers, not {[str(a.dtype) for a in asked]}")
@@ -402,51 +329,6 @@ class Features:
                 f" (and {absent.size - 1} more asked for); see: faster inspect {self.store.path}"
             )
         return r, v, c
-
-    def _file(self, shard: int, view: int) -> ShardFile:
-        with self._lock:
-            file = self._files.pop((shard, view), None) or self._open(shard, view)
-            return self._keep(shard, view, file)
-
-    def _open(self, shard: int, view: int) -> ShardFile:
-        return ShardFile(
-            self.folder / maps_key(shard, view),
-            self.spec,
-            self.store.shard_videos,
-            scales=self.folder / scales_key(shard, view),
-            mapped=self._mapped,
-        )
-
-    def _keep(self, shard: int, view: int, file: ShardFile) -> ShardFile:
-        if len(self._files) >= _open_files_max():
-            del self._files[
-                next(iter(self._files))
-            ]  # closed with its last reference: a read may be under way
-        self._files[shard, view] = file
-        return file
-
-    def _open_together(self, keys: NDArray[np.int64]) -> None:
-        """Open the shards that are wanted at once: on object storage each takes a way there and back."""
-        numbers = np.unique(keys // (self.store.shard_videos * self.clips)).tolist()
-        wanted = [divmod(number, self.views) for number in numbers]
-        missing = [key for key in wanted if key not in self._files][: _open_files_max()]
-        with ThreadPoolExecutor(THREADS) as pool:
-            for key, file in zip(missing, pool.map(lambda key: self._open(*key), missing), strict=True):
-                with self._lock:
-                    self._keep(key[0], key[1], file)
-
-
-@cache
-def _open_files_max() -> int:
-    """Shards of one model that may be open: a small share of what the system lets this process open."""
-    return max(16, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
-
-
-def _changes(values: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Where a value differs from the one before it; the first does."""
-    changes = np.ones(len(values), dtype=bool)
-    np.not_equal(values[1:], values[:-1], out=changes[1:])
-    return changes
 
 
 def _ends(path: str) -> list[str]:

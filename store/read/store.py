@@ -12,16 +12,15 @@ from ...errors import StoreError, UsageError
 from ...runtime.file_names import require_text
 from ...terminal.suggest import did_you_mean
 from ...terminal.text import counted
-from ..format import manifest as manifests
-from ..format.attributes import read_group_attributes, read_spec
-from ..format.checksummed_json import FORMAT, digest
-from ..format.manifest import Manifest
+from ..format.attributes import read_spec
+from ..format.checksummed_json import digest
 from ..format.spec import features_folder
 from ..io.s3 import RemotePath, store_location
 from .features import Features
+from .root import StoreRoot
 
 
-class Store:
+class Store(StoreRoot):
     """One dataset's maps, scores and provenance, of all its models; opened for reading by `store.open`.
 
     Attributes:
@@ -30,24 +29,13 @@ class Store:
     """
 
     def __init__(self, path: Path, *, mapped: bool = False) -> None:
-        self.path = path = store_location(path)
+        path = store_location(path)
         if mapped and isinstance(path, RemotePath):
             raise UsageError(f"{path}: object storage cannot be mapped; open it without mapped=True")
         if not isinstance(path, RemotePath):
             require_text(path, "the store")
         self._mapped = mapped
-        attributes = read_group_attributes(path)
-        if attributes.get("format") != FORMAT:
-            raise StoreError(f"{path} has format {attributes.get('format')!r}; this version reads {FORMAT}")
-        shard_videos = attributes.get("shard_videos")
-        if type(shard_videos) is not int or not 1 <= shard_videos <= 1_000_000:
-            raise StoreError(f"{path}: {shard_videos!r} videos a shard; the store's metadata is damaged")
-        self.shard_videos = shard_videos
-
-    @cached_property
-    def videos(self) -> Manifest:
-        """The manifest: ids, paths, labels, splits, a row each."""
-        return manifests.load(self.path)
+        super().__init__(path)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -13,16 +13,12 @@ from faster.demo.events import (
     chance,
     clip_ceiling,
     draw_script,
-    encode,
-    planned_singles,
-    planned_videos,
     render_frames,
     render_script,
     render_single,
-    write_set,
-    write_singles,
 )
 from faster.demo.shapes import KINDS
+from faster.demo.video_files import encode, planned_singles, planned_videos, write_set, write_singles
 from faster.errors import DataError, StorageError, UsageError
 
 CLIP_FRAMES = 8

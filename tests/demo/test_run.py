@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from faster.demo.events import EventSet, planned_videos
+from faster.demo.events import EventSet
 from faster.demo.run import CHEAP, EXPENSIVE, DemoConfig, demo
+from faster.demo.video_files import planned_videos
 
 
 def test_the_demo_ends_in_a_table_a_plot_and_a_page_and_is_not_done_twice(tmp_path: Path) -> None:

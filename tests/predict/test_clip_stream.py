@@ -11,7 +11,7 @@ from faster.errors import UsageError, VideoError
 from faster.extract.video.decode import load_clips
 from faster.extract.video.decoder_pool import DecoderPool
 from faster.predict import clip_stream as streaming
-from faster.predict.clip_stream import SLOTS, ClipReader, ClipRequest, ClipStream, list_videos
+from faster.predict.clip_stream import SLOTS, ClipRequest, ClipStream, VideoPass, list_videos
 from videos import make_video
 
 SIZE = 24
@@ -41,7 +41,7 @@ def test_the_clips_are_those_of_the_whole_video(
     whole = load_clips(
         path, clips=request_.grid, clip_frames=8, frame_stride=request_.frame_stride, size=SIZE
     )
-    reader = ClipReader(path, request_)
+    reader = VideoPass(path, request_)
     for place in request_.places:
         out = np.zeros((1, 8, SIZE, SIZE, 3), dtype=np.uint8)
         clip = reader.fill(out)
@@ -75,7 +75,7 @@ def test_memory_is_two_clips_and_what_they_share(
         starts = [int(stream.clip(0, number).starts[0]) for number in range(request.grid)]
     assert starts == sorted(set(starts)) and len(starts) == frames // 6
     assert pools == [((1, 8, SIZE, SIZE, 3), SLOTS)]
-    reader = ClipReader(path, request)
+    reader = VideoPass(path, request)
     out = np.empty(pools[0][0], dtype=np.uint8)
     kept = {reader.fill(out) and reader.kept_frames for _ in starts}
     assert kept == {0, 2, 4}  # the last clip ends with the video, so it shares more
@@ -113,7 +113,7 @@ def test_damage_behind_the_last_clip_is_seen_as_extraction_sees_it(tmp_path: Pat
     request = make_request(6, [0, 1])
     with pytest.raises(VideoError) as whole:
         load_clips(path, clips=6, clip_frames=8, size=SIZE)
-    reader = ClipReader(path, request)
+    reader = VideoPass(path, request)
     out = np.empty((1, 8, SIZE, SIZE, 3), dtype=np.uint8)
     reader.fill(out)
     with pytest.raises(VideoError) as live:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from faster.training.loop import TrainingOptions
+from faster.training.options import TrainingOptions
 from torch import Tensor, nn
 
 STEPS = 5

@@ -10,8 +10,10 @@ from pathlib import Path
 import av
 import av.video
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 NUMBER_BITS = 12
 # tkhd matrices (a, b, u, c, d, v, x, y, w) that turn the stored picture clockwise by so many degrees.
 _MATRICES = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
@@ -110,3 +112,16 @@ def _write_rotation(path: Path, rotation: int) -> None:
     one = 1 << 16
     data[at : at + 36] = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
     path.write_bytes(bytes(data))
+
+
+def sequential(path: Path) -> list[NDArray[np.uint8]]:
+    """The plain way: decode the whole file, turn each picture as its frame says."""
+    scaler = VideoReformatter()
+    pictures = []
+    with av.open(str(path), metadata_errors="ignore") as container:
+        stream = container.streams.best("video")
+        stream.codec_context.thread_count = 1
+        for frame in container.decode(stream):
+            picture = scaler.reformat(frame, format="rgb24", interpolation=SCALING, threads=1).to_ndarray()
+            pictures.append(np.rot90(picture, frame.rotation // 90))
+    return pictures

@@ -15,7 +15,8 @@ import torch
 from blobs import CONFIG, STEPS, Blobs, contents, options
 from faster.errors import Interrupted, RunError, StorageError, UsageError
 from faster.runtime.atomic import replace
-from faster.training.loop import _is_finite, fit, learning_rate_at, run_config, step_seed
+from faster.training.loop import _is_finite, fit, run_config, step_seed
+from faster.training.options import learning_rate_at
 from faster.training.run_folder import open_run
 from processes import started
 from safetensors.torch import load_file

@@ -9,17 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ....errors import UsageError
+from ....runtime.flop_counter import MapShape
 from ....terminal.text import counted
-from ..base import Aggregator, MapShape, uniform_
+from ..base import Aggregator, uniform_
 from ..batch import ClipBatch
-from ..registry import register
 
 HEADS = 8
 
 State = tuple[Tensor, Tensor, Tensor]
 
 
-@register("attentive-probe")
 class AttentiveProbe(Aggregator[State]):
     """Multi-head cross-attention of one learned query to all positions, layer norm, a linear classifier.
 
@@ -35,6 +34,7 @@ class AttentiveProbe(Aggregator[State]):
     relative to it the sum of the weights (B, H) and of the weighted positions (B, H, c).
     """
 
+    name = "attentive-probe"
     recurrent = False
 
     def __init__(self, *, map_shapes: Mapping[str, MapShape], num_classes: int, dropout: float) -> None:

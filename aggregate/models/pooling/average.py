@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base import Aggregator, MapShape, pool
+from ....runtime.flop_counter import MapShape
+from ..base import Aggregator, pool
 from ..batch import ClipBatch
-from ..registry import register
 
 
-@register("average")
 class Average(Aggregator[tuple[Tensor, int]]):
     """Each clip is scored by its own model; the video's scores are the mean of them.
 
@@ -25,6 +24,9 @@ class Average(Aggregator[tuple[Tensor, int]]):
     mean, so softmax(logits) is the mean.
     """
 
+    name = "average"
+    reads_pooled = True
+    scores_clips = True
     recurrent = False
     any_shape = True
     _like: Tensor

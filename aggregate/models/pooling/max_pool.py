@@ -5,14 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..base import Aggregator, MapShape
+from ....runtime.flop_counter import MapShape
+from ..base import Aggregator
 from ..batch import ClipBatch
-from ..registry import register
 
 SCALE = 0.25  # maxima of post-ReLU maps are some 3 to 8 times their means
 
 
-@register("max-pool")
 class MaxPool(Aggregator[Tensor]):
     """Each channel's largest value over all positions of all clips. The state is that maximum so far, (B, c).
 
@@ -21,6 +20,7 @@ class MaxPool(Aggregator[Tensor]):
     layer reads the maxima times a quarter: the same classifiers, trained well at the others' rates.
     """
 
+    name = "max-pool"
     recurrent = False
 
     def init(self, x0: Tensor, model0: str) -> Tensor:

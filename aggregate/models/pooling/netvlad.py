@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base import Aggregator, MapShape
+from ....runtime.flop_counter import MapShape
+from ..base import Aggregator
 from ..batch import ClipBatch
-from ..registry import register
 
 CLUSTERS = 16
 SHARPNESS = 8  # α/√c
 
 
-@register("netvlad")
 class NetVLAD(Aggregator[Tensor]):
     """V_k = Σ a_k(x) (x − c_k) over positions x, of unit length, with a = softmax(w_k·x + b_k) (Eq. 3, 4 of [2]).
 
@@ -33,6 +32,7 @@ class NetVLAD(Aggregator[Tensor]):
     and from all b_k the common −α: the softmax is the same, on scores of a size that half precision can hold.
     """
 
+    name = "netvlad"
     recurrent = False
 
     def __init__(self, *, map_shapes: Mapping[str, MapShape], num_classes: int, dropout: float) -> None:

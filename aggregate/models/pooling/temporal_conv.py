@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import products
-from ..base import Aggregator, MapShape, pool
+from ....runtime.flop_counter import MapShape
+from .. import cpu_kernels
+from ..base import Aggregator, pool
 from ..batch import ClipBatch
-from ..registry import register
 
 LAYERS = 2
 KERNEL = 3  # clips
@@ -20,7 +20,6 @@ State = tuple[Tensor, Tensor, Tensor]
 Linear = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-@register("temporal-conv")
 class TemporalConv(Aggregator[State]):
     """Two layers of h_t = ReLU(Σ_j W_j h_{t−2+j} + b), j = 0, 1, 2, over the pooled maps; their mean over time.
 
@@ -33,6 +32,8 @@ class TemporalConv(Aggregator[State]):
     their number.
     """
 
+    name = "temporal-conv"
+    reads_pooled = True
     recurrent = False
 
     def __init__(self, *, map_shapes: Mapping[str, MapShape], num_classes: int, dropout: float) -> None:
@@ -59,7 +60,7 @@ class TemporalConv(Aggregator[State]):
     def forward(self, batch: ClipBatch) -> Tensor:
         """Each layer on all clips at once."""
         x = batch.map(lambda model, maps: pool(maps, self.dtype)).dense(self.dtype)
-        return self.readout(self._start(x, products.linear))
+        return self.readout(self._start(x, cpu_kernels.linear))
 
     def _start(self, x: Tensor, linear: Linear = F.linear) -> State:
         videos, _, c = x.shape

@@ -7,11 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..batch import ClipBatch
-from ..registry import register
 from .average import Average
 
 
-@register("tsn")
 class TSN(Average):
     """Each clip is scored by its model's linear head on its pooled map; the video's logits are their mean.
 
@@ -19,6 +17,9 @@ class TSN(Average):
     mean comes before the softmax, and the heads are trained together, by the video's loss instead of each
     clip's. The state is the sum of the logits (B, K), and their number. Models may differ in shape.
     """
+
+    name = "tsn"
+    reads_pooled = True
 
     def init(self, x0: Tensor, model0: str) -> tuple[Tensor, int]:
         """The first clip's logits."""

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base import Aggregator, MapShape, uniform_
+from ....runtime.flop_counter import MapShape
+from ..base import Aggregator, uniform_
 from ..batch import ClipBatch
-from ..registry import register
 
 MAX_STEPS = 32  # steps with running statistics of their own; the paper's longest video has 31
 MOMENTUM = 0.1  # of the running statistics
 
 
-@register("concat")
 class Concat(Aggregator[tuple[Tensor, int]]):
     """o_t = ReLU(BN(W o_{t−1} + U x_t)) on whole maps; o_0 = x_0.
 
@@ -26,6 +25,7 @@ class Concat(Aggregator[tuple[Tensor, int]]):
     beyond those trained uses the last trained one's.
     """
 
+    name = "concat"
     running_mean: Tensor
     running_var: Tensor
     trained_steps: Tensor

@@ -13,12 +13,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ....errors import UsageError
+from ....runtime.flop_counter import MapShape
 from ....terminal.text import counted
-from ..base import Aggregator, MapShape, uniform_
+from ..base import Aggregator, uniform_
 from ..batch import ClipBatch
-from ..packed import forget, pack, pack_once
-from ..products import product, product_dtype
-from ..registry import register
+from ..cpu_kernels import forget, pack, pack_once, product, product_dtype
 
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
@@ -27,7 +26,6 @@ _threshold_backward = torch.ops.aten.threshold_backward.grad_input
 REDUCTION = 4  # r, "which gives good results in our experiments"
 
 
-@register("fast-gru")
 class FastGRU(Aggregator[Tensor]):
     """Gates for every position and channel, through c/4 channels; o_0 = x_0. The state is (B, positions, c).
 
@@ -35,6 +33,8 @@ class FastGRU(Aggregator[Tensor]):
     outside the recurrence. Six c×c/4 and two separate c×c matrices: Eq. 3 prints one V, the published costs
     fit only two. One bias a gate (after W), one for the candidate; all start at 0.
     """
+
+    name = "fast-gru"
 
     def __init__(self, *, map_shapes: Mapping[str, MapShape], num_classes: int, dropout: float) -> None:
         super().__init__(map_shapes=map_shapes, num_classes=num_classes, dropout=dropout)

@@ -11,21 +11,23 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ..base import Aggregator, MapShape, pool, uniform_
+from ....runtime.flop_counter import MapShape
+from ..base import Aggregator, pool, uniform_
 from ..batch import ClipBatch
-from ..products import product, product_dtype
-from ..registry import register
+from ..cpu_kernels import product, product_dtype
 
 sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
 
 
-@register("lstm")
 class LSTM(Aggregator[tuple[Tensor, Tensor]]):
     """Three gates and a cell [13] over the pooled maps; o_0 and the first cell are the pooled x_0.
 
     The state is (o_t, cell), each (B, c). One bias a gate, one for the candidate. Without the peepholes
     (diagonal weights from cell to gates) that [13] also draws, as in the field's common implementations.
     """
+
+    name = "lstm"
+    reads_pooled = True
 
     def __init__(self, *, map_shapes: Mapping[str, MapShape], num_classes: int, dropout: float) -> None:
         super().__init__(map_shapes=map_shapes, num_classes=num_classes, dropout=dropout)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ....costs.tables import MapShape, gflops, meta_copy
 from ....errors import UsageError, VideoError, WeightsError
+from ....runtime.flop_counter import MapShape, gflops, meta_copy
 from ....terminal.text import counted
 from ...video.transforms import normalise
 from .. import Backbone
@@ -24,7 +24,7 @@ from ..adapters import LibraryBackbone
 from .precision import choose_precision
 from .resnet3d import FastForward, fast_forward, has_onednn
 
-MapsAndLogits = tuple[Tensor, Tensor | None]
+DeviceMapsAndLogits = tuple[Tensor, Tensor | None]
 
 
 class FrozenBackbone:
@@ -163,7 +163,7 @@ class FrozenBackbone:
         return (l, h, w, c)
 
     def gflops(self, clip_frames: int, size: int) -> float:
-        """GFLOPs of the map of a clip of `clip_frames` frames of size×size pixels, as `faster.costs.tables` counts."""
+        """GFLOPs of the map of a clip of `clip_frames` frames of size×size pixels, as `faster.runtime.flop_counter` counts."""
         return gflops(self.backbone.features, torch.empty(1, 3, clip_frames, size, size, device="meta"))
 
     @torch.inference_mode()
@@ -191,7 +191,7 @@ class FrozenBackbone:
             )
         return half.cpu().contiguous().numpy(), None if logits is None else logits[:n].float().cpu().numpy()
 
-    def _compute(self, frames: Tensor) -> MapsAndLogits:
+    def _compute(self, frames: Tensor) -> DeviceMapsAndLogits:
         if self._compiled is not None:
             try:
                 return self._compiled(frames)
@@ -217,7 +217,7 @@ class _AsItIs(nn.Module):
         self._dtype = dtype
         self.backbone = backbone if dtype is torch.float32 else copy.deepcopy(backbone).to(dtype)
 
-    def forward(self, frames: Tensor) -> MapsAndLogits:
+    def forward(self, frames: Tensor) -> DeviceMapsAndLogits:
         x = normalise(frames, self.backbone.mean, self.backbone.std).to(self._dtype)
         return self.backbone.maps_and_logits(x.contiguous(memory_format=torch.channels_last_3d))
 
@@ -229,7 +229,7 @@ def _forward(backbone: Backbone, device: torch.device, precision: str) -> FastFo
     return fast_forward(backbone, dtype=dtype, onednn=onednn) or _AsItIs(backbone, dtype)
 
 
-def _compile(forward: nn.Module) -> Callable[[Tensor], MapsAndLogits]:
+def _compile(forward: nn.Module) -> Callable[[Tensor], DeviceMapsAndLogits]:
     """The module compiled for each shape at its first call; what was compiled is kept on disk for other runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faster" / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))

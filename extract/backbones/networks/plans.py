@@ -86,7 +86,7 @@ def _strided(size: Size, kernel: Size, stride: Size) -> Size:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class NetworkPlan:
     """One network of the family: kind "r2d", "r2plus1d" or "r3d", its depth, and the channels of its stem."""
 
     kind: str
@@ -153,6 +153,8 @@ class Plan:
         return reduce, *self._conv(planes, planes, stride), expand
 
 
-PLANS = {f"{kind}{depth}": Plan(kind=kind, depth=depth) for kind in KINDS for depth in BOTTLENECK_BLOCKS}
-PLANS["r2plus1d34"] = Plan(kind="r2plus1d", depth=34)
+PLANS = {
+    f"{kind}{depth}": NetworkPlan(kind=kind, depth=depth) for kind in KINDS for depth in BOTTLENECK_BLOCKS
+}
+PLANS["r2plus1d34"] = NetworkPlan(kind="r2plus1d", depth=34)
 """Name → the network's plan at the full width; all of them exist as `<name>-w<width>` too."""

@@ -21,7 +21,7 @@ from ....training.run_folder import write_json, write_tensors
 from .. import LIBRARIES, Backbone, build, on_meta, require_known
 from ..libraries.registry import pretrained
 from .download import SUFFIXES, fetch, is_url
-from .state_dicts import State, fit_names, read_state, require_fits
+from .state_dicts import StateDict, fit_names, read_state, require_fits
 
 RANDOM_SEED = 0
 """Seed of the weights that `allow_random` gives."""
@@ -184,7 +184,7 @@ def file_stem(model: str) -> str:
     return model.replace("/", "-").replace(":", "-")
 
 
-def weights_digest(state: State) -> str:
+def weights_digest(state: StateDict) -> str:
     """Hex SHA-256 over name, dtype, shape and bytes of each tensor, by name: the same whatever file they lie in."""
     sha = hashlib.sha256()
     for name in sorted(state):
@@ -229,7 +229,9 @@ def _build(model: str, num_classes: int | None) -> Backbone:
         return build(model, num_classes)
 
 
-def _classes(model: str, path: Path, state: State, info: WeightsInfo | None, asked: int | None) -> int | None:
+def _classes(
+    model: str, path: Path, state: StateDict, info: WeightsInfo | None, asked: int | None
+) -> int | None:
     """The classifier's classes by file, facts and caller, all of which must agree. Raises WeightsError."""
     key = on_meta(model).classifier_key if model.partition(":")[0] in LIBRARIES else Backbone.classifier_key
     weight = state.get(key)

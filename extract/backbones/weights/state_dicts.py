@@ -16,7 +16,7 @@ from .. import Backbone, ResNet3D
 from ..adapters import LibraryBackbone
 from .pickled import listed, other_objects, reason_of, saved_anew, shown
 
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 
 WRAPPERS = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every name."""
@@ -84,7 +84,7 @@ def _has_tensors(loaded: Any) -> bool:
     return any(isinstance(value, Tensor) for value in values + deeper)
 
 
-def fit_names(state: State, backbone: Backbone) -> dict[str, Tensor]:
+def fit_names(state: StateDict, backbone: Backbone) -> dict[str, Tensor]:
     """The state under the network's own names, where its layout is known; what is not stays as it is.
 
     - A library's own: as it writes its files.
@@ -109,9 +109,9 @@ def fit_names(state: State, backbone: Backbone) -> dict[str, Tensor]:
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def require_fits(state: State, backbone: Backbone, model: str, path: Path) -> None:
+def require_fits(state: StateDict, backbone: Backbone, model: str, path: Path) -> None:
     """Raises WeightsError where names, shapes or types differ or values mean nothing: counts, and the first three of each."""
-    own: State = backbone.state_dict()
+    own: StateDict = backbone.state_dict()
     both = [name for name in own if name in state]
     problems = {
         "missing": [name for name in own if name not in state],

@@ -11,7 +11,7 @@ from batches import MODELS, NUM_CLASSES, make_batch
 from faster.aggregate.models.base import Aggregator
 from faster.aggregate.models.registry import build, known_names
 from faster.aggregate.models.shape_adapter import (
-    Adapted,
+    ShapeAdapter,
     adapted_shape,
     average_to,
     plain,
@@ -24,13 +24,13 @@ SHAPES = {"dear": (2, 3, 3, 16), "cheap": (1, 4, 4, 8)}
 MIXING = [name for name in known_names() if name not in ("average", "tsn")]  # those have a head a model
 
 
-def make(name: str, shapes: dict[str, tuple[int, int, int, int]] = SHAPES) -> Adapted:
+def make(name: str, shapes: dict[str, tuple[int, int, int, int]] = SHAPES) -> ShapeAdapter:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         aggregator = build(name, map_shapes=shapes, num_classes=NUM_CLASSES).double()
         for parameter in aggregator.parameters():
             torch.nn.init.normal_(parameter, std=0.4)
-    assert isinstance(aggregator, Adapted)
+    assert isinstance(aggregator, ShapeAdapter)
     return aggregator
 
 
@@ -88,7 +88,7 @@ def test_the_common_shape_and_who_is_projected() -> None:
     sizes_only = make("fast-gru", {"dear": (1, 4, 4, 8), "cheap": (1, 2, 2, 8)})
     assert not sizes_only.projections and sizes_only.target == (1, 2, 2, 8)
     assert not isinstance(
-        build("fast-gru", map_shapes=dict.fromkeys(MODELS, (1, 2, 2, 8)), num_classes=2), Adapted
+        build("fast-gru", map_shapes=dict.fromkeys(MODELS, (1, 2, 2, 8)), num_classes=2), ShapeAdapter
     )
 
 
@@ -103,7 +103,7 @@ def test_a_projection_begins_at_the_size_of_its_input() -> None:
     aggregator = build(
         "fast-gru", map_shapes={"dear": (1, 1, 1, 512), "cheap": (1, 1, 1, 256)}, num_classes=2
     )
-    assert isinstance(aggregator, Adapted)
+    assert isinstance(aggregator, ShapeAdapter)
     maps = torch.randn(64, 1, 1, 1, 256).relu()
     out = aggregator.adapt("cheap", maps).detach()
     assert float((out**2).mean() / (maps**2).mean()) == pytest.approx(1, abs=0.1)

@@ -1,21 +1,13 @@
 """The report: its figures against plain sums, and a page that opens from disk and lets nothing in."""
 
-import csv
 import re
-import shlex
-import shutil
-import subprocess
 import xml.etree.ElementTree as ET
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import torch
-from click.testing import CliRunner
-from faster.aggregate.commands import train_agg_command
 from faster.aggregate.evaluation.confusion import ConfusionMatrix
-from faster.aggregate.report.assemble import paper_points, report_of
+from faster.aggregate.report.assemble import paper_points
 from faster.aggregate.report.plot import without_the_usual
 from faster.aggregate.report.rows import ClassGain, series
 from faster.aggregate.report.tables import paper_tables
@@ -24,16 +16,11 @@ from faster.aggregate.report.write import (
     ReportMeta,
     ReportRow,
     pareto_front,
-    report,
     table_text,
     write_report,
 )
-from faster.aggregate.sweep.commands import report_command
-from faster.aggregate.sweep.grid import Grid
-from faster.aggregate.sweep.run import SweepConfig, sweep
-from faster.aggregate.train import TrainConfig
-from faster.errors import RunError, StorageError
-from stores import make_spec, make_store, make_videos
+from faster.errors import StorageError
+from pages import Page
 
 
 def row(aggregator="fast-gru", pattern="1:7", top1=(0.5,), gflops=1.0, group="", clips=16):
@@ -67,43 +54,6 @@ META = ReportMeta(
         ),
     ),
 )
-VOID = {"meta", "br", "link", "img", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Reads a page strictly: every tag closed in order; keeps its tables' texts, its text and its attributes."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.open, self.tags, self.attributes, self.text, self.tables = [], [], [], "", []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += [(tag, *pair) for pair in attributes]
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += [(tag, *pair) for pair in attributes]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] in ("td", "th"):
-            self.tables[-1][-1][-1] += data
-        if self.open and self.open[-1] != "style":
-            self.text += data
 
 
 @pytest.fixture(scope="module")
@@ -468,138 +418,6 @@ def test_the_papers_points_are_those_it_prints():
         (150.4, 67.2),
     } <= points
     assert len(points) == len(paper_points())
-
-
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory):
-    """A sweep of a small store whose backbones and aggregators err."""
-    folder = tmp_path_factory.mktemp("swept")
-    specs = [make_spec("dear", clips=4), make_spec("cheap", clips=4)]
-    make_store(folder / "small.zarr", specs, make_videos(36), gflops={"dear": 9.0, "cheap": 1.0})
-    config = SweepConfig(
-        training=TrainConfig(store=folder / "small.zarr", epochs=1, batch_size=16, device="cpu"),
-        grid=Grid(aggregators=("average", "gru"), patterns=("1:1", "1:3", "1:7"), clips=(2, 4), seeds=2),
-        out=folder / "sweep",
-    )
-    return sweep(config, say=[].append, progress=False)
-
-
-def test_report_of_a_sweep(swept, tmp_path):
-    result = CliRunner().invoke(
-        report_command, [str(swept.folder), "--out", str(tmp_path / "r.html")], catch_exceptions=False
-    )
-    assert result.exit_code == 0
-    rows, meta = report_of([swept.folder])
-    assert [(r.aggregator, r.clips, r.pattern, r.seeds) for r in rows] == [
-        ("average", 2, "1:1", (0,)),
-        ("average", 4, "1:1", (0,)),
-        ("average", 4, "1:3", (0,)),
-        ("gru", 2, "1:1", (0, 1)),
-        ("gru", 4, "1:1", (0, 1)),
-        ("gru", 4, "1:3", (0, 1)),
-    ]
-    for r in rows:
-        lines = [
-            x
-            for x in swept.finished
-            if (x["aggregator"], x["clips"], x["pattern"]) == (r.aggregator, r.clips, r.pattern)
-        ]
-        assert r.top1 == tuple(x["metrics"]["top1"] for x in lines)
-        assert r.gflops_per_video == lines[0]["gflops_per_video"]
-    assert meta.failures == (
-        "empty: 1:3 of 2 clips of 8 frames: 1:3 needs 4 clips, there are 2 (average, gru)",
-        "empty: 1:7 of 2 clips of 8 frames: 1:7 needs 8 clips, there are 2 (average, gru)",
-        "empty: 1:7 of 4 clips of 8 frames: 1:7 needs 8 clips, there are 4 (average, gru)",
-    )
-    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
-    made = "\n".join(meta.lines)
-    for text in (
-        "weights 000000000000…",
-        "epochs 1",
-        f"torch {torch.__version__}",
-        "seeds 0, 1",
-        "faster train-agg --store",
-    ):
-        assert text in made and text in page.text
-    assert "test part of split1, dear and cheap at 8 frames: 9 listed, 9 whole" in page.text
-
-
-def test_the_command_of_one_run_makes_it_again(swept, tmp_path):
-    _, meta = report_of([swept.folder / "cells" / "gru-1-3-n4-l8-dear-cheap-s1"])
-    command = shlex.split(meta.lines[-1].split(": ", 1)[1])
-    assert command[:2] == ["faster", "train-agg"]
-    done = CliRunner().invoke(
-        train_agg_command, [*command[2:], "--out", str(tmp_path / "r")], catch_exceptions=False
-    )
-    assert done.exit_code == 0
-    for name in ("config.json", "best.safetensors", "predictions.csv"):
-        there = swept.folder / "cells" / "gru-1-3-n4-l8-dear-cheap-s1" / name
-        assert (tmp_path / "r" / name).read_bytes() == there.read_bytes()
-
-
-def test_gain_against_the_predictions(swept):
-    """Per-class shares from predictions.csv of both, added up by hand."""
-    rows, meta = report_of([swept.folder])
-    best = max((r for r in rows if r.aggregator == "gru"), key=lambda r: r.mean)
-    pattern = best.pattern.replace(":", "-")
-
-    def shares(aggregator, seeds):
-        right, total = {}, {}
-        for seed in seeds:
-            name = f"{aggregator}-{pattern}-n{best.clips}-l8-dear-cheap-s{seed}"
-            with (swept.folder / "cells" / name / "predictions.csv").open(newline="") as file:
-                for line in csv.DictReader(file):
-                    total[line["label"]] = total.get(line["label"], 0) + 1
-                    right[line["label"]] = right.get(line["label"], 0) + (line["label"] == line["predicted"])
-        return [right[name] / total[name] for name in meta.gains[0].class_names]
-
-    assert meta.gains[0].gained == pytest.approx(shares("gru", (0, 1)))
-    assert meta.gains[0].base == pytest.approx(shares("average", (0,)))
-    assert meta.confusions[0].counts.total == 2 * 9
-
-
-def test_paths_that_are_no_runs(swept, tmp_path):
-    with pytest.raises(RunError, match=r"config\.json is missing"):
-        report_of([tmp_path])
-    cell = swept.folder / "cells" / "gru-1-3-n4-l8-dear-cheap-s1"
-    (tmp_path / "config.json").write_bytes((cell / "config.json").read_bytes())
-    with pytest.raises(RunError, match="is not finished"):
-        report_of([tmp_path])
-    (tmp_path / "result.json").write_text('{"metrics": {}}')
-    with pytest.raises(RunError, match="is damaged"):
-        report_of([tmp_path])
-    (tmp_path / "cells.jsonl").write_text("")
-    with pytest.raises(RunError, match="no cell is finished"):
-        report_of([tmp_path])
-    bad = CliRunner().invoke(report_command, [str(cell), "--out", "report.pdf"])
-    assert bad.exit_code == 2 and "name it .html" in bad.stderr
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not on the PATH")
-def test_the_page_loads_in_a_browser_without_a_console_message(swept, tmp_path):
-    files = report([swept.folder], out=tmp_path / "r.html", paper=True)
-    command = [
-        "chromium",
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
-    command += ["--virtual-time-budget=2000", "--enable-logging=stderr", "--dump-dom"]
-    said = subprocess.run(
-        [*command, files.page.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert "CONSOLE" not in said.stderr
-    assert said.stdout.count("<svg") == 3 and said.stdout.count("<table") >= 3
-    (tmp_path / "wrong.html").write_text("<script>console.error('seen')</script>")
-    wrong = subprocess.run(
-        [*command, (tmp_path / "wrong.html").as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "CONSOLE" in wrong.stderr  # or the check above would see nothing
 
 
 def test_panels_leave_out_what_most_rows_are_and_say_it():

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from faster.errors import VideoError
-from faster.extract.backbones.adapters import Adapted
+from faster.extract.backbones.adapters import ModuleBackbone
 from faster.extract.backbones.inference.frozen import FrozenBackbone
-from faster.extract.pipeline.batching import MapsAndLogits, VideoBatches
+from faster.extract.pipeline.batching import HostMapsAndLogits, VideoBatches
 from networks import randomised
 from torch import Tensor, nn
 
-Results = dict[int, MapsAndLogits | VideoError]
+Results = dict[int, HostMapsAndLogits | VideoError]
 
 
 class FirstPixel(nn.Module):
@@ -70,7 +70,7 @@ def test_clips_beside_other_videos_have_the_bits_that_they_have_alone(
 
 
 def test_a_clip_that_overflows_fails_its_video_only_and_is_named() -> None:
-    network = FrozenBackbone(Adapted(FirstPixel()), batch_clips=4)
+    network = FrozenBackbone(ModuleBackbone(FirstPixel()), batch_clips=4)
     videos = videos_of([3, 5, 3, 3], size=8)
     videos[1][4] = 255  # in a pass with the next video's clips
     results: Results = {}

@@ -24,7 +24,8 @@ from decoder_jobs import (
 )
 from faster.errors import UsageError, VideoError
 from faster.extract.video.decode import LoadedVideo, load_clips, load_random_video, stream_clips
-from faster.extract.video.decoder_pool import DecodeJob, DecoderPool, VideoFailure
+from faster.extract.video.decoder_pool import DecodeJob, DecoderPool
+from faster.extract.video.decoder_process import VideoFailure
 from places import SHARED, SUPPORT
 from processes import killed_after
 from signals import interrupts

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,11 @@ import zarr
 from faster import store as stores
 from faster.errors import ProvenanceMismatch, StoreError
 from faster.store.format import manifest as manifests
-from faster.store.format.receipts import list_receipts, read_receipt
-from faster.store.format.schema import logits_key, maps_key
+from faster.store.format.receipts import read_receipt
 from faster.store.maintain.verify import verify
 from faster.store.write import create as writer
 from places import ROOT
-from stores import make_facts, make_maps, make_spec, make_store, make_videos, write_shard
+from stores import make_facts, make_maps, make_spec, make_store, make_videos
 
 VIDEOS = 10
 FAILED = {3: "audio only", 9: "decoder gave 1 of 9 frames"}
@@ -129,7 +126,7 @@ def test_stored_values_and_scales_are_the_maps(whole: stores.Store, mapped: bool
 
 def test_several_threads_read_at_once(whole: stores.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "faster.store.read.features._open_files_max", lambda: 2
+        "faster.store.read.shard_files._open_files_max", lambda: 2
     )  # they close each other's files
     features = whole.features("r2plus1d50", 8)
     requests = [np.random.default_rng(seed).permutation([0, 1, 2, 4, 5, 6, 7, 8]) for seed in range(60)]
@@ -143,7 +140,7 @@ def test_several_threads_read_at_once(whole: stores.Store, monkeypatch: pytest.M
 def test_a_store_of_more_shards_than_may_be_open(
     whole: stores.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("faster.store.read.features._open_files_max", lambda: 1)
+    monkeypatch.setattr("faster.store.read.shard_files._open_files_max", lambda: 1)
     features = whole.features("r2d26", 8)
     rows = np.array([8, 0, 4, 1, 5, 8])
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -226,7 +223,7 @@ def test_models_that_were_not_run_grow_with_the_store(tmp_path: Path) -> None:
 
 def test_several_threads_read_one_model(whole: stores.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for one open shard, so that each call closes the files that others are reading."""
-    monkeypatch.setattr("faster.store.read.features._open_files_max", lambda: 1)
+    monkeypatch.setattr("faster.store.read.shard_files._open_files_max", lambda: 1)
     features = whole.features("r2plus1d50", 8)
     rng = np.random.default_rng(2)
     asked = [(rng.choice([0, 1, 2, 4, 5, 6, 7, 8], 20), rng.integers(0, 4, 20)) for _ in range(100)]
@@ -295,111 +292,6 @@ def test_clips_lie_on_pages_in_order_and_the_receipt_knows_their_checksums(tmp_p
     assert receipt.videos[3].reason == "audio only"
 
 
-def test_failures_and_facts_are_the_same_before_and_after_finalise(tmp_path: Path) -> None:
-    unfinished = make_store(
-        tmp_path / "s.zarr", [make_spec()], make_videos(VIDEOS), failed=FAILED, finalise=False
-    )
-    before = unfinished.features("r2d26", 8).coverage
-    stores.finalise(unfinished)
-    after = stores.open(unfinished.path).features("r2d26", 8).coverage
-    assert before.reasons == after.reasons == {(row, 0): reason for row, reason in FAILED.items()}
-    for name, values in before.columns.items():
-        np.testing.assert_array_equal(values, after.columns[name], err_msg=name)
-    lines = [json.loads(line) for line in (unfinished.path / "failures.jsonl").read_text().splitlines()]
-    assert [(line["row"], line["reason"]) for line in lines] == list(FAILED.items())
-
-
-def test_finalise_opens_only_receipts_that_the_index_lacks_or_that_are_newer(tmp_path: Path) -> None:
-    spec = make_spec()
-    store = make_store(tmp_path / "s.zarr", [spec], make_videos(12), failed=FAILED)
-    folder = store.path / spec.folder
-    before = {file: file.read_bytes() for file in sorted((folder / "index").rglob("*")) if file.is_file()}
-    old = folder / "receipts/000000.v0.json"
-    old.write_bytes(b"not opened")
-    ahead = time.time() + 3600
-    os.utime(folder / "index/zarr.json", (ahead, ahead))  # which makes all receipts old
-    newer = folder / "receipts/000002.v0.json"
-    (folder / maps_key(2, 0)).unlink()
-    (folder / logits_key(2, 0)).unlink()
-    newer.unlink()
-    write_shard(store.path, spec, store.videos, 2, 4, failed={8: "gone since"})  # made again, behind our back
-    os.utime(newer, (ahead, ahead))
-    assert stores.open(store.path).features("r2d26", 8).reasons({0}) == {(3, 0): FAILED[3]}
-    stores.finalise(stores.open(store.path))
-    assert {file for file, data in before.items() if file.read_bytes() != data}
-    features = stores.open(store.path).features("r2d26", 8)
-    newer.write_bytes(b"not opened either")
-    assert features.coverage.reasons == {(3, 0): FAILED[3], (8, 0): "gone since"}
-    assert features.reasons({0, 2}) == features.coverage.reasons
-    assert features.coverage.ok[9, 0] and not features.lacking()
-
-
-def test_finalise_reads_a_receipt_that_came_later_whatever_time_it_carries(tmp_path: Path) -> None:
-    """As rsync -t, cp -p and restored backups leave it; once it is read it is old."""
-    spec = make_spec()
-    made = make_store(tmp_path / "made.zarr", [spec], make_videos(12))
-    store = make_store(tmp_path / "s.zarr", [spec], make_videos(12), failed=FAILED)
-    index = store.path / spec.folder / "index"
-    fresh = {f.relative_to(made.path): f.read_bytes() for f in made.path.rglob("index/**/*") if f.is_file()}
-    for shard in range(3):
-        for key in (f"receipts/{shard:06d}.v0.json", maps_key(shard, 0), logits_key(shard, 0)):
-            os.utime(made.path / spec.folder / key, (1, 1))
-            shutil.copy2(made.path / spec.folder / key, store.path / spec.folder / key)
-    stores.finalise(stores.open(store.path))
-    assert stores.open(store.path).features("r2d26", 8).ok.all()
-    assert {file: (store.path / file).read_bytes() for file in fresh} == fresh
-    assert (store.path / "failures.jsonl").read_bytes() == b""
-    yesterday = time.time() - 86400
-    os.utime(index / "zarr.json", (yesterday, yesterday))
-    stores.finalise(stores.open(store.path))  # all are read, and nothing changed
-    assert (index / "zarr.json").stat().st_mtime > yesterday + 3600
-
-
-@pytest.mark.parametrize(
-    "reasons",
-    [None, [], "x", {"audio only": 3}, {"audio only": [3]}, {"x": ["3", 0]}, {"x": [-1, 0]}, {"x": [0, 0]}],
-)
-def test_reasons_that_the_index_tells_wrong_are_taken_from_receipts(tmp_path: Path, reasons: object) -> None:
-    store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(VIDEOS), failed=FAILED)
-    file = store.path / make_spec().folder / "index/zarr.json"
-    metadata = json.loads(file.read_bytes())
-    metadata["attributes"]["reasons"] = reasons
-    file.write_text(json.dumps(metadata))
-    coverage = stores.open(store.path).features("r2d26", 8).coverage
-    assert coverage.reasons == {(row, 0): reason for row, reason in FAILED.items()}
-
-
-def test_a_reader_sees_shards_newer_than_the_consolidated_arrays(tmp_path: Path) -> None:
-    spec = make_spec()
-    store = make_store(tmp_path / "s.zarr", [spec], make_videos(8))
-    manifest = manifests.append(
-        store.path, videos=make_videos(12), missing=[], class_names="abc", root=Path("videos"), shard_videos=4
-    )
-    writer.fit_arrays(store.path, spec, manifest, 4)
-    write_shard(store.path, spec, manifest, 2, 4)
-    features = stores.open(store.path).features("r2d26", 8)
-    assert features.ok[:, 0].sum() == 12
-    np.testing.assert_array_equal(features.read_maps([9], 0, 1)[0], make_maps(spec, 9)[0][1])
-
-
-def test_appended_videos_begin_a_shard_and_leave_the_old_ones_alone(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(6), missing=make_videos(8)[6:])
-    shard = store.path / make_spec().folder / "maps/c/1/0/0/0/0/0/0"
-    before = shard.read_bytes()
-    assert store.videos.missing_in("split1", "train") == 2
-    appended = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(9))
-    assert shard.read_bytes() == before
-    assert [row for row, name in enumerate(appended.videos.ids) if not name] == [6, 7]
-    assert appended.videos.row_of[make_videos(9)[6].id] == 8
-    assert not appended.videos.missing
-    features = appended.features("r2d26", 8)
-    np.testing.assert_array_equal(features.ok[:, 0], [True] * 6 + [False] * 2 + [True] * 3)
-    assert not verify(appended.path, progress=False, processes=1).bad
-    whole = np.asarray(zarr.open_array(features.folder / "maps", mode="r")[...])
-    assert np.isnan(whole[6:8]).all()
-    np.testing.assert_array_equal(whole[10, 0], make_maps(features.spec, 10)[0])
-
-
 def test_manifest_refuses_labels_that_changed(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(4))
     changed = [*make_videos(3), stores.VideoRecord(id=make_videos(4)[3].id, path="x", label=2)]
@@ -435,71 +327,6 @@ def test_other_provenance_is_refused_with_the_difference(
         ((key, value),) = value.items()
         name = f"{name} {key}"
     assert f"{name}: store has" in str(caught.value) and json.dumps(value)[:50] in str(caught.value)
-
-
-def test_a_shard_is_committed_once_and_a_second_writer_leaves_it(tmp_path: Path) -> None:
-    spec = make_spec()
-    store = make_store(tmp_path / "s.zarr", [spec], make_videos(4))
-    receipt_file = store.path / spec.folder / "receipts/000000.v0.json"
-    before = {p: p.read_bytes() for p in store.path.rglob("*") if p.is_file()}
-    with stores.ShardWriter(store.path, spec, manifest=store.videos, shard=0, view=0, shard_videos=4) as late:
-        for row in range(4):
-            late.add(
-                row,
-                np.nextafter(make_maps(spec, row)[0], np.float16(9)),
-                make_maps(spec, row)[1],
-                make_facts(spec),
-            )
-        assert late.commit().to_bytes() == receipt_file.read_bytes()
-    assert {p: p.read_bytes() for p in store.path.rglob("*") if p.is_file()} == before
-
-
-def test_data_without_a_receipt_is_adopted_as_it_is(tmp_path: Path) -> None:
-    """A writer killed between data and receipt: the next one's receipt describes the bytes that are there."""
-    spec = make_spec()
-    store = make_store(tmp_path / "s.zarr", [spec], make_videos(4))
-    folder = store.path / spec.folder
-    (folder / "receipts/000000.v0.json").unlink()
-    with stores.ShardWriter(
-        store.path, spec, manifest=store.videos, shard=0, view=0, shard_videos=4
-    ) as again:
-        for row in range(4):
-            maps, logits = make_maps(spec, row)
-            again.add(
-                row, np.nextafter(maps, np.float16(9)), logits, make_facts(spec)
-            )  # as on another machine
-        receipt = again.commit()
-    data = (folder / receipt.objects[0].key).read_bytes()
-    assert receipt.objects[0].sha256 == hashlib.sha256(data).hexdigest()
-    assert receipt.videos[2].crc32c[1] == google_crc32c.value(make_maps(spec, 2)[0][1].tobytes())
-
-
-def test_an_abandoned_shard_leaves_nothing(tmp_path: Path) -> None:
-    spec = make_spec()
-    store = make_store(tmp_path / "s.zarr", [spec], make_videos(4))
-    manifest = manifests.append(
-        store.path, videos=make_videos(8), missing=[], class_names="abc", root=Path("videos"), shard_videos=4
-    )
-    before = sorted(p for p in store.path.rglob("*") if p.is_file())
-    with (
-        pytest.raises(KeyboardInterrupt),
-        stores.ShardWriter(store.path, spec, manifest=manifest, shard=1, view=0, shard_videos=4) as abandoned,
-    ):
-        abandoned.add(4, *make_maps(spec, 4), make_facts(spec))
-        raise KeyboardInterrupt
-    assert sorted(p for p in store.path.rglob("*") if p.is_file()) == before
-    assert list_receipts(store.path / spec.folder) == [(0, 0)]
-
-
-def test_a_shard_with_a_video_left_out_is_not_committed(tmp_path: Path) -> None:
-    spec = make_spec()
-    store = make_store(tmp_path / "s.zarr", [spec], make_videos(4))
-    with (
-        stores.ShardWriter(store.path, spec, manifest=store.videos, shard=0, view=0, shard_videos=4) as part,
-        pytest.raises(StoreError, match="1 of its 4"),
-    ):
-        part.fail(0, "broken")
-        part.commit()
 
 
 def test_what_is_not_there_is_said_in_one_line(whole: stores.Store, tmp_path: Path) -> None:
@@ -590,24 +417,3 @@ def test_seen_videos_are_known_as_segments_and_under_other_roots(
 ) -> None:
     store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(2), trained_on=["train/dark/a.mp4"])
     assert store.features("r2d26", 8).seen_in_training([name]) == ([name] if seen else [])
-
-
-@pytest.mark.parametrize("damage", [b"", bytes(2000)])
-def test_damaged_data_without_a_receipt_is_not_adopted(tmp_path: Path, damage: bytes) -> None:
-    spec = make_spec()
-    store = make_store(tmp_path / "s.zarr", [spec], make_videos(4))
-    folder = store.path / spec.folder
-    (folder / "receipts/000000.v0.json").unlink()
-    data = folder / "maps/c/0/0/0/0/0/0/0"
-    whole = data.read_bytes()
-    data.write_bytes(damage + whole[len(damage) :] if damage else b"")
-    with stores.ShardWriter(
-        store.path, spec, manifest=store.videos, shard=0, view=0, shard_videos=4
-    ) as again:
-        for row in range(4):
-            again.add(row, *make_maps(spec, row), make_facts(spec))
-        with pytest.raises(
-            StoreError, match="has no receipt and is not what this run computed: remove it by faster verify"
-        ):
-            again.commit()
-    assert list_receipts(folder) == []

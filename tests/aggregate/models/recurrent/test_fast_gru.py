@@ -9,10 +9,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from batches import MODELS, NUM_CLASSES, make_batch
-from faster.aggregate.models import packed
+from faster.aggregate.models import cpu_kernels
 from faster.aggregate.models.batch import ClipBatch
-from faster.aggregate.models.packed import pack, pack_once
-from faster.aggregate.models.products import product
+from faster.aggregate.models.cpu_kernels import pack, pack_once, product
 from faster.aggregate.models.recurrent.fast_gru import FastGRU, plain
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -128,15 +127,15 @@ def test_weights_made_in_inference_mode_may_change_without_a_trace() -> None:
 
 def test_what_is_packed_is_packed_once_and_goes_with_its_weight() -> None:
     gc.collect()
-    before = len(packed._kept)
+    before = len(cpu_kernels._kept)
     weight = torch.nn.Parameter(torch.randn(24, 16))
     with torch.no_grad():
         single, half = (pack_once(weight, dtype) for dtype in (torch.float32, torch.bfloat16))
         assert pack_once(weight, torch.float32) is single and pack_once(weight, torch.bfloat16) is half
-    assert len(packed._kept) == before + 1
+    assert len(cpu_kernels._kept) == before + 1
     del weight, half  # which is the weight itself where oneDNN does not pack bf16
     gc.collect()
-    assert len(packed._kept) == before
+    assert len(cpu_kernels._kept) == before
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

@@ -3,7 +3,7 @@ import pytest
 import torch
 from faster.errors import UsageError, VideoError
 from faster.extract.backbones import build
-from faster.extract.backbones.adapters import Adapted, as_backbone
+from faster.extract.backbones.adapters import ModuleBackbone, as_backbone
 from faster.extract.backbones.inference.frozen import FrozenBackbone, fold_norms
 from faster.extract.backbones.inference.resnet3d import fast_forward
 from networks import on_meta, randomised
@@ -208,12 +208,12 @@ def test_values_that_float16_cannot_hold_name_their_clip(scale, message):
     pixels = np.zeros((6, 8, 8, 8, 3), dtype=np.uint8)
     pixels[4] = 255
     with pytest.raises(VideoError, match=message):
-        FrozenBackbone(Adapted(Scaled(scale)), batch_clips=3)(pixels)
+        FrozenBackbone(ModuleBackbone(Scaled(scale)), batch_clips=3)(pixels)
 
 
 def test_the_largest_float16_is_kept():
     pixels = np.full((1, 8, 8, 8, 3), 255, dtype=np.uint8)
-    assert FrozenBackbone(Adapted(Scaled(65504.0)))(pixels)[0].max() == 65504
+    assert FrozenBackbone(ModuleBackbone(Scaled(65504.0)))(pixels)[0].max() == 65504
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 from batches import MODELS, NUM_CLASSES, make_batch
+from faster.aggregate.models.cpu_kernels import linear, product
 from faster.aggregate.models.pooling import temporal_conv
-from faster.aggregate.models.products import linear, product
 from faster.aggregate.models.recurrent import gru, lstm
 from faster.aggregate.models.registry import build
 from torch.nn import functional as F

@@ -1,0 +1,51 @@
+"""The cost of whatever runs, in GFLOPs as the paper counts them: one multiply-add is one FLOP.
+
+Counted are the multiply-adds of convolutions and matrix products, which is what PyTorch's flop counter knows.
+Batch norm, ReLU, pooling, biases and element-wise gates are not; nor is a classifier, unless it is run.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MapShape = tuple[int, int, int, int]
+"""(l, h, w, c)"""
+
+
+def meta_copy(module: nn.Module) -> nn.Module:
+    """A copy of `module` in evaluation mode whose parameters and buffers have shapes but no memory."""
+    import torch
+    from torch import nn
+
+    memo: dict[int, object] = {}
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(
+            torch.empty_like(parameter, device="meta"), parameter.requires_grad
+        )
+    for buffer in module.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(module, memo).eval()
+
+
+def gflops(run: Callable[..., object], *inputs: Tensor) -> float:
+    """GFLOPs of `run(*inputs)`, counted without computing anything.
+
+    `run` is a module or a method of one (`backbone.features`), or a function that takes meta tensors. Of the inputs
+    only shape and dtype matter.
+    """
+    import torch
+    from torch import nn
+    from torch.utils.flop_counter import FlopCounterMode
+
+    if isinstance(run, nn.Module):
+        run = meta_copy(run)
+    elif isinstance(owner := getattr(run, "__self__", None), nn.Module):
+        run = getattr(meta_copy(owner), run.__name__)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run(*(x.to("meta") for x in inputs))
+    return float(counter.get_total_flops()) / 2e9  # the counter takes a multiply-add for two

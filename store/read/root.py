@@ -1,0 +1,36 @@
+"""What all models of a store share: its folder, its manifest, and the size of its shards."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from ...errors import StoreError
+from ..format import manifest as manifests
+from ..format.attributes import read_group_attributes
+from ..format.checksummed_json import FORMAT
+from ..format.manifest import Manifest
+
+
+class StoreRoot:
+    """A store's folder, checked; its manifest is read when it is asked for.
+
+    Attributes:
+        path: the store's folder, a `RemotePath` on object storage.
+        shard_videos: videos a shard, the same for every model.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        attributes = read_group_attributes(path)
+        if attributes.get("format") != FORMAT:
+            raise StoreError(f"{path} has format {attributes.get('format')!r}; this version reads {FORMAT}")
+        shard_videos = attributes.get("shard_videos")
+        if type(shard_videos) is not int or not 1 <= shard_videos <= 1_000_000:
+            raise StoreError(f"{path}: {shard_videos!r} videos a shard; the store's metadata is damaged")
+        self.shard_videos = shard_videos
+
+    @cached_property
+    def videos(self) -> Manifest:
+        """The manifest: ids, paths, labels, splits, a row each."""
+        return manifests.load(self.path)

@@ -1,0 +1,153 @@
+"""The shard files of one model's maps: which are open, and clips read from them as byte ranges."""
+
+from __future__ import annotations
+
+import resource
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import StoreError
+from ..format.encoding import checksum, decompress
+from ..format.schema import maps_key, scales_key
+from ..format.shard_file import ShardFile
+from ..format.spec import FeatureSpec
+from ..io.s3 import THREADS
+from .root import StoreRoot
+
+Request = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""The rows, views and clips asked for, (n,) each."""
+
+
+class ShardFiles:
+    """Reads clips from a model's shard files; the ones used last stay open. Several threads may read at once."""
+
+    def __init__(self, store: StoreRoot, folder: Path, spec: FeatureSpec, *, mapped: bool) -> None:
+        self.store = store
+        self.folder = folder
+        self.spec = spec
+        self._mapped = mapped
+        self._files: dict[tuple[int, int], ShardFile] = {}  # the longest unused one first
+        self._lock = Lock()
+
+    def close(self) -> None:
+        """Let go of the files; the next read opens them again."""
+        with self._lock:
+            self._files.clear()
+
+    def in_file_order(self, request: Request) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Each clip's number, counted through the shard files, ascending; and its place in the request."""
+        rows, views, clips = request
+        shards, within = np.divmod(rows, self.store.shard_videos)
+        keys = (
+            (shards * self.spec.views + views) * self.store.shard_videos + within
+        ) * self.spec.clips + clips
+        places = np.argsort(keys, kind="stable")
+        return keys[places], places
+
+    def read(
+        self,
+        memory: memoryview,
+        expected: list[int] | None,
+        starts: list[int] | None,
+        request: Request,
+        keys: list[int],
+        places: list[int],
+    ) -> None:
+        """Fill the clips' places in `memory`; a call's cost is counted in microseconds a clip."""
+        size, file_clips = self.spec.clip_bytes, self.store.shard_videos * self.spec.clips
+        compressed = self.spec.codec != "none"
+        number, scratch = -1, memoryview(b"")
+        for key, place in zip(keys, places, strict=True):
+            if key // file_clips != number:
+                number = key // file_clips
+                file = self.file(*divmod(number, self.spec.views))
+                offsets, sizes, read_into = file.offsets.data, file.sizes.data, file.read_into
+            at = key % file_clips
+            clip = memory[place * size : (place + 1) * size]
+            if not (stored_size := sizes[at]):
+                raise StoreError(
+                    f"{file.path}: has no {self._name(place, request)}, though its receipt is there"
+                )
+            if compressed and stored_size > len(scratch):
+                scratch = memoryview(bytearray(stored_size))
+            stored = scratch[:stored_size] if compressed else clip
+            read_into(stored, offsets[at])
+            if expected is not None and checksum(stored, starts[place] if starts else 0) != expected[place]:
+                raise StoreError(
+                    f"{file.path}: {self._name(place, request)} is damaged; run: faster verify {self.store.path} --repair"
+                )
+            if compressed:
+                decompress(stored, clip)
+
+    def read_scales(
+        self, keys: NDArray[np.int64], places: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The scale of each video that is asked for, and which of them each place of the request has."""
+        videos = keys // self.spec.clips
+        first = _changes(videos)
+        scale_of = np.empty(len(keys), dtype=np.int64)
+        scale_of[places] = np.cumsum(first) - 1
+        numbers, within = np.divmod(videos[first], self.store.shard_videos)
+        scales = np.empty((len(within), self.spec.map_shape[3]), dtype="<f4")
+        for start, end in pairwise([*np.flatnonzero(_changes(numbers)).tolist(), len(numbers)]):
+            file = self.file(*divmod(int(numbers[start]), self.spec.views))
+            assert file.scales is not None
+            # The places are in range; "clip" spares the copy that take makes to be safe.
+            np.take(file.scales, within[start:end], axis=0, out=scales[start:end], mode="clip")
+        return scales, scale_of
+
+    def file(self, shard: int, view: int) -> ShardFile:
+        """The file of a shard and view, open."""
+        with self._lock:
+            file = self._files.pop((shard, view), None) or self._open(shard, view)
+            return self._keep(shard, view, file)
+
+    def _open(self, shard: int, view: int) -> ShardFile:
+        return ShardFile(
+            self.folder / maps_key(shard, view),
+            self.spec,
+            self.store.shard_videos,
+            scales=self.folder / scales_key(shard, view),
+            mapped=self._mapped,
+        )
+
+    def _keep(self, shard: int, view: int, file: ShardFile) -> ShardFile:
+        if len(self._files) >= _open_files_max():
+            del self._files[
+                next(iter(self._files))
+            ]  # closed with its last reference: a read may be under way
+        self._files[shard, view] = file
+        return file
+
+    def open_together(self, keys: NDArray[np.int64]) -> None:
+        """Open the shards that are wanted at once: on object storage each takes a way there and back."""
+        numbers = np.unique(keys // (self.store.shard_videos * self.spec.clips)).tolist()
+        wanted = [divmod(number, self.spec.views) for number in numbers]
+        missing = [key for key in wanted if key not in self._files][: _open_files_max()]
+        with ThreadPoolExecutor(THREADS) as pool:
+            for key, file in zip(missing, pool.map(lambda key: self._open(*key), missing), strict=True):
+                with self._lock:
+                    self._keep(key[0], key[1], file)
+
+    def _name(self, place: int, request: Request) -> str:
+        row, view, clip = (int(values[place]) for values in request)
+        return f"clip {clip} of {self.store.videos.ids[row]}" + (f", view {view}" if view else "")
+
+
+@cache
+def _open_files_max() -> int:
+    """Shards of one model that may be open: a small share of what the system lets this process open."""
+    return max(16, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+
+
+def _changes(values: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where a value differs from the one before it; the first does."""
+    changes = np.ones(len(values), dtype=bool)
+    np.not_equal(values[1:], values[:-1], out=changes[1:])
+    return changes
