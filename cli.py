@@ -48,13 +48,13 @@ COMMANDS = {
         "oracle_command",
         "What choosing the expensive clips in hindsight would gain.",
     ),
-    "predict.predictor": ("predict.commands", "predict_command", "Classify raw videos with a trained run."),
+    "predict": ("predict.commands", "predict_command", "Classify raw videos with a trained run."),
     "export-model": (
         "predict.commands",
         "export_model_command",
         "Write a run's aggregator as torch.export programs.",
     ),
-    "costs.tables": (
+    "flops": (
         "costs.commands",
         "flops_command",
         "GFLOPs of a clip, of a video, or of the paper's tables.",
