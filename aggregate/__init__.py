@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .export import ExportedModel, export_model
     from .models.base import Aggregator
     from .models.batch import ClipBatch
+    from .models.conformance import check_aggregator
     from .models.registry import register
     from .report.write import ReportFiles, write_report
     from .runs import Run, RunConfig, load_run
@@ -45,6 +46,7 @@ __all__ = [
     "SweepResult",
     "TrainConfig",
     "TrainResult",
+    "check_aggregator",
     "evaluate",
     "evaluate_splits",
     "export_model",
@@ -72,6 +74,7 @@ _MODULES = {
     "SweepResult": ".sweep.run",
     "TrainConfig": ".config",
     "TrainResult": ".train",
+    "check_aggregator": ".models.conformance",
     "evaluate": ".evaluation.evaluate",
     "evaluate_splits": ".all_splits",
     "export_model": ".export",

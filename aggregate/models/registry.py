@@ -1,12 +1,16 @@
-"""Aggregators by name. A new one is a decorated class; the conformance suite then tests it."""
+"""Aggregators by name: a registered one, or a class of the user's own as `package.module:Class`."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import torch
+
 from ...errors import UsageError
+from ...runtime.named_import import import_named
 from ..data.pooled import POOLED_AGGREGATORS
 from .base import Aggregator, MapShape
 from .names import AGGREGATORS, MODULES, unknown
@@ -41,9 +45,38 @@ def known_names() -> list[str]:
 
 
 def require_known(name: str) -> None:
-    """Raise UsageError where no aggregator has this name; the message lists those that are."""
+    """Raise UsageError where no aggregator has this name; the message lists those that are known, or says what is wrong."""
+    class_of(name)
+
+
+def class_of(name: str) -> type[Aggregator[Any]]:
+    """The class of a registered aggregator, or the one that `package.module:Class` names.
+
+    Raises UsageError where there is none, or where it is not an aggregator that can be built.
+    """
+    if ":" in name:
+        return _own_class(name)
     if name not in known_names():
         raise unknown(name, list(_REGISTRY))
+    return _REGISTRY[name]
+
+
+def _own_class(name: str) -> type[Aggregator[Any]]:
+    found = import_named(name, role="aggregator", kind="class")
+    what = f"aggregator {name!r}"
+    if not (isinstance(found, type) and issubclass(found, Aggregator)):
+        raise UsageError(f"{what} is not a subclass of faster.aggregate.Aggregator")
+    if missing := sorted(found.__abstractmethods__):
+        raise UsageError(f"{what} lacks {', '.join(missing)}, which every aggregator has")
+    if found.reads != "maps":
+        raise UsageError(f"{what} has reads = {found.reads!r}; an aggregator of your own reads 'maps'")
+    try:
+        inspect.signature(found).bind(map_shapes={}, num_classes=1, dropout=0.0)
+    except TypeError as error:
+        raise UsageError(
+            f"{what} cannot be built: its __init__ must take map_shapes, num_classes and dropout by name ({error})"
+        ) from error
+    return found
 
 
 def build(
@@ -62,21 +95,27 @@ def build(
     and the aggregator needs one, it is `Adapted`: each model's maps are pooled and projected first. With `skip_scores`
     it is the inner one of a `ScoreSkip`.
 
-    Raises UsageError for an unknown name (it lists the known ones), or for `skip_scores` where clips are scored anyway.
+    `name` is a registered one or `package.module:Class`.
+
+    Raises UsageError for a name that is neither (it lists the known ones), or for `skip_scores` where clips are scored anyway.
     """
-    require_known(name)
+    cls = class_of(name)
     if skip_scores:
         if name in SCORERS:
             raise UsageError(f"{name} adds up the clips' scores itself; --skip-scores is for the others")
         from .score_skip import ScoreSkip  # which imports an aggregator, and those import this module
 
         inner = build(name, map_shapes=map_shapes, num_classes=num_classes, dropout=dropout)
+        if not isinstance(getattr(getattr(inner, "inner", inner), "fc", None), torch.nn.Linear):
+            raise UsageError(
+                f"{name} has no last layer `fc`, which --skip-scores starts at 0; leave the option out"
+            )
         return ScoreSkip(map_shapes=map_shapes, num_classes=num_classes, inner=inner)
     extra = {} if reads == "maps" else {"reads": reads}
 
     def of(shapes: Mapping[str, MapShape]) -> Aggregator[Any]:
-        return _REGISTRY[name](map_shapes=shapes, num_classes=num_classes, dropout=dropout, **extra)
+        return cls(map_shapes=shapes, num_classes=num_classes, dropout=dropout, **extra)
 
-    if len(set(map_shapes.values())) == 1 or _REGISTRY[name].any_shape:
+    if len(set(map_shapes.values())) == 1 or cls.any_shape:
         return of(map_shapes)
     return adapted(map_shapes, of, pooled=name in POOLED_AGGREGATORS)

@@ -42,7 +42,9 @@ def _page(ctx: click.Context, parameter: click.Parameter, out: str) -> str:
 
 @click.command("sweep")
 @STORE
-@click.option("--aggregators", metavar="A,…", callback=_listed, help="As --aggregator of train-agg.  [the paper's five]")
+@click.option(
+    "--aggregators", metavar="A,…", callback=_listed, help="As --aggregator of train-agg.  [the paper's five]"
+)
 @click.option(
     "--patterns", metavar="E:C,…", callback=_listed, help="[all-E,1:1,1:3,1:7,1:15,1:31, those that can be]"
 )
