@@ -16,6 +16,7 @@ from ..runtime.lazy import lazy_names
 if TYPE_CHECKING:
     from .all_splits import SplitsResult, evaluate_splits, train_splits
     from .config import TrainConfig
+    from .data.clip_maps import ClipMaps
     from .evaluation.confusion import ConfusionMatrix
     from .evaluation.evaluate import Evaluation, evaluate
     from .evaluation.metrics import Metrics
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Aggregator",
     "ClipBatch",
+    "ClipMaps",
     "ConfusionMatrix",
     "Evaluation",
     "ExportedModel",
@@ -61,6 +63,7 @@ __all__ = [
 _MODULES = {
     "Aggregator": ".models.base",
     "ClipBatch": ".models.batch",
+    "ClipMaps": ".data.clip_maps",
     "ConfusionMatrix": ".evaluation.confusion",
     "Evaluation": ".evaluation.evaluate",
     "ExportedModel": ".export",
