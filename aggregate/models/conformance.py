@@ -220,12 +220,12 @@ def its_cost_is_what_torch_counts(make: Make, shape: MapShape) -> None:
     last_layer = fc.weight.numel() if isinstance(fc, torch.nn.Linear) else 0
     for clips in (1, 2, 5):
         batch = batch_for(aggregator, clips, shape, videos=1)
-        counted = _multiply_adds(lambda batch=batch: by_steps(aggregator, batch))
+        counted = _multiply_adds(by_steps, aggregator, batch)
         _require_cost("gflops", clips, aggregator.gflops(clips, shape), counted - last_layer)
-        whole = _multiply_adds(lambda batch=batch: aggregator(batch))
+        whole = _multiply_adds(aggregator, batch)
         _require(whole == counted, f"of {clips} clips, the whole sequence costs {whole}, by steps {counted}")
         state = _state(aggregator, batch, clips)
-        step = _multiply_adds(lambda state=state, batch=batch: aggregator.step(state, *batch.at(0)))
+        step = _multiply_adds(aggregator.step, state, *batch.at(0))
         _require_cost("step_gflops", clips, aggregator.step_gflops(shape), step)
 
 
@@ -244,9 +244,8 @@ def the_emptiest_and_the_largest_maps_stay_finite(make: Make, shape: MapShape) -
     """A map that a ReLU left empty, and one of float16's largest; with weights as they begin."""
     for value in (0.0, 65504.0):
         aggregator = make(FRESH)
-        batch = batch_for(aggregator, 4, shape, dtype=torch.float16).map(
-            lambda _, x, value=value: torch.full_like(x, value)
-        )
+        batch = batch_for(aggregator, 4, shape, dtype=torch.float16)
+        batch = replace(batch, inputs={model: torch.full_like(x, value) for model, x in batch.inputs.items()})
         loss = aggregator.loss(batch)
         finite = bool(loss.isfinite()) and bool(by_steps(aggregator, batch).isfinite().all())
         _require(finite, f"of maps that are {value} all over, the loss is {loss.item()}")
@@ -292,9 +291,9 @@ CHECKS = (
 )
 
 
-def _multiply_adds(run: Callable[[], object]) -> float:
+def _multiply_adds(run: Callable[..., object], *arguments: Any) -> float:
     with FlopCounterMode(display=False) as counter:
-        run()
+        run(*arguments)
     return float(counter.get_total_flops() / 2)
 
 
