@@ -132,6 +132,12 @@ def by_steps(aggregator: Aggregator[Any], batch: ClipBatch) -> Tensor:
     return aggregator.readout(_state(aggregator, batch, batch.model_of.shape[1]))
 
 
+def at_once(aggregator: Aggregator[Any], batch: ClipBatch) -> Tensor:
+    """The logits through `forward`."""
+    logits: Tensor = aggregator(batch)
+    return logits
+
+
 def batch_for(
     aggregator: Aggregator[Any], clips: int, shape: MapShape = MAP_SHAPE, **changes: Any
 ) -> ClipBatch:
@@ -146,7 +152,7 @@ def steps_give_what_the_whole_sequence_gives(make: Make, shape: MapShape) -> Non
         for training in (False, True):
             aggregators = [make(1).train(training) for _ in range(2)]
             outcomes = []
-            for aggregator, run in zip(aggregators, (by_steps, lambda a, b: a(b)), strict=True):
+            for aggregator, run in zip(aggregators, (by_steps, at_once), strict=True):
                 batch = batch_for(aggregator, clips, shape)
                 inputs = [tensor.requires_grad_() for tensor in batch.inputs.values()]
                 logits = run(aggregator, batch)
