@@ -65,7 +65,7 @@ format: $(VENV)/.installed
 # The root is the package, which mypy cannot see by itself: it checks through a link of the package's name.
 types: $(VENV)/.installed
 	mkdir -p build/types && ln -sfn ../.. build/types/faster
-	MYPYPATH=build/types $(RUN)/python -m mypy -p faster --exclude 'faster/(tests|benchmarks|build|\.venv)/'
+	MYPYPATH=build/types $(RUN)/python -m mypy -p faster --exclude 'faster/(tests|benchmarks|examples|build|\.venv)/'
 
 reference: $(VENV)/.installed
 	$(RUN)/python tests/support/reference.py > docs/commands.md

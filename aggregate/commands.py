@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 @click.command("train-agg")
 @STORE
-@click.option("--aggregator", default="fast-gru", show_default=True, metavar="A", help="See faster models.")
+@click.option(
+    "--aggregator",
+    default="fast-gru",
+    show_default=True,
+    metavar="A",
+    help="See faster models; or package.module:Class of your own.",
+)
 @click.option(
     "--pattern",
     metavar="E:C",

@@ -19,7 +19,7 @@ class TrainConfig:
 
     Attributes:
         store: the store's folder.
-        aggregator: a name that the registry knows.
+        aggregator: a name that the registry knows, or package.module:Class, a subclass of `Aggregator` of one's own.
         pattern: "1:7", "all-E", "all-C"; by default 1:7, or all-E where the store has one model.
         clips: N, by default all M clips of the store's grid.
         expensive, cheap: models; of two the dearer and the cheaper.

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from .. import __version__
 from ..errors import UsageError
 from ..runtime.atomic import replace
-from ..runtime.file_names import require_text
+from ..runtime.file_names import file_stem, require_text
 from .models.base import Aggregator
 from .runs import Run, load_run
 
@@ -173,7 +173,7 @@ def _names(what: str, programs: dict[str, ExportedProgram]) -> dict[str, str]:
     }
     if len(distinct) == 1:
         return dict.fromkeys(programs, f"{what}.pt2")
-    return {model: f"{what}-{model.replace('/', '-').replace(':', '-')}.pt2" for model in programs}
+    return {model: f"{what}-{file_stem(model)}.pt2" for model in programs}
 
 
 def _describe(leaf: Tensor | int) -> dict[str, Any]:

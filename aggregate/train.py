@@ -10,6 +10,7 @@ import torch
 
 from .. import store as stores
 from ..errors import RunError
+from ..runtime.file_names import file_stem
 from ..store import Store
 from ..training.checkpoint import BestEpoch
 from ..training.distributed import Ranks, joined
@@ -126,7 +127,7 @@ def run_folder(config: TrainConfig, mix: Mix) -> Path:
         return Path(config.out)
     pattern = ANY if mix.drawn else str(mix.pattern).replace(":", "-")
     stem = Path(config.store).resolve().stem
-    return Path("runs") / f"{stem}-{config.aggregator}-{pattern}-n{mix.clips}-s{config.seed}"
+    return Path("runs") / f"{stem}-{file_stem(config.aggregator)}-{pattern}-n{mix.clips}-s{config.seed}"
 
 
 def _require_same_store(run: Path, store: Store, mix: Mix) -> None:

@@ -17,7 +17,7 @@ from statistics import fmean, stdev
 import av
 import click
 from faster.aggregate.sweep.grid import Grid
-from faster.aggregate.sweep.run import SweepConfig, sweep
+from faster.aggregate.sweep.run import SweepConfig, run_sweep
 from faster.aggregate.train import TrainConfig
 from faster.demo.events import EventSet, average_ceiling, chance
 from faster.demo.video_files import planned_videos, write_set
@@ -93,7 +93,7 @@ def main(out: Path) -> None:
         )
     )
     grid = Grid(patterns=("all-C", "1:3", "1:1", "all-E"))
-    sweep(SweepConfig(training=TrainConfig(store=store), grid=grid, out=out / "sweep"))
+    run_sweep(SweepConfig(training=TrainConfig(store=store), grid=grid, out=out / "sweep"))
     lines = map(json.loads, (out / "sweep" / "cells.jsonl").read_text(encoding="utf-8").splitlines())
     found: dict[str, dict[str, list[float]]] = {}
     for line in lines:

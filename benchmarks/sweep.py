@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from faster.aggregate.sweep.cells import train_config
 from faster.aggregate.sweep.grid import Grid, expand, holdings
-from faster.aggregate.sweep.run import SweepConfig, sweep
+from faster.aggregate.sweep.run import SweepConfig, run_sweep
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.store import open as open_store
 from pairs import ratio, time_turns
@@ -74,7 +74,7 @@ def _compare(folder: Path, store: Path, name: str, asked: argparse.Namespace) ->
 
     def together(turn: int) -> None:
         config = SweepConfig(training=training, grid=grid, out=folder / f"sweep{turn}")
-        assert not sweep(config, say=_quiet, progress=False).failed
+        assert not run_sweep(config, say=_quiet, progress=False).failed
 
     seconds = time_turns({"alone": alone, "sweep": together}, turns=asked.turns, warm_ups=1)
     speed = ratio(seconds, "sweep", "alone")

@@ -144,6 +144,8 @@ def models_command(as_json: bool) -> None:
         click.echo(f"  {library.example:<46}{library.offers}{missing}")
     click.echo("Your own network: --model package.module:function")
     click.echo(f"\naggregators: {', '.join(AGGREGATORS)}")
+    click.echo("Your own aggregator: --aggregator package.module:Class")
+    click.echo("Your own aggregator: --aggregator package.module:Class")
 
 
 def _with_models(setting: Setting, models: tuple[str, ...], size: int | None) -> Setting:

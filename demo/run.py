@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..aggregate.report.write import Confusion, ReportFiles, ReportMeta, ReportRow, write_report
+from ..aggregate.report.write import Confusion, ReportFiles, ReportMeta, ReportRow, write_page
 from ..aggregate.train import TrainConfig, TrainResult, train_agg
 from ..extract.run import ExtractConfig, extract
 from ..extract.train_backbone.train import TrainBackboneConfig, TrainBackboneResult, train_backbone
@@ -133,7 +133,7 @@ def demo(config: DemoConfig, *, say: Say = print, progress: bool = True) -> Demo
         run = results[PREDICTING][0].run
         (prediction,) = Predictor(run).predict([folder / "videos" / video.path])
     rows = tuple(_row(config, *cell, found) for cell, found in results.items())
-    files = write_report(rows, _meta(config, backbones, results[PREDICTING][0]), folder / "report")
+    files = write_page(rows, _meta(config, backbones, results[PREDICTING][0]), folder / "report")
     return DemoResult(
         rows=rows,
         backbones=tuple(backbones),

@@ -1,1 +1,34 @@
-"""The GPU stage: videos → clips → frozen backbones → feature maps in a store; and stage one's training."""
+"""The GPU stage: videos → clips → frozen backbones → feature maps in a store; and the training of backbones.
+
+from faster.extract import ExtractConfig, extract
+
+summary = extract(ExtractConfig(source="videos", models=("r2plus1d50", "r2d26"), store="kinetics.zarr"))
+
+Each public name is imported when it is asked for; the package itself imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..runtime.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .config import ExtractConfig
+    from .run import extract
+    from .summary import ExtractSummary
+
+__all__ = [
+    "ExtractConfig",
+    "ExtractSummary",
+    "extract",
+]
+
+_MODULES = {
+    "ExtractConfig": ".config",
+    "ExtractSummary": ".summary",
+    "extract": ".run",
+}
+
+if not TYPE_CHECKING:  # a type checker sees the imports above, and so knows which names there are
+    __getattr__, __dir__ = lazy_names(__name__, _MODULES)

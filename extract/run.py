@@ -1,6 +1,6 @@
 """The extraction stage: a video set's feature maps, of one model or several, into a store.
 
-from faster.extract.run import ExtractConfig, extract
+from faster.extract import ExtractConfig, extract
 
 extract(ExtractConfig(source="videos", models=("r2plus1d50", "r2d26"), store="kinetics.zarr"))
 """

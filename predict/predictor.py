@@ -1,6 +1,6 @@
 """The two stages live: raw video → on each clip the backbone that the pattern names → aggregator → classes.
 
-from faster.predict.predictor import Predictor
+from faster.predict import Predictor
 
 predictor = Predictor("runs/kinetics-fast-gru-1-7-n32-s0")
 for prediction in predictor.predict(["new.mp4"]):

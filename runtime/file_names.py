@@ -1,4 +1,4 @@
-"""File names that are no text: POSIX lets a name be any bytes, while stores, tables and JSON hold UTF-8."""
+"""Names as names of files; and file names that are no text: POSIX lets a name be any bytes, while stores, tables and JSON hold UTF-8."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def stands_for_other_bytes(path: Path) -> bool:
     escaped = os.fsencode(path)
     name = _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), escaped)
     return name != escaped and not os.path.lexists(escaped) and os.path.lexists(name)
+
+
+def file_stem(name: str) -> str:
+    """The name of a model or an aggregator as a part of a file's name: without `/` and `:`."""
+    return name.replace("/", "-").replace(":", "-")
 
 
 def require_text(path: str | os.PathLike[str], option: str) -> None:

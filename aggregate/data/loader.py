@@ -97,6 +97,25 @@ class ReadPlan(NamedTuple):
     model_of: NDArray[np.int64]
 
 
+def drawn_clips(mix: Mix, rows: NDArray[np.int64], rng: np.random.Generator) -> ReadPlan:
+    """Of each video one of its views that are whole, and N clips in time order; N and patterns too where the mix is drawn."""
+    views = np.array([rng.choice(np.flatnonzero(mix.whole[row])) for row in rows], dtype=np.int64)
+    count, model_of = mix.clips, np.broadcast_to(mix.model_of, (len(rows), mix.clips))
+    if mix.drawn:
+        count, model_of = draw(mix, len(rows), rng)
+    clips = np.stack([random_subset(rng, mix.grid, count) for _ in rows])
+    return ReadPlan(rows, views, clips, model_of)
+
+
+def uniform_clips(mix: Mix, rows: NDArray[np.int64]) -> ReadPlan:
+    """Of each video the centre view, and N clips spread uniformly over it."""
+    chosen, _ = uniform_subset(mix.grid, mix.clips)
+    clips = np.broadcast_to(chosen, (len(rows), mix.clips))
+    return ReadPlan(
+        rows, np.zeros(len(rows), dtype=np.int64), clips, np.broadcast_to(mix.model_of, clips.shape)
+    )
+
+
 class TrainLoader:
     """Training batches as a pure function of (seed, epoch, step).
 
@@ -136,15 +155,8 @@ class TrainLoader:
 
     def plan(self, epoch: int, step: int) -> ReadPlan:
         """What one step reads, of all ranks."""
-        rows = self.rows_of(epoch, step)
         rng = np.random.default_rng([self.seed, epoch, step + 1])  # [seed, epoch, 0] would be [seed, epoch]
-        mix = self.reader.mix
-        views = np.array([rng.choice(np.flatnonzero(mix.whole[row])) for row in rows], dtype=np.int64)
-        count, model_of = mix.clips, np.broadcast_to(mix.model_of, (len(rows), mix.clips))
-        if mix.drawn:
-            count, model_of = draw(mix, len(rows), rng)
-        clips = np.stack([random_subset(rng, mix.grid, count) for _ in rows])
-        return ReadPlan(rows, views, clips, model_of)
+        return drawn_clips(self.reader.mix, self.rows_of(epoch, step), rng)
 
     def batches(self, epoch: int, start_step: int = 0) -> Batches:
         """The epoch's batches from `start_step` on: this rank's part of each."""
@@ -164,14 +176,9 @@ def uniform_batches(
 
     Several ranks share the batches, whose videos and places in them are those of one rank.
     """
-    mix = reader.mix
-    chosen, _ = uniform_subset(mix.grid, mix.clips)
 
     def load(step: int) -> ClipBatch:
-        here = rows[step * batch_size : (step + 1) * batch_size]
-        clips = np.broadcast_to(chosen, (len(here), mix.clips))
-        model_of = np.broadcast_to(mix.model_of, clips.shape)
-        return reader.read(here, np.zeros(len(here), dtype=np.int64), clips, model_of)
+        return reader.read(*uniform_clips(reader.mix, rows[step * batch_size : (step + 1) * batch_size]))
 
     steps = range(-(-len(rows) // batch_size))
     return _prefetched(load, steps[ranks.part(len(steps))], reader.threads)

@@ -1,13 +1,17 @@
-"""Aggregators by name: those of the table in `names`, and the user's own."""
+"""Aggregators by name: those of the table in `names`, registered ones, and a class of the user's own as `package.module:Class`."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import torch
+
 from ...errors import UsageError
 from ...runtime.flop_counter import MapShape
+from ...runtime.named_import import import_named
 from .base import Aggregator
 from .names import AGGREGATORS, CLASSES, unknown
 from .score_skip import ScoreSkip
@@ -37,18 +41,41 @@ def known_names() -> list[str]:
 
 
 def require_known(name: str) -> None:
-    """Raise UsageError where no aggregator has this name; the message lists those that are."""
-    if name not in CLASSES and name not in _registered:
-        raise unknown(name, known_names())
+    """Raise UsageError where no aggregator has this name; the message lists those that are known, or says what is wrong."""
+    class_of(name)
 
 
 def class_of(name: str) -> type[Aggregator[Any]]:
-    """The class of the aggregator called `name`. Raises UsageError for an unknown name (it lists the known ones)."""
-    require_known(name)
+    """The class of a known aggregator, or the one that `package.module:Class` names.
+
+    Raises UsageError where there is none, or where it is not an aggregator that can be built.
+    """
+    if ":" in name:
+        return _own_class(name)
     if name in _registered:
         return _registered[name]
+    if name not in CLASSES:
+        raise unknown(name, known_names())
     module, cls = CLASSES[name]
-    found: type[Aggregator[Any]] = getattr(importlib.import_module(f".{module}", __package__), cls)
+    built_in: type[Aggregator[Any]] = getattr(importlib.import_module(f".{module}", __package__), cls)
+    return built_in
+
+
+def _own_class(name: str) -> type[Aggregator[Any]]:
+    found = import_named(name, role="aggregator", kind="class")
+    what = f"aggregator {name!r}"
+    if not (isinstance(found, type) and issubclass(found, Aggregator)):
+        raise UsageError(f"{what} is not a subclass of faster.aggregate.Aggregator")
+    if missing := sorted(found.__abstractmethods__):
+        raise UsageError(f"{what} lacks {', '.join(missing)}, which every aggregator has")
+    if found.reads != "maps":
+        raise UsageError(f"{what} has reads = {found.reads!r}; an aggregator of your own reads 'maps'")
+    try:
+        inspect.signature(found).bind(map_shapes={}, num_classes=1, dropout=0.0)
+    except TypeError as error:
+        raise UsageError(
+            f"{what} cannot be built: its __init__ must take map_shapes, num_classes and dropout by name ({error})"
+        ) from error
     return found
 
 
@@ -68,13 +95,19 @@ def build(
     and the aggregator needs one, it is `ShapeAdapter`: each model's maps are pooled and projected first. With `skip_scores`
     it is the inner one of a `ScoreSkip`.
 
-    Raises UsageError for an unknown name (it lists the known ones), or for `skip_scores` where clips are scored anyway.
+    `name` is a registered one or `package.module:Class`.
+
+    Raises UsageError for a name that is neither (it lists the known ones), or for `skip_scores` where clips are scored anyway.
     """
     cls = class_of(name)
     if skip_scores:
         if cls.scores_clips:
             raise UsageError(f"{name} adds up the clips' scores itself; --skip-scores is for the others")
         inner = build(name, map_shapes=map_shapes, num_classes=num_classes, dropout=dropout)
+        if not isinstance(getattr(getattr(inner, "inner", inner), "fc", None), torch.nn.Linear):
+            raise UsageError(
+                f"{name} has no last layer `fc`, which --skip-scores starts at 0; leave the option out"
+            )
         return ScoreSkip(map_shapes=map_shapes, num_classes=num_classes, inner=inner)
     extra = {} if reads == "maps" else {"reads": reads}
 

@@ -16,15 +16,15 @@ __all__ = [
     "ReportMeta",
     "ReportRow",
     "pareto_front",
-    "report",
     "table_text",
+    "write_page",
     "write_report",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFiles:
-    """What `write_report` wrote, and the same table as text; the further figures are those there was data for."""
+    """What `write_page` wrote, and the same table as text; the further figures are those there was data for."""
 
     page: Path
     plot_png: Path
@@ -33,7 +33,7 @@ class ReportFiles:
     further: tuple[Path, ...] = ()
 
 
-def write_report(
+def write_page(
     rows: Sequence[ReportRow], meta: ReportMeta, folder: Path, *, page_name: str = "index.html"
 ) -> ReportFiles:
     """Write a page and its figures into `folder`, replacing those of an earlier report.
@@ -78,7 +78,7 @@ def write_report(
     return files
 
 
-def report(
+def write_report(
     paths: Sequence[str | Path],
     *,
     out: str | Path = "report.html",
@@ -95,4 +95,4 @@ def report(
 
     require_text(out, "--out")
     rows, meta = report_of(paths, title=title, paper=paper)
-    return write_report(rows, meta, Path(out).parent, page_name=Path(out).name)
+    return write_page(rows, meta, Path(out).parent, page_name=Path(out).name)

@@ -42,7 +42,9 @@ def _page(ctx: click.Context, parameter: click.Parameter, out: str) -> str:
 
 @click.command("sweep")
 @STORE
-@click.option("--aggregators", metavar="A,…", callback=_listed, help="See faster models.  [the paper's five]")
+@click.option(
+    "--aggregators", metavar="A,…", callback=_listed, help="As --aggregator of train-agg.  [the paper's five]"
+)
 @click.option(
     "--patterns", metavar="E:C,…", callback=_listed, help="[all-E,1:1,1:3,1:7,1:15,1:31, those that can be]"
 )
@@ -107,7 +109,7 @@ def sweep_command(
     from ...runtime.allocator import keep_freed_memory
     from ..config import TrainConfig
     from .grid import Grid
-    from .run import SweepConfig, sweep
+    from .run import SweepConfig, run_sweep
 
     keep_freed_memory()
     grid = Grid(
@@ -129,7 +131,7 @@ def sweep_command(
         cache_bytes=None if cache_gib is None else int(cache_gib * 2**30),
         cluster=cluster,
     )
-    result = sweep(config, say=lambda line: click.echo(line, err=as_json), progress=not as_json)
+    result = run_sweep(config, say=lambda line: click.echo(line, err=as_json), progress=not as_json)
     if as_json:
         _print_json({"folder": str(result.folder), "cells": list(result.lines)})
     else:
@@ -166,9 +168,9 @@ def report_command(paths: tuple[str, ...], out: str, title: str | None, paper: b
       faster report runs/kinetics-sweep
       faster report runs/ucf101-gru-1-7-n16-s0 runs/ucf101-fast-gru-1-7-n16-s0 --out compared.html
     """
-    from ..report.write import report
+    from ..report.write import write_report
 
-    files = report(paths, out=out, title=title, paper=paper)
+    files = write_report(paths, out=out, title=title, paper=paper)
     figures = [str(path) for path in (files.plot_png, files.plot_svg, *files.further)]
     if as_json:
         _print_json({"page": str(files.page), "figures": figures})

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ...errors import DataError, UsageError
+from ...runtime.file_names import file_stem
 from ...store import Store
 from ...terminal.suggest import did_you_mean
 from ...terminal.text import counted
@@ -37,7 +38,9 @@ class Cell:
         """The name of its run folder, unique in a sweep."""
         models = "-".join(model for model in (self.expensive, self.cheap) if model)
         pattern = self.pattern.replace(":", "-")
-        return f"{self.aggregator}-{pattern}-n{self.clips}-l{self.clip_frames}-{models}-s{self.seed}"
+        return (
+            f"{file_stem(self.aggregator)}-{pattern}-n{self.clips}-l{self.clip_frames}-{models}-s{self.seed}"
+        )
 
     @property
     def batches(self) -> tuple[Any, ...]:

@@ -86,7 +86,9 @@ class SweepResult:
         return [line for line in self.lines if "empty" in line]
 
 
-def sweep(config: SweepConfig, *, say: Callable[[str], None] = print, progress: bool = True) -> SweepResult:
+def run_sweep(
+    config: SweepConfig, *, say: Callable[[str], None] = print, progress: bool = True
+) -> SweepResult:
     """Train and report every cell of a grid; run again, only what is not finished.
 
     The folder then holds cells/<name>, a run folder a cell with the bytes that `train_agg` alone would leave

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from abc import abstractmethod
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -148,29 +144,3 @@ def as_backbone(network: object, name: str) -> Backbone:
     if isinstance(network, Backbone):
         return network
     return ModuleBackbone(network)
-
-
-def import_function(name: str) -> Callable[..., object]:
-    """The function that `package.module:function` names; modules of the current folder are found last.
-
-    Raises UsageError where the module, or the function in it, does not exist. An error inside the module
-    itself is the module's own and passes through.
-    """
-    module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name:
-        raise UsageError(f"model {name!r}: the form is package.module:function")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)  # a console script does not have it; last, so that it shadows nothing
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise
-        raise UsageError(
-            f"model {name!r}: no module {error.name!r} here or installed; the form is package.module:function"
-        ) from error
-    function: Callable[..., object] | None = getattr(module, function_name, None)
-    if not callable(function):
-        raise UsageError(f"model {name!r}: module {module_name!r} has no function {function_name!r}")
-    return function

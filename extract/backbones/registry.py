@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import UsageError
+from ...runtime.named_import import import_named
 from ...terminal.suggest import did_you_mean
 from .libraries import registry as libraries
 from .networks.plans import PLANS, STEM_WIDTH, NetworkPlan
@@ -66,10 +67,10 @@ def build(name: str, num_classes: int | None = None) -> Backbone:
     base, width = _split(name)
     if (found := libraries.split_name(name)) is not None:
         return libraries.build(*found, num_classes)
-    from .adapters import as_backbone, import_function
+    from .adapters import as_backbone
 
     if ":" in name:
-        return as_backbone(import_function(name)(num_classes), name)
+        return as_backbone(import_named(name, role="model", kind="function")(num_classes), name)
     settings = {} if width is None else {"width": width}
     return as_backbone(_builders[base](num_classes, **settings), name)
 

@@ -1,6 +1,6 @@
 """Stage one of the paper: train a clip-level backbone on the videos that its maps will be extracted from (§4).
 
-from faster.extract.train_backbone.train import TrainBackboneConfig, train_backbone
+from faster.extract.train_backbone import TrainBackboneConfig, train_backbone
 
 train_backbone(TrainBackboneConfig(model="r2d26", source="videos", size=112))
 """

@@ -17,7 +17,7 @@ from faster.aggregate.runs import load_run
 from faster.aggregate.sweep.commands import oracle_command
 from faster.aggregate.sweep.grid import Grid
 from faster.aggregate.sweep.oracle import oracle
-from faster.aggregate.sweep.run import SweepConfig, sweep
+from faster.aggregate.sweep.run import SweepConfig, run_sweep
 from faster.aggregate.train import TrainConfig, TrainResult, train_agg
 from faster.errors import Interrupted, RunError
 from faster.training.loop import TrainingRun
@@ -128,7 +128,7 @@ def sweeping(store: Path, out: Path, *aggregators: str) -> tuple[list[str], int]
     lines: list[str] = []
     training = TrainConfig(store=store, epochs=1, batch_size=9, device="cpu")
     grid = Grid(aggregators=aggregators, patterns=("1:1",), clips=(2,), seeds=1)
-    result = sweep(SweepConfig(training=training, grid=grid, out=out), say=lines.append, progress=False)
+    result = run_sweep(SweepConfig(training=training, grid=grid, out=out), say=lines.append, progress=False)
     return lines, len(result.finished)
 
 

@@ -21,7 +21,7 @@ from faster.aggregate.runs import load_run, scoring_batch
 from faster.aggregate.sweep import cells as sweep_cells
 from faster.aggregate.sweep.grid import Grid
 from faster.aggregate.sweep.oracle import oracle
-from faster.aggregate.sweep.run import SweepConfig, sweep
+from faster.aggregate.sweep.run import SweepConfig, run_sweep
 from faster.aggregate.train import TrainConfig, TrainResult, train_agg
 from faster.errors import Interrupted, RunError
 from faster.store import Store
@@ -138,7 +138,7 @@ def test_a_sweeps_cells_are_those_of_train_agg_and_of_evaluate(store: Store, tmp
     config = SweepConfig(
         training=TrainConfig(store=store.path, **TRAINING), grid=grid, out=tmp_path / "sweep"
     )
-    lines = sweep(config, say=[].append, progress=False).finished
+    lines = run_sweep(config, say=[].append, progress=False).finished
     assert [line["aggregator"] for line in lines] == list(names)
     for line in lines:
         alone = train(store, tmp_path / line["aggregator"], aggregator=line["aggregator"], clip_frames=8)
@@ -164,7 +164,7 @@ def test_a_sweep_that_goes_on_with_its_last_cells_has_as_many_threads(
         config = SweepConfig(
             training=TrainConfig(store=store.path, **TRAINING), grid=grid, out=tmp_path, jobs=2
         )
-        sweep(config, say=[].append, progress=False)
+        run_sweep(config, say=[].append, progress=False)
 
     monkeypatch.setattr(sweep_cells.CellRunner, "run", noting)
     before = torch.get_num_threads()

@@ -18,7 +18,7 @@ from faster.aggregate.evaluation.evaluate import evaluate
 from faster.aggregate.report.assemble import report_of
 from faster.aggregate.runs import load_run
 from faster.aggregate.sweep.grid import Grid
-from faster.aggregate.sweep.run import SweepConfig, sweep
+from faster.aggregate.sweep.run import SweepConfig, run_sweep
 from faster.aggregate.train import TrainConfig, TrainResult, run_folder, train_agg
 from faster.errors import RunError, UsageError
 from faster.store import Store
@@ -157,7 +157,7 @@ def test_the_command_names_both_models_and_no_mixture_may_lack(trained: TrainRes
 def test_a_sweep_takes_it_as_a_pattern(store: Store, trained: TrainResult, tmp_path: Path) -> None:
     grid = Grid(aggregators=("fast-gru", "gru"), patterns=("any", "1:1"), clips=(4,), seeds=1)
     training = config(store, tmp_path, pattern=None, clips=None)
-    swept = sweep(
+    swept = run_sweep(
         SweepConfig(training=training, grid=grid, out=tmp_path / "s"), say=[].append, progress=False
     )
     assert len(swept.finished) == 4 and not swept.failed

@@ -11,7 +11,7 @@ import pytest
 from faster.aggregate.evaluation.confusion import ConfusionMatrix
 from faster.aggregate.evaluation.evaluate import evaluate
 from faster.aggregate.evaluation.metrics import confusion_matrix, measure, ranked
-from faster.aggregate.report.write import report
+from faster.aggregate.report.write import write_report
 from faster.aggregate.runs import load_run
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.extract.sources.read import read_source
@@ -87,7 +87,7 @@ def test_a_run_of_many_classes_takes_what_its_videos_take(tmp_path: Path) -> Non
     )
     result = train_agg(config, say=lines.append, progress=False)
     again = evaluate(load_run(tmp_path / "run"), device="cpu")
-    report([tmp_path / "run"], out=tmp_path / "report.html")
+    write_report([tmp_path / "run"], out=tmp_path / "report.html")
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     assert grown < 1e9
     assert result.report.confusion.total == 6 and again.to_dict() == result.report.to_dict()

@@ -16,10 +16,10 @@ from faster.aggregate.models.base import Aggregator
 from faster.aggregate.models.pooling.average import Average
 from faster.aggregate.models.registry import build
 from faster.aggregate.models.score_skip import ScoreSkip
-from faster.aggregate.report.write import report
+from faster.aggregate.report.write import write_report
 from faster.aggregate.runs import load_run
 from faster.aggregate.sweep.grid import Grid
-from faster.aggregate.sweep.run import SweepConfig, sweep
+from faster.aggregate.sweep.run import SweepConfig, run_sweep
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.errors import DataError, UsageError
 from faster.store import Store
@@ -125,12 +125,14 @@ def test_a_sweep_gives_the_same_and_leaves_averaging_as_it_is(store: Store, tmp_
     alone = train(store, tmp_path / "alone", aggregator="gru", seed=0)
     template = TrainConfig(store=store.path, epochs=3, device="cpu", skip_scores=True)
     grid = Grid(aggregators=("average", "gru"), patterns=("1:3",), seeds=1)
-    sweep(SweepConfig(grid=grid, training=template, out=tmp_path / "sweep"), say=[].append, progress=False)
+    run_sweep(
+        SweepConfig(grid=grid, training=template, out=tmp_path / "sweep"), say=[].append, progress=False
+    )
     (cell,) = (tmp_path / "sweep" / "cells").glob("gru-*")
     assert (cell / "best.safetensors").read_bytes() == (alone.run / "best.safetensors").read_bytes()
     (cell,) = (tmp_path / "sweep" / "cells").glob("average-*")
     assert not load_run(cell).config.skip_scores
-    page = report([tmp_path / "sweep"], out=tmp_path / "report" / "index.html").page.read_text(
+    page = write_report([tmp_path / "sweep"], out=tmp_path / "report" / "index.html").page.read_text(
         encoding="utf-8"
     )
     assert "with averaged scores" in page and "skip_scores True" in page and "--skip-scores" in page
@@ -162,7 +164,7 @@ def test_cells_of_models_without_a_classifier_are_empty_and_the_others_are_not(
     template = TrainConfig(store=mixed.path, epochs=1, device="cpu", skip_scores=True)
     grid = Grid(aggregators=("gru",), patterns=("all-E", "all-C", "1:3"), seeds=1)
     config = SweepConfig(grid=grid, training=template, out=tmp_path / "sweep")
-    sweep(config, say=[].append, progress=False)
+    run_sweep(config, say=[].append, progress=False)
     lines = [json.loads(line) for line in (tmp_path / "sweep" / "cells.jsonl").read_text().splitlines()]
     assert {line["pattern"]: line.get("empty", "")[:23] for line in lines} == {
         "all-E": "",

@@ -17,7 +17,7 @@ from faster.aggregate.report.write import (
 )
 from faster.aggregate.sweep.commands import report_command
 from faster.aggregate.sweep.grid import Grid
-from faster.aggregate.sweep.run import SweepConfig, sweep
+from faster.aggregate.sweep.run import SweepConfig, run_sweep
 from faster.aggregate.train import TrainConfig
 from faster.errors import RunError
 from pages import Page
@@ -35,7 +35,7 @@ def swept(tmp_path_factory):
         grid=Grid(aggregators=("average", "gru"), patterns=("1:1", "1:3", "1:7"), clips=(2, 4), seeds=2),
         out=folder / "sweep",
     )
-    return sweep(config, say=[].append, progress=False)
+    return run_sweep(config, say=[].append, progress=False)
 
 
 def test_report_of_a_sweep(swept, tmp_path):

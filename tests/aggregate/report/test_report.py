@@ -17,7 +17,7 @@ from faster.aggregate.report.write import (
     ReportRow,
     pareto_front,
     table_text,
-    write_report,
+    write_page,
 )
 from faster.errors import StorageError
 from pages import Page
@@ -58,7 +58,7 @@ META = ReportMeta(
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    return write_report(ROWS, META, tmp_path_factory.mktemp("report") / "new" / "folder")
+    return write_page(ROWS, META, tmp_path_factory.mktemp("report") / "new" / "folder")
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_all_text_is_escaped(tmp_path):
             ),
         ),
     )
-    files = write_report(rows, meta, tmp_path)
+    files = write_page(rows, meta, tmp_path)
     page = Page(files.page.read_text(encoding="utf-8"))
     assert "script" not in page.tags
     assert page.tables[0][1] == [evil]
@@ -188,7 +188,7 @@ def test_plot_names_lines_patterns_and_ceilings(written):
 
 
 def test_same_rows_same_bytes(written, tmp_path):
-    again = write_report(ROWS, META, tmp_path)
+    again = write_page(ROWS, META, tmp_path)
     assert again.page.read_bytes() == written.page.read_bytes()
     assert again.plot_svg.read_bytes() == written.plot_svg.read_bytes()
     assert again.plot_png.read_bytes() == written.plot_png.read_bytes()
@@ -196,7 +196,7 @@ def test_same_rows_same_bytes(written, tmp_path):
 
 @pytest.mark.parametrize("values", [(0.0,), (1.0, 1.0), (0.5, 0.5, 0.5)])
 def test_one_row_alone_and_accuracies_at_the_ends(tmp_path, values):
-    files = write_report([row(top1=values)], ReportMeta(title="one"), tmp_path)
+    files = write_page([row(top1=values)], ReportMeta(title="one"), tmp_path)
     assert len(Page(files.page.read_text(encoding="utf-8")).tables) == 1
 
 
@@ -207,7 +207,7 @@ def test_many_classes_are_shown_by_their_most_frequent_confusions(tmp_path):
     meta = ReportMeta(
         title="many", confusions=(Confusion(counts=ConfusionMatrix.from_dense(counts), class_names=names),)
     )
-    page = Page(write_report([row()], meta, tmp_path).page.read_text(encoding="utf-8"))
+    page = Page(write_page([row()], meta, tmp_path).page.read_text(encoding="utf-8"))
     assert len(page.tables) == 1
     assert re.findall(r"class\d+ taken for class\d+: \d+ videos", page.text) == [
         "class9 taken for class1: 4 videos",
@@ -218,7 +218,7 @@ def test_many_classes_are_shown_by_their_most_frequent_confusions(tmp_path):
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot write the report into"):
-        write_report(ROWS, META, tmp_path / "file" / "report")
+        write_page(ROWS, META, tmp_path / "file" / "report")
 
 
 def test_rows_that_cannot_be_are_refused(tmp_path):
@@ -238,7 +238,7 @@ def test_rows_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(ValueError, match="for 3 class names"):
         Confusion(counts=ConfusionMatrix.from_dense(np.eye(2, dtype=np.int64)), class_names=("a", "b", "c"))
     with pytest.raises(ValueError, match="at least one row"):
-        write_report([], META, tmp_path)
+        write_page([], META, tmp_path)
 
 
 def grid_rows():
@@ -341,7 +341,7 @@ def test_markers_at_one_place_are_drawn_apart(tmp_path):
         row("e", gflops=2.0)
     ]
     svg = ET.fromstring(
-        write_report(rows, ReportMeta(title="t"), tmp_path).plot_svg.read_text(encoding="utf-8")
+        write_page(rows, ReportMeta(title="t"), tmp_path).plot_svg.read_text(encoding="utf-8")
     )
     centres = []
     for element in svg.iter("{http://www.w3.org/2000/svg}g"):
@@ -366,7 +366,7 @@ def test_many_lines_get_a_panel_an_aggregator(tmp_path):
         for i in range(5)
         for pattern, n in (("all-E", 2), ("all-E", 4), ("all-C", 2), ("all-C", 4))
     ]
-    write_report(rows, ReportMeta(title="t"), tmp_path)
+    write_page(rows, ReportMeta(title="t"), tmp_path)
     for name, each in (("accuracy", 2), ("clips", 2)):
         svg = ET.fromstring((tmp_path / f"{name}.svg").read_text(encoding="utf-8"))
         texts = ["".join(e.itertext()).strip() for e in svg.iter("{http://www.w3.org/2000/svg}text")]
@@ -383,7 +383,7 @@ def test_class_gain_and_paper_points_are_drawn(tmp_path):
         gained_name="fast-gru 1:7 of 8 clips",
     )
     meta = ReportMeta(title="t", gains=(gain,), paper=paper_points(), failures=("failed: gru: why",))
-    files = write_report(grid_rows(), meta, tmp_path, page_name="r.html")
+    files = write_page(grid_rows(), meta, tmp_path, page_name="r.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "r-accuracy.png",
         "r-accuracy.svg",

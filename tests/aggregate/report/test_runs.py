@@ -12,9 +12,9 @@ from faster.aggregate.commands import train_agg_command
 from faster.aggregate.report.assemble import report_of
 from faster.aggregate.report.rows import ReportRow, pareto_front
 from faster.aggregate.report.tables import paper_tables
-from faster.aggregate.report.write import report
+from faster.aggregate.report.write import write_report
 from faster.aggregate.sweep.grid import Grid
-from faster.aggregate.sweep.run import SweepConfig, sweep
+from faster.aggregate.sweep.run import SweepConfig, run_sweep
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.errors import RunError
 from stores import make_spec, make_store, make_videos
@@ -33,7 +33,7 @@ def cells(tmp_path_factory):
         grid=Grid(aggregators=("average", "gru"), patterns=("1:1",), clips=(2,), seeds=2),
         out=folder / "sweep",
     )
-    return sweep(config, say=[].append, progress=False).folder / "cells"
+    return run_sweep(config, say=[].append, progress=False).folder / "cells"
 
 
 def put(values, path, value):
@@ -286,17 +286,17 @@ def test_the_front_and_the_best_are_each_groups_own(cells, tmp_path):
         "Confusion of gru 1:1 of 2 clips (other)",
     ]
     assert [g.gained_name for g in meta.gains] == ["gru 1:1 of 2 clips (small)", "gru 1:1 of 2 clips (other)"]
-    files = report([cells.parent, *other], out=tmp_path / "page" / "r.html")
+    files = write_report([cells.parent, *other], out=tmp_path / "page" / "r.html")
     assert {"r-gain.svg", "r-gain-2.svg"} <= {path.name for path in files.further}
 
 
 def test_runs_of_unknown_cost_are_shown_but_for_the_figure(cells, tmp_path):
     average = copied(next(cells.glob("average-*")), tmp_path / "free", result={"gflops_per_video": 0.0})
-    files = report([average, cells / f"{GRU}0"], out=tmp_path / "r.html")
+    files = write_report([average, cells / f"{GRU}0"], out=tmp_path / "r.html")
     assert "left out: 1 of 0 GFLOPs, cost unknown" in files.plot_svg.read_text(encoding="utf-8")
     (line,) = [line for line in files.table_text.splitlines() if line.startswith("  average")]
     assert line.split()[:4] == ["average", "1:1", "2", "0"]
-    alone = report([average], out=tmp_path / "alone.html")
+    alone = write_report([average], out=tmp_path / "alone.html")
     assert "no row has a known cost" in alone.plot_svg.read_text(encoding="utf-8")
     free = grid_row("gru", "1:7", 8, 0.9, 0.0)
     assert pareto_front([free, grid_row("gru", "1:3", 8, 0.5, 3.0)]) == [False, True]

@@ -28,7 +28,7 @@ from faster.aggregate.sweep import shared_pass
 from faster.aggregate.sweep.commands import sweep_command
 from faster.aggregate.sweep.grid import Cell, Grid
 from faster.aggregate.sweep.results import read_lines
-from faster.aggregate.sweep.run import SweepConfig, SweepResult, sweep
+from faster.aggregate.sweep.run import SweepConfig, SweepResult, run_sweep
 from faster.aggregate.task import AggregatorTask
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.errors import DataError, Interrupted, RunError, UsageError
@@ -76,7 +76,7 @@ def run(store: Store, out: Path, *, lines: list[str] | None = None, **grid: Any)
         out=out,
         **settings,
     )
-    return sweep(config, say=[].append if lines is None else lines.append, progress=False)
+    return run_sweep(config, say=[].append if lines is None else lines.append, progress=False)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,142 @@
+"""A store's maps as a `torch.utils.data.Dataset`, for a training loop of one's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ... import store as stores
+from ...errors import DataError, UsageError
+from .loader import ClipReader, ReadPlan, drawn_clips, uniform_clips
+from .mix import Mix, choose_mix, choose_split, no_videos, part_rows, require_unseen
+from .pattern import ANY
+
+
+class ClipMaps(Dataset[dict[str, Any]]):
+    """The labelled videos of one part of a split whose maps are whole; an item is N clips of one video.
+
+    An item is a dict, which `torch.utils.data.default_collate` makes a batch of:
+
+        maps     (N, l, h, w, c) float16 tensor, the clips in time order; where the models' maps differ in shape a list of
+                 N tensors (l, h, w, c), which is collated to N batches
+        models   (N,) int64 tensor, the model of each clip, an index into `models`
+        label    int, an index into `class_names`
+        row      int, the video's row in the store: `store.open(path).videos.ids[row]` is its id
+
+    Of the train part, each epoch draws one of a video's views and N of its clips, a function of (seed, epoch, video): what
+    `train_agg` draws from too. Call `set_epoch` before each epoch, as with torch's DistributedSampler; workers that persist
+    do not see it. Other parts give the clips that an evaluation takes: N of the centre view, spread uniformly.
+
+    It can be pickled, and each process opens the store for itself. A batch is read in one go where the loader asks for it so,
+    as torch's does.
+
+    Args:
+        store: the store's path.
+        pattern: "1:7", "all-E", "all-C"; by default 1:7, or all-E where the store has one model. Not "any".
+        split, part: a named split, by default the only one or the first by name; "train", "val" or "test".
+        clips: N; by default all of the store's M.
+        expensive, cheap, clip_frames: as in `TrainConfig`.
+        seed: of what the train part draws.
+
+    Raises:
+        DataError: the store lacks what is asked, or a backbone in use was trained on a video of the val or test part.
+        StoreError: the path is not a sound store; in an item, a clip is damaged.
+        UsageError: no pattern or part is called so, or it is not clear which model is meant.
+    """
+
+    def __init__(
+        self,
+        store: str | Path,
+        *,
+        pattern: str | None = None,
+        split: str | None = None,
+        part: str = "train",
+        clips: int | None = None,
+        expensive: str | None = None,
+        cheap: str | None = None,
+        clip_frames: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if pattern == ANY:
+            raise UsageError(f"ClipMaps takes one pattern, such as 1:7; {ANY} draws another for each video")
+        self.path, self.part, self.seed, self.epoch = store, part, seed, 0
+        self._asked = {
+            "pattern": pattern,
+            "clips": clips,
+            "expensive": expensive,
+            "cheap": cheap,
+            "clip_frames": clip_frames,
+        }
+        opened, mix = self._open()
+        self.split = choose_split(opened, split)
+        self.rows, self.coverage = part_rows(opened, mix, self.split, part)
+        if not len(self.rows):
+            raise DataError(no_videos(opened, mix, self.split, part, options="split or part"))
+        if part != "train":
+            require_unseen(opened, mix, self.rows, self.split, part)
+        self.class_names, self.models = opened.class_names, tuple(mix.features)
+        self.map_shapes, self.clips, self.pattern = mix.map_shapes, mix.clips, str(mix.pattern)
+        self.labels: NDArray[np.int64] = opened.videos.labels[self.rows].astype(np.int64)
+        self._asked |= {"pattern": self.pattern, "clips": self.clips}  # settled, should the store grow
+
+    def __len__(self) -> int:
+        """The number of videos."""
+        return len(self.rows)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the train part's views and clips anew: the same for the same seed and epoch."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One video's item. Raises IndexError where there is none."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The items of several videos, read together."""
+        rows = self.rows[np.asarray(indices, dtype=np.int64)]
+        batch = self._reader.read(*self._plan(rows)).to(torch.device("cpu"))
+        maps: list[Any]
+        if len(set(self.map_shapes.values())) == 1:
+            maps = list(batch.dense(torch.float16))
+        else:
+            times = [batch.at(t)[0].to(torch.float16) for t in range(self.clips)]
+            maps = [[time[video] for time in times] for video in range(len(rows))]
+        models: Tensor = batch.model_of
+        return [
+            {"maps": maps[i], "models": models[i], "label": int(batch.labels[i]), "row": int(row)}
+            for i, row in enumerate(rows)
+        ]
+
+    def _plan(self, rows: NDArray[np.int64]) -> ReadPlan:
+        mix = self._reader.mix
+        if self.part != "train":
+            return uniform_clips(mix, rows)
+        each = [
+            drawn_clips(mix, rows[i : i + 1], np.random.default_rng([self.seed, self.epoch, int(row)]))
+            for i, row in enumerate(rows)
+        ]
+        return ReadPlan(*(np.concatenate(values) for values in zip(*each, strict=True)))
+
+    def _open(self) -> tuple[stores.Store, Mix]:
+        """Open the store, once in each process."""
+        opened = stores.open(self.path)
+        mix = choose_mix(opened, **self._asked)  # type: ignore[arg-type]
+        self._opened = os.getpid(), ClipReader(mix, opened.videos.labels, reads="maps", threads=0)
+        return opened, mix
+
+    @property
+    def _reader(self) -> ClipReader:
+        if self._opened[0] != os.getpid():  # in a worker
+            self._open()
+        return self._opened[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": (0, None)}
