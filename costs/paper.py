@@ -1,6 +1,6 @@
 """The figures that FASTER (Zhu et al.) prints about cost, as data: GFLOPs, and the top-1 accuracy beside them.
 
-Accuracies are top-1 in percent on Kinetics-400's validation set. `flops` recomputes the GFLOPs.
+Accuracies are top-1 in percent on Kinetics-400's validation set. `costs.tables` recomputes the GFLOPs.
 """
 
 from __future__ import annotations

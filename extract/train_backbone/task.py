@@ -51,7 +51,7 @@ class Parts:
 
 
 class BackboneTask:
-    """Stage one for `training.fit`.
+    """Stage one for `training.loop.fit`.
 
     Args:
         model: lies on its device.
