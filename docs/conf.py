@@ -43,13 +43,20 @@ def is_code(paragraph: str) -> bool:
 
 
 def mark_code(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
-    """Show the examples in docstrings, which stand there without further signs, as code."""
+    """Show the examples and tables in docstrings, which stand there without further signs, as they are written."""
     marked: list[str] = []
+    before = ""  # the last line above that is not blank
     for blank, group in groupby(lines, key=lambda line: not line.strip()):
         paragraph = list(group)
-        if not blank and is_code("\n".join(paragraph)):
-            dedented = textwrap.dedent("\n".join(paragraph)).splitlines()
-            paragraph = [".. code-block:: python", "", *(f"   {line}" for line in dedented)]
+        if not blank:
+            last = paragraph[-1]
+            text = "\n".join(paragraph)
+            is_table = before.endswith(":") and all(line.startswith(" ") for line in paragraph)
+            if is_code(text) or is_table:
+                language = "python" if is_code(text) else "text"
+                block = textwrap.dedent(text).splitlines()
+                paragraph = [f".. code-block:: {language}", "", *(f"   {line}" for line in block)]
+            before = last
         marked += paragraph
     lines[:] = marked
 
