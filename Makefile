@@ -1,4 +1,4 @@
-# make demo · make test · make stress · make check: each sets up .venv by itself.
+# make demo · make test · make stress · make check · make docs: each sets up .venv by itself.
 # Beside it: make test PYTHON=python3.13 VENV=build/py313. Other Pythons' PyTorch is some GB to download.
 # ISA=avx2 has oneDNN and ATen compute as on a processor with AVX2 and no more; THREADS=2 gives each test process two threads.
 PYTHON ?= python3
@@ -21,7 +21,7 @@ PYTEST := $(TEST_ENV) $(RUN)/python -m pytest -n $(PROCESSES_$(THREADS)) --dist 
 # What the processor and the number of threads can change: backbones, frozen ones, stage one, aggregators, precision.
 NUMERIC := tests/extract/backbones tests/extract/train_backbone tests/aggregate/models
 
-.PHONY: demo test test-numeric lowest newest stress check format types reference wheel clean
+.PHONY: demo test test-numeric lowest newest stress check format types reference docs wheel clean
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
@@ -69,6 +69,16 @@ types: $(VENV)/.installed
 
 reference: $(VENV)/.installed
 	$(RUN)/python tests/support/reference.py > docs/commands.md
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[docs]'
+	touch $@
+
+# A broken link, an anchor that no heading has, or a docstring that does not parse is an error. Built anew each time, as a
+# page that did not change can link to one that did.
+docs: $(VENV)/.docs
+	OMP_NUM_THREADS=$(THREADS) $(RUN)/python -m sphinx -W --keep-going --fresh-env -q -b html -d build/doctrees docs build/docs
+	@echo build/docs/index.html
 
 wheel: $(VENV)/.installed
 	$(RUN)/python -m build --outdir dist

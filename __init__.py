@@ -5,4 +5,4 @@ aggregators straight from it, `faster.store` is the contract between the two, an
 both live. Importing this package imports none of them, nor torch.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -36,7 +36,7 @@ def class_weights(labels: NDArray[np.integer], classes: int, *, balanced: bool) 
 
 
 class AggregatorTask:
-    """Stage two for `training.fit`; a batch comes with each video's share of the whole batch's loss."""
+    """Stage two for `training.loop.fit`; a batch comes with each video's share of the whole batch's loss."""
 
     def __init__(
         self,

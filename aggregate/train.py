@@ -49,7 +49,7 @@ def train_agg(
     only reported. Started by torchrun, the processes share each batch; the first one speaks and writes.
 
     Raises DataError where the store lacks what is asked or a reported video was in a backbone's training,
-    UsageError, RunError, StorageError and Interrupted as `training.fit` does.
+    UsageError, RunError, StorageError and Interrupted as `training.loop.fit` does.
     """
     require_known(config.aggregator)
     with joined(config.device) as (ranks, device):

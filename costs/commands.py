@@ -1,4 +1,4 @@
-"""`faster flops` and `faster models`: parse, ask `flops`, print."""
+"""`faster flops` and `faster models`: parse, ask `costs.tables`, print."""
 
 from __future__ import annotations
 

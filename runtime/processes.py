@@ -41,7 +41,7 @@ def map_in_processes(
         tasks: what can be pickled.
         processes: how many at once, at most; None means one a core.
         what_is_kept: for the message of a stop, as "whole shards are kept".
-        cluster: dask workers instead, see `cluster.connect`; `processes` of them, where they are this machine's.
+        cluster: dask workers instead, see `dask_cluster.connect`; `processes` of them, where they are this machine's.
 
     Raises:
         Interrupted: SIGTERM, SIGUSR1 or SIGUSR2, or a process died.

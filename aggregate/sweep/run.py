@@ -41,7 +41,7 @@ class SweepConfig:
         out: the sweep's folder, by default runs/<store>-sweep. Several grids may go into one.
         jobs: local processes that train at once; each gets its share of the processor's threads.
         cache_bytes: the most that pooled vectors may take in memory; by default half of what is free.
-        cluster: dask workers train instead, see `cluster.connect`; `jobs` of them, where they are this machine's.
+        cluster: dask workers train instead, see `dask_cluster.connect`; `jobs` of them, where they are this machine's.
     """
 
     training: TrainConfig

@@ -1,4 +1,4 @@
-"""Several aggregators trained from one stream of batches, each as `training.fit` would train it alone."""
+"""Several aggregators trained from one stream of batches, each as `training.loop.fit` would train it alone."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def fit_together(entries: Sequence[PassMember], options: TrainingOptions) -> lis
     """Train all entries step by step in turn, each batch read once, and return each one's best epoch.
 
     All tasks must give the same batches and the same validation share, which is read once for all, too. The
-    folders end with the same bytes as `training.fit` alone would leave, and are resumed in the same way: entries
+    folders end with the same bytes as `training.loop.fit` alone would leave, and are resumed in the same way: entries
     behind the others catch up first. Where they stand is saved when they are stopped, and at ends of epochs a
     minute apart, the best weights too: after short epochs it would take most of the time. An entry whose loss or gradient is not finite ends with that RunError in its place; the others go on.
 
-    Raises as `training.fit` does for what concerns all of them: StorageError, Interrupted, KeyboardInterrupt,
+    Raises as `training.loop.fit` does for what concerns all of them: StorageError, Interrupted, KeyboardInterrupt,
     and RunError for a folder that was begun with another config or cannot be resumed from.
     """
     device = torch.device(options.device)

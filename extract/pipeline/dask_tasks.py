@@ -71,7 +71,7 @@ def run_dask(
         cluster: `LOCAL`, one worker a device, or a scheduler's address, whose workers take the one device named.
 
     Raises:
-        UsageError: as `cluster.connect`.
+        UsageError: as `dask_cluster.connect`.
         ProvenanceMismatch: a worker has another store or other weights at the same place, another version of this package, or
             computes otherwise.
         SourceError: a worker does not see the videos.

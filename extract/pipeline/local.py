@@ -1,4 +1,4 @@
-"""Several devices on one node: one process each. One device needs none of this, see `shards.run_shards`."""
+"""Several devices on one node: one process each. One device needs none of this, see `run_shards.run_shards`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The package's own networks as they train fastest: every convolution but 3×3×3 in two dimensions, channels last.
 
-`fast_forward` with batch norms as they are in training. A map lies as (B, T, H, W, C) in memory: seen as B·T pictures
+`inference.resnet3d` with batch norms as they are in training. A map lies as (B, T, H, W, C) in memory: seen as B·T pictures
 by the 1×k×k convolutions, as B pictures of T × H·W by the k×1×1 ones. That is faster, and in bfloat16 on a CPU it is
 needed: the gradients that PyTorch's Conv3d gives the weights there are wrong, up to 1e24 and NaN. So there the 3×3×3 ones,
 too, are run in two dimensions, over pictures with three times' channels. The plain network (`ResNet3D.forward`) is the

@@ -52,7 +52,7 @@ class BackboneTrainingVideos:
 
 
 class BackboneTask:
-    """Stage one for `training.fit`.
+    """Stage one for `training.loop.fit`.
 
     Args:
         model: lies on its device.

@@ -97,7 +97,7 @@ def verify(
         path: the store. With `repair`, no extraction may be writing it.
         repair: remove bad shards and leftovers, and write the derived arrays again.
         processes: how many read at once; one a core by default.
-        cluster: dask workers read instead, see `cluster.connect`.
+        cluster: dask workers read instead, see `dask_cluster.connect`.
         progress: show a progress bar.
 
     Raises:

@@ -1,7 +1,7 @@
 """Weights of backbones: finding a model's file, loading it strictly, saving it with its facts beside it.
 
 A weights file is `<name>.safetensors`, with its facts (`WeightsInfo`) beside it in `<name>.safetensors.json`. Files
-of other people (`.safetensors`, `.pth`, `.pt`) have no JSON; they load too, see `weight_files`, and from URLs as well.
+of other people (`.safetensors`, `.pth`, `.pt`) have no JSON; they load too, see `state_dicts`, and from URLs as well.
 """
 
 from __future__ import annotations
