@@ -12,7 +12,8 @@ CAP_avx2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 $(if $(filter native avx2,$(ISA)),,$(error ISA is '$(ISA)'; native and avx2 are known))
 $(if $(filter 1 2,$(THREADS)),,$(error THREADS is '$(THREADS)'; 1 and 2 are known))
 # Bounded threads: the test processes share two cores.
-TEST_ENV := OMP_NUM_THREADS=$(THREADS) MPLBACKEND=Agg $(CAP_$(ISA))
+# Passive: a thread that waits leaves its core to the others, also where other programs run.
+TEST_ENV := OMP_NUM_THREADS=$(THREADS) OMP_WAIT_POLICY=PASSIVE MPLBACKEND=Agg $(CAP_$(ISA))
 PROCESSES_1 := 2
 PROCESSES_2 := 1
 # worksteal keeps neighbours together, as loadfile does, and hands on the tests of a worker that died. The modes that keep

@@ -16,7 +16,7 @@ from ..runtime.lazy import lazy_names
 if TYPE_CHECKING:
     from .config import ExtractConfig
     from .run import extract
-    from .summary import ExtractSummary
+    from .progress import ExtractSummary
 
 __all__ = [
     "ExtractConfig",
@@ -26,7 +26,7 @@ __all__ = [
 
 _MODULES = {
     "ExtractConfig": ".config",
-    "ExtractSummary": ".summary",
+    "ExtractSummary": ".progress",
     "extract": ".run",
 }
 

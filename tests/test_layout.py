@@ -30,6 +30,7 @@ FOLDER_MAX = 12
 # More than twelve modules in a folder, and why; never more than fourteen.
 FULL_FOLDERS = {
     "extract/video": "each module is one part of the way from a file to clips",
+    "runtime": "small modules of the ground floor that have nothing in common but that all stages use them",
 }
 MODULE_MAX, TEST_MAX = 350, 500
 # Longer than that, and by how much; the list can only shrink.

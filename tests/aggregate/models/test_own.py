@@ -132,7 +132,7 @@ def test_it_goes_through_every_command(tmp_path: Path) -> None:
 def test_it_trains_on_maps_of_two_shapes_and_with_the_skip_path(own: str, tmp_path: Path) -> None:
     shapes = {"dear": (2, 3, 3, 8), "cheap": (1, 2, 2, 4)}
     adapted = build(f"{own}:Leaky", map_shapes=shapes, num_classes=3)
-    assert type(adapted).__name__ == "Adapted" and type(adapted.inner).__name__ == "Leaky"
+    assert type(adapted).__name__ == "ShapeAdapter" and type(adapted.inner).__name__ == "Leaky"
     skip = build(f"{own}:Leaky", map_shapes=shapes, num_classes=3, skip_scores=True)
     assert type(skip).__name__ == "ScoreSkip"
 
