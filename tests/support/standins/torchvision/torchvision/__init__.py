@@ -1,5 +1,5 @@
 """A stand-in for torchvision: see `libraries.py`."""
 
-from faster.tests.support.standins.torchvision.torchvision import models
+from . import models
 
 __all__ = ["models"]

@@ -1,5 +1,5 @@
 """A stand-in for torchvision.models."""
 
-from faster.tests.support.standins.torchvision.torchvision.models import video
+from . import video
 
 __all__ = ["video"]
