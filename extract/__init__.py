@@ -15,8 +15,8 @@ from ..runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .config import ExtractConfig
-    from .run import extract
     from .progress import ExtractSummary
+    from .run import extract
 
 __all__ = [
     "ExtractConfig",

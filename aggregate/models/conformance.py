@@ -18,7 +18,8 @@ from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from .base import Aggregator, MapShape
+from ...runtime.flop_counter import MapShape
+from .base import Aggregator
 from .batch import ClipBatch
 from .registry import class_of
 
