@@ -99,6 +99,7 @@ def test_a_part_of_ci_that_fails_or_hangs_is_said_and_the_others_are_run(tmp_pat
         ("set up", "passed"),
         ("check", "passed"),
         ("test", "FAILED (not done in 20 minutes)"),
+        ("docs", "passed"),
         ("numeric, AVX2", "passed"),
         ("numeric, AVX2, 2 threads", "passed"),
         ("stress", "FAILED (1)"),

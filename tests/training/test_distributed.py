@@ -224,7 +224,7 @@ def test_a_port_that_is_taken_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_processes_that_something_else_started_find_each_other(tmp_path: Path) -> None:
     code = (
-        "from datetime import timedelta\nfrom faster import ranks\nranks.JOINING = timedelta(minutes=1)\n"
+        "from datetime import timedelta\nfrom faster.training import distributed as ranks\nranks.JOINING = timedelta(minutes=1)\n"
         "with ranks.joined('cpu') as (r, d): print(r.total(r.rank + 1))"
     )
     port = free_port()

@@ -12,9 +12,7 @@ import torch
 from click.testing import CliRunner
 from faster.aggregate.commands import train_agg_command
 from faster.aggregate.report.assemble import report_of
-from faster.aggregate.report.write import (
-    report,
-)
+from faster.aggregate.report.write import write_report
 from faster.aggregate.sweep.commands import report_command
 from faster.aggregate.sweep.grid import Grid
 from faster.aggregate.sweep.run import SweepConfig, run_sweep
@@ -131,7 +129,7 @@ def test_paths_that_are_no_runs(swept, tmp_path):
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not on the PATH")
 def test_the_page_loads_in_a_browser_without_a_console_message(swept, tmp_path):
-    files = report([swept.folder], out=tmp_path / "r.html", paper=True)
+    files = write_report([swept.folder], out=tmp_path / "r.html", paper=True)
     command = [
         "chromium",
         "--headless",
