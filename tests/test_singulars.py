@@ -51,7 +51,9 @@ def test_one_video_of_one_clip(tmp_path: Path) -> None:
         ["inspect", "s.zarr"],
         ["verify", "s.zarr"],
     ]
-    for command, ended in zip(commands, run_commands(commands, cwd=tmp_path), strict=True):
+    for command, ended in zip(
+        commands, run_commands(commands, cwd=tmp_path, memory_bytes=8 << 30), strict=True
+    ):
         assert ended.code == 0, ended.output
         assert wrong(ended.output) == [], command
 
@@ -80,7 +82,9 @@ def test_a_run_on_one_clip_in_a_store_of_one_model(tmp_path: Path) -> None:
         ["report", "w"],
         ["train-agg", "--store", "s.zarr", "--clips", "2"],
     ]
-    for command, ended in zip(commands, run_commands(commands, cwd=tmp_path), strict=True):
+    for command, ended in zip(
+        commands, run_commands(commands, cwd=tmp_path, memory_bytes=8 << 30), strict=True
+    ):
         assert wrong(ended.output) == [], command
 
 
