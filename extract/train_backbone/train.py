@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from ... import __version__
 from ...errors import SourceError, UsageError, WeightsError
-from ...runtime.file_names import require_text
+from ...runtime.file_names import file_stem, require_text
 from ...runtime.signals import interruptible
 from ...runtime.spawning import require_startable
 from ...store import VideoRecord
@@ -33,7 +33,7 @@ from ...training.holdout import hold_out
 from ...training.loop import fit, run_config
 from ...training.run_folder import open_run, read_json, write_json
 from ..backbones import Backbone, build, require_known
-from ..backbones.weights.load import WeightsInfo, file_stem, load_weights, save_weights
+from ..backbones.weights.load import WeightsInfo, load_weights, save_weights
 from ..sources.read import Source
 from ..video.decoder_pool import DecoderPool
 from ..video.shared_memory import MEMORY_BYTES

@@ -9,6 +9,7 @@ from math import prod
 from typing import Any, Self
 
 from ...errors import ProvenanceMismatch, StoreError
+from ...runtime.file_names import file_stem
 from ...terminal.text import counted
 from .checksummed_json import canonical_json, digest
 from .encoding import CODECS, DTYPES
@@ -148,7 +149,7 @@ class FeatureSpec:
 
 def features_folder(model: str, clip_frames: int) -> str:
     """Where the maps of a model lie, relative to the store: a model's name as one folder."""
-    return f"features/{model.replace('/', '-').replace(':', '-')}/L{clip_frames}"
+    return f"features/{file_stem(model)}/L{clip_frames}"
 
 
 def _is_count(value: object, least: int, most: int) -> bool:

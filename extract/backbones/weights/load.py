@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ....errors import WeightsError
+from ....runtime.file_names import file_stem
 from ....terminal.text import counted
 from ....training.run_folder import write_json, write_tensors
 from .. import LIBRARIES, Backbone, build, on_meta, require_known
@@ -177,11 +178,6 @@ def find_weights(model: str, folder: str | Path = "weights") -> Path | None:
             f"several weights for {model}: {names}; keep one, or name one with `--weights FILE`"
         )
     return found[0] if found else None
-
-
-def file_stem(model: str) -> str:
-    """A model's name as the name of a file."""
-    return model.replace("/", "-").replace(":", "-")
 
 
 def weights_digest(state: StateDict) -> str:
