@@ -20,8 +20,8 @@ SHAPE = (1, 3, 3, 64)
 SHAPES = dict.fromkeys(MODELS, SHAPE)
 
 
-def make() -> FastGRU:
-    torch.manual_seed(0)
+def make(seed: int = 0) -> FastGRU:
+    torch.manual_seed(seed)
     aggregator = FastGRU(map_shapes=SHAPES, num_classes=NUM_CLASSES, dropout=0.0).eval()
     for parameter in aggregator.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -53,16 +53,19 @@ def exact(aggregator: FastGRU, batch: ClipBatch) -> Tensor:
 def test_without_a_gradient_it_is_the_equations(
     run: Callable[[FastGRU, ClipBatch], Tensor], mode: Callable[[], torch.no_grad], clips: int
 ) -> None:
-    aggregator, batch = make(), make_maps(clips)
-    right = exact(aggregator, batch)
-    with mode():
-        single = run(aggregator, batch)
-        with torch.autocast("cpu", torch.bfloat16):
-            half = run(aggregator, batch)
-            plainly = plain(aggregator, batch.dense(torch.float32))
-    torch.testing.assert_close(single.double(), right, rtol=1e-5, atol=1e-5)
-    assert (half - right).norm() < 0.02 * right.norm()
-    assert (half - right).norm() < 1.5 * (plainly - right).norm()
+    batch, right, half, plainly = make_maps(clips), [], [], []
+    for seed in range(8):  # of one draw's few logits, either may have been rounded the luckier way
+        aggregator = make(seed)
+        right.append(exact(aggregator, batch))
+        with mode():
+            single = run(aggregator, batch)
+            with torch.autocast("cpu", torch.bfloat16):
+                half.append(run(aggregator, batch))
+                plainly.append(plain(aggregator, batch.dense(torch.float32)))
+        torch.testing.assert_close(single.double(), right[-1], rtol=1e-5, atol=1e-5)
+    error = (torch.cat(half) - torch.cat(right)).norm()
+    assert error < 0.02 * torch.cat(right).norm()
+    assert error < 1.5 * (torch.cat(plainly) - torch.cat(right)).norm()
 
 
 def in_place(aggregator: FastGRU) -> None:
