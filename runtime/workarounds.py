@@ -1,18 +1,22 @@
 """Faults of the libraries below, and how they are gone around.
 
-`tests/runtime/test_workarounds.py` shows in a process of its own that oneDNN's fault is still there: when that test fails with a
-newer PyTorch, take the workaround out.
+`tests/runtime/test_workarounds.py` shows that each fault is still there: when one of these tests fails with a newer PyTorch, take
+its workaround out.
 
-These stand where they act, and `docs/log.md` says how they were found:
+Three more stand where they act, seen with PyTorch 2.13.0 (oneDNN 3.12.0):
 
-- `extract/train_backbone/resnet3d_training.py`, `task.py`: in bf16 on a CPU, Conv3d's gradients to its weights were not to be trusted.
+- `extract/train_backbone/resnet3d_training.py`, `task.py`: in bf16 on a CPU with AVX-512, the gradient of Conv3d's weight is wrong,
+  not a number, or never comes, where no window of the kernel lies wholly within the clip's frames: 2 frames, 3 in time, padding 1.
 - `training/distributed.py`: a process group made before `torch.distributed.nn.functional` is imported is kept for ever.
-- `aggregate/models/cpu_kernels.py`: oneDNN multiplies with a transposed slice by its slowest code.
+- `aggregate/models/cpu_kernels.py`: oneDNN multiplies with a slice of a matrix's columns by its slowest code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -95,3 +99,20 @@ def _kept(x: Tensor, stride: Sequence[int]) -> Tensor:
     for dim, step in zip(range(-len(stride), 0), stride, strict=True):
         x = x.movedim(dim, 0)[::step].movedim(0, dim)
     return x
+
+
+@contextmanager
+def native_output_to_stderr() -> Iterator[None]:
+    """Within it, what C++ code writes to standard output goes to standard error.
+
+    What: gloo says on standard output that it is connected, before the JSON that `--json` promises there.
+    Seen: PyTorch 2.10.0; not with 2.13.0.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

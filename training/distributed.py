@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import UsageError
 from ..runtime.devices import choose_device
+from ..runtime.workarounds import native_output_to_stderr
 
 ValueT = TypeVar("ValueT")
 
@@ -156,13 +157,10 @@ def joined(device: str | None) -> Iterator[tuple[Ranks, torch.device]]:
     from torch.distributed.nn import functional  # noqa: F401
 
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    if os.environ.get(_TORCHRUNS_OWN):
-        dist.init_process_group(backend, timeout=PATIENCE)
-    else:
-        store = _meet(ranks)
-        dist.init_process_group(
-            backend, store=store, rank=ranks.rank, world_size=ranks.count, timeout=PATIENCE
-        )
+    store = None if os.environ.get(_TORCHRUNS_OWN) else _meet(ranks)
+    place = {} if store is None else {"store": store, "rank": ranks.rank, "world_size": ranks.count}
+    with native_output_to_stderr():
+        dist.init_process_group(backend, timeout=PATIENCE, **place)
     try:
         yield ranks, chosen
     finally:

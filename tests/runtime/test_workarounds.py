@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from faster.extract.backbones.inference.precision import has_bf16
 from faster.runtime.workarounds import SafeConvolutions
 from places import SUPPORT
 
@@ -66,9 +68,62 @@ def test_onednns_strided_1x1_convolutions_of_few_channels_still_go_wrong() -> No
     assert run("-c", STRIDED, limit_s=20, **AVX2) != ("exit 0", "right")
 
 
+CONV3D = """
+import torch
+torch.manual_seed(0)
+conv, x = torch.nn.Conv3d(16, 16, (3, 1, 1), padding=(1, 0, 0), bias=False), torch.randn(2, 16, 2, 4, 4)
+with torch.autocast("cpu", torch.bfloat16):
+    y = conv(x)
+out = torch.randn(y.shape)
+y.backward(out.bfloat16())
+half, conv.weight.grad = conv.weight.grad, None
+conv(x).backward(out)
+right = conv.weight.grad
+print("right" if (half - right).abs().max() < 0.05 * right.abs().max() else "wrong")
+"""
+
+
+@pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="the fault is in oneDNN's kernels for bf16")
+def test_the_gradient_of_conv3ds_weight_in_bf16_still_goes_wrong_with_two_frames() -> None:
+    isa = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}  # the kernels for AMX are others
+    assert run("-c", CONV3D, limit_s=60, **isa) != ("exit 0", "right")
+
+
+KEPT = """
+import inspect, sys
+from torch import distributed as dist
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
+from torch.distributed.nn import functional
+print(inspect.signature(functional.all_reduce).parameters["group"].default is dist.group.WORLD)
+"""
+
+
+def test_a_module_that_shares_gradients_still_keeps_the_process_group(tmp_path: Path) -> None:
+    assert run("-c", KEPT, str(tmp_path / "meeting"), limit_s=60) == ("exit 0", "True")
+
+
+COLUMNS = """
+from time import thread_time
+import torch
+x, columns = torch.randn(512, 512), torch.randn(512, 1536)[:, 512:1024]
+def seconds(weight):
+    began = thread_time()
+    torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return thread_time() - began
+whole = columns.contiguous()
+print(seconds(columns) > 5 * min(seconds(whole) for _ in range(5)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="PyTorch without oneDNN")
+def test_onednn_still_multiplies_with_a_slice_of_columns_by_its_slowest_code() -> None:
+    assert run("-c", COLUMNS) == ("exit 0", "True")
+
+
 SLICED = """
 import torch
 from torch.nn import functional as F
+from faster.extract.backbones.inference.precision import has_bf16
 from faster.runtime.workarounds import SafeConvolutions
 torch.manual_seed(0)
 for convolve, dimensions in ((F.conv1d, 1), (F.conv2d, 2)):
