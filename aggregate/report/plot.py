@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .labels import place_labels
-from .rows import ReportMeta, ReportRow, pareto_front, series
+from .rows import ReportMeta, ReportRow, pareto_front, percent, series
 
 INK, PAPER = "#1f2328", "#ffffff"
 COLOURS = ("#1f7fc4", "#d55e00", "#009e73", "#c0609a", "#7a5cc6", "#3f9bd1", "#99772b")
@@ -161,18 +160,6 @@ def _draw_rows(axes: Any, rows: Sequence[ReportRow], every: Sequence[ReportRow],
     place_labels(axes, rows, labels, drawn)
 
 
-def inline_svg(svg: str, description: str, name: str) -> str:
-    """Return `svg` made to stand in a page: no prologue, ink in the page's text colour, no background.
-
-    `description` is what a screen reader says; already escaped. `name` goes before every id, so that figures of one page
-    do not share any.
-    """
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'(id="|="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = svg.replace(INK, "currentColor").replace(PAPER, "none")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
-
-
 def _set_axes(axes: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -283,7 +270,7 @@ def _draw_ceilings(axes: Any, meta: ReportMeta) -> None:
         axes.axhline(100 * value, color=INK, linestyle=(0, (1, 2)), linewidth=1.0, alpha=0.8, zorder=2)
         names.append(
             axes.annotate(
-                f"{label}\n{100 * value:.1f} %",
+                f"{label}\n{percent(value)} %",
                 (1.0, 100 * value),
                 xycoords=axes.get_yaxis_transform(),
                 xytext=(5, 0),

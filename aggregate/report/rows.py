@@ -182,11 +182,16 @@ def cells(row: ReportRow) -> tuple[str, ...]:
         row.pattern,
         str(row.clips),
         significant(row.gflops_per_video),
-        f"{100 * row.mean:.1f}",
-        "–" if error is None else f"{100 * error:.1f}",
+        percent(row.mean),
+        "–" if error is None else percent(error),
         str(len(row.seeds)),
-        " ".join(f"{100 * value:.1f}" for value in row.top1),
+        " ".join(map(percent, row.top1)),
     )
+
+
+def percent(share: float) -> str:
+    """Write a share of 0 to 1 in percent, with one decimal and no sign: 71.7."""
+    return f"{100 * share:.1f}"
 
 
 def significant(value: float) -> str:
@@ -220,7 +225,7 @@ def table_text(rows: Sequence[ReportRow], meta: ReportMeta) -> str:
     lines.append(
         "* no row of the same videos is both cheaper and as accurate; s.e.: standard error of the mean over the seeds"
     )
-    lines += [f"{label}: {100 * value:.1f} %" for label, value in meta.ceilings]
+    lines += [f"{label}: {percent(value)} %" for label, value in meta.ceilings]
     lines += meta.coverage
     lines += meta.failures
     return "\n".join(lines)

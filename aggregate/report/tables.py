@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ...terminal.text import counted
 from ..data.pattern import Pattern
-from .rows import ReportRow, Table, significant
+from .rows import ReportRow, Table, percent, significant
 
 PERCENT = "top-1, %, mean ± standard error over the seeds"
 
@@ -27,7 +27,7 @@ def accuracy(row: ReportRow | None) -> str:
     if row is None:
         return ""
     error = row.standard_error
-    return f"{100 * row.mean:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+    return percent(row.mean) + ("" if error is None else f" ± {percent(error)}")
 
 
 def _table_2(rows: Sequence[ReportRow]) -> list[Table]:
