@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -116,6 +117,15 @@ def test_every_file_beside_the_modules_is_in_the_wheel() -> None:
     }
     rooms = {file for folder in folders.values() if folder != ROOT for file in folder.rglob("*.*")}
     assert {file for file in rooms if file.suffix not in (".py", ".pyc")} == in_wheel - {ROOT / "py.typed"}
+
+
+def test_the_package_imports_nothing_that_only_developers_install() -> None:
+    extras = PYPROJECT["project"]["optional-dependencies"] | {"": PYPROJECT["project"]["dependencies"]}
+    names = {extra: {re.split(r"[\[>]", one)[0] for one in wanted} for extra, wanted in extras.items()}
+    only = names.pop("dev").difference(*names.values())
+    assert "pytest" in only
+    imported = re.compile(rf"^\s*(?:import|from) (?:{'|'.join(only)})\b", re.MULTILINE)
+    assert not [name for name, file in modules().items() if imported.search(file.read_text())]
 
 
 def test_every_room_imports_from_those_below_it() -> None:
