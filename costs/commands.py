@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..aggregate.report.paper import PRESETS, TABLE_1_NAMES, TABLES, TOTAL_FRAMES, Setting
+from ..aggregate.report.paper import PRESETS, TABLE_1_NAMES, TABLES, Setting
 from ..errors import UsageError
+from ..runtime.flop_counter import paper_clips
 from ..terminal.text import counted
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def flops_command(
         settings = [_with_models(PRESETS[preset], models, size)]
     elif pattern is not None:
         frames = clip_frames or 8
-        setting = Setting(pattern=pattern, clip_frames=frames, clips=clips or max(1, TOTAL_FRAMES // frames))
+        setting = Setting(pattern=pattern, clip_frames=frames, clips=clips or paper_clips(frames))
         settings = [_with_models(setting, models, size)]
     else:
         costs = [
