@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .labels import place_labels
-from .rows import ReportMeta, ReportRow, pareto_front, percent, series
+from .rows import ReportMeta, ReportRow, grouped, pareto_front, percent, series
 
 INK, PAPER = "#1f2328", "#ffffff"
 COLOURS = ("#1f7fc4", "#d55e00", "#009e73", "#c0609a", "#7a5cc6", "#3f9bd1", "#99772b")
@@ -70,18 +70,21 @@ def draw(rows: Sequence[ReportRow], meta: ReportMeta) -> tuple[bytes, str]:
         height = figure.get_figheight()
         figure.text(0.08, 1 - 0.25 / height, meta.title, fontsize=12, fontweight="bold")
         figure.text(0.08, 1 - 0.575 / height, _legend(meta, unknown), linespacing=1.3, fontsize=8, alpha=0.75)
-        png, svg = io.BytesIO(), io.StringIO()
+        png = io.BytesIO()
         figure.savefig(png, format="png", dpi=200)
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return png.getvalue(), svg.getvalue()
+        return png.getvalue(), svg_of(figure)
 
 
-def panels_of(rows: Sequence[ReportRow]) -> dict[str, list[ReportRow]]:
-    """The rows of each aggregator: more lines than one panel can show are parted so."""
-    found: dict[str, list[ReportRow]] = {}
-    for row in rows:
-        found.setdefault(row.aggregator, []).append(row)
-    return found
+def svg_of(figure: Any, **options: Any) -> str:
+    """A figure as SVG, the same text each time."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, **options)
+    return text.getvalue()
+
+
+def line_styles() -> Iterator[tuple[str, str, Any]]:
+    """(colour, marker, line) of one line after the other."""
+    return zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), itertools.cycle(LINES), strict=True)
 
 
 def draw_others(axes: Any, points: Sequence[tuple[float, float]]) -> None:
@@ -102,7 +105,7 @@ def _legend(meta: ReportMeta, unknown: Sequence[ReportRow]) -> str:
 def _draw_panels(figure: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> None:
     """A panel an aggregator, all on the same axes; ceilings are left to the table."""
     rows, usual = without_the_usual(rows)
-    panels = panels_of(rows)
+    panels = grouped(rows, lambda row: row.aggregator)
     lines = -(-len(panels) // 2)
     figure.set_size_inches(8.4, 1.05 + 2.75 * lines)
     height = figure.get_figheight()
@@ -243,8 +246,7 @@ def _draw_series(
     """
     one_n = len({row.clips for row in rows}) == 1
     labels = []
-    styles = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), itertools.cycle(LINES), strict=True)
-    for (name, members), (colour, marker, line) in zip(series(rows).items(), styles, strict=False):
+    for (name, members), (colour, marker, line) in zip(series(rows).items(), line_styles(), strict=False):
         x, y = [drawn[row] for row in members], [100 * row.mean for row in members]
         axes.plot(x, y, color=colour, linestyle=line, linewidth=1.3, marker=marker, markersize=6.5, zorder=4)
         for row in members:
