@@ -11,7 +11,7 @@ VOID = {"meta", "br", "link", "img", "input", "hr"}
 class Page(HTMLParser):
     """Reads a page strictly: every tag closed in order; keeps its tables' texts, its text and its attributes.
 
-    `structure` is all of it but the style, in order, however much white space there is: tags, attributes, texts.
+    `structure` is all of it but the style, in order, whatever its white space: tags, attributes, texts.
     """
 
     def __init__(self, text):
