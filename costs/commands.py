@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..aggregate.report.paper import PRESETS, TABLE_1_NAMES, TABLES, TOTAL_FRAMES, Setting
+from ..aggregate.report.paper import PRESETS, TABLE_1_NAMES, TABLES, Setting
 from ..errors import UsageError
+from ..runtime.flop_counter import paper_clips
 from ..terminal.text import counted
 
 if TYPE_CHECKING:
     from .tables import BackboneCost, PaperCell, PatternCost
 
+_OF_A_LIBRARY = ("prefix", "offers", "example", "installed", "install")
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -83,7 +85,7 @@ def flops_command(
         settings = [_with_models(PRESETS[preset], models, size)]
     elif pattern is not None:
         frames = clip_frames or 8
-        setting = Setting(pattern=pattern, clip_frames=frames, clips=clips or max(1, TOTAL_FRAMES // frames))
+        setting = Setting(pattern=pattern, clip_frames=frames, clips=clips or paper_clips(frames))
         settings = [_with_models(setting, models, size)]
     else:
         costs = [
@@ -116,13 +118,7 @@ def models_command(as_json: bool) -> None:
                 {
                     "models": [{**asdict(cost), "scalable": scalable} for cost, scalable in rows],
                     "libraries": [
-                        {
-                            "prefix": library.prefix,
-                            "offers": library.offers,
-                            "example": library.example,
-                            "installed": library.installed,
-                            "install": library.install,
-                        }
+                        {name: getattr(library, name) for name in _OF_A_LIBRARY}
                         for library in LIBRARIES.values()
                     ],
                     "aggregators": list(AGGREGATORS),
@@ -144,7 +140,6 @@ def models_command(as_json: bool) -> None:
         click.echo(f"  {library.example:<46}{library.offers}{missing}")
     click.echo("Your own network: --model package.module:function")
     click.echo(f"\naggregators: {', '.join(AGGREGATORS)}")
-    click.echo("Your own aggregator: --aggregator package.module:Class")
     click.echo("Your own aggregator: --aggregator package.module:Class")
 
 
@@ -206,6 +201,8 @@ def _print_costs(costs: list[BackboneCost], videos: list[tuple[Setting, PatternC
 
 
 def _print_table(cells: list[PaperCell], table: int, as_json: bool) -> None:
+    from .tables import mismatches
+
     if as_json:
         rows = [{**asdict(cell), "matches": cell.matches} for cell in cells]
         click.echo(json.dumps({"table": table, "cells": rows}))
@@ -217,7 +214,7 @@ def _print_table(cells: list[PaperCell], table: int, as_json: bool) -> None:
         places = printed.decimals
         figures = f"{cell.exact:>10.2f}{cell.paper_rounded:>10.{places}f}{printed.gflops:>10.{places}f}"
         click.echo(f"{printed.label:<36}{figures}{printed.top1:>8}{mark}")
-    different = [cell for cell in cells if not cell.matches]
+    different = mismatches(cells)
     click.echo(
         f"{len(cells) - len(different)} of {len(cells)} as printed; rounded = exact, rounded as the paper does."
     )

@@ -97,15 +97,24 @@ def aggregator_gflops_per_step(map_shape: MapShape) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class PatternCost:
-    """What one video costs under a pattern: nE·E + nC·C + (N−1)·step + projections, all in GFLOPs."""
+    """What one video costs under a pattern: nE·E + nC·C + (N−1)·step + projections, all in GFLOPs.
+
+    Raises UsageError without any clip.
+    """
 
     expensive_gflops: float
     cheap_gflops: float
-    step_gflops: float
+    step_gflops: float = 0.0
     n_expensive: int
     n_cheap: int
     projections_gflops: float = 0.0
     """Of all clips whose maps are projected, for maps that differ in their channels."""
+
+    def __post_init__(self) -> None:
+        if min(self.n_expensive, self.n_cheap) < 0 or self.clips < 1:
+            raise UsageError(
+                f"{self.n_expensive} expensive and {self.n_cheap} cheap clips; a video needs at least one clip"
+            )
 
     @property
     def clips(self) -> int:
@@ -135,26 +144,6 @@ class PatternCost:
         return round(round(self.per_clip, 1) * self.clips, 1)
 
 
-def pattern_cost(
-    expensive_gflops: float, cheap_gflops: float, step_gflops: float, n_expensive: int, n_cheap: int
-) -> PatternCost:
-    """Cost of a video of n_expensive + n_cheap clips, from the GFLOPs of a clip and of an aggregator's step.
-
-    Raises UsageError without any clip.
-    """
-    if n_expensive < 0 or n_cheap < 0 or n_expensive + n_cheap < 1:
-        raise UsageError(
-            f"{n_expensive} expensive and {n_cheap} cheap clips; a video needs at least one clip"
-        )
-    return PatternCost(
-        expensive_gflops=expensive_gflops,
-        cheap_gflops=cheap_gflops,
-        step_gflops=step_gflops,
-        n_expensive=n_expensive,
-        n_cheap=n_cheap,
-    )
-
-
 def setting_cost(setting: Setting) -> PatternCost:
     """Cost of a video under a setting: its backbones on the clips that its pattern gives them, and its aggregator."""
     from ..aggregate.data.pattern import Pattern
@@ -163,7 +152,12 @@ def setting_cost(setting: Setting) -> PatternCost:
     n_expensive, n_cheap = Pattern.parse(setting.pattern).counts(setting.clips)
     expensive = backbone_cost(setting.expensive, setting.clip_frames, setting.size)
     cheap = backbone_cost(setting.cheap, setting.clip_frames, setting.size)
-    cost = pattern_cost(expensive.gflops, cheap.gflops, 0.0, n_expensive, n_cheap)
+    cost = PatternCost(
+        expensive_gflops=expensive.gflops,
+        cheap_gflops=cheap.gflops,
+        n_expensive=n_expensive,
+        n_cheap=n_cheap,
+    )
     if setting.aggregator != "fast-gru":
         return cost
     clips = {one: n for one, n in ((expensive, n_expensive), (cheap, n_cheap)) if n}

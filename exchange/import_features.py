@@ -19,6 +19,7 @@ from typing import Any
 from .. import __version__
 from ..errors import SourceError, StoreError, UsageError
 from ..runtime.file_names import require_text
+from ..runtime.flop_counter import paper_clips
 from ..runtime.signals import interruptible
 from ..store import ClipFacts, FeatureSpec, Store, VideoRecord
 from ..store.format.encoding import CODECS, DTYPES
@@ -38,8 +39,6 @@ from .import_writer import (
 )
 from .labels import Labels, labels_from_folders, labels_from_lists, labels_from_store
 from .suffixes import KindOfFeatures, require_one_kind
-
-PAPER_FRAMES = 256  # "we fix the total number of frames processed to be 256" (§4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,9 +272,7 @@ def _labels_from(config: ImportConfig, names: Sequence[str], own: OwnExport | No
 def _clips(config: ImportConfig, found: Survey, own: OwnExport | None) -> int:
     lengths = set(found.lengths.values())
     if own is None:
-        return config.clips or (
-            lengths.pop() if len(lengths) == 1 else max(1, PAPER_FRAMES // (config.clip_frames or 1))
-        )
+        return config.clips or (lengths.pop() if len(lengths) == 1 else paper_clips(config.clip_frames or 1))
     if lengths != {own.spec.clips} or any(
         len(facts.padded) != own.spec.clips for _, facts in own.videos.values()
     ):

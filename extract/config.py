@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from ..errors import UsageError
 from ..runtime.dask_cluster import LOCAL
+from ..runtime.flop_counter import paper_clips
 from ..store.format.encoding import CODECS, DTYPES
 from ..terminal.suggest import did_you_mean
 from .backbones.inference.precision import PRECISIONS
 from .sources.options import SourceOptions
-
-PAPER_FRAMES = 256  # "we fix the total number of frames processed to be 256" (§4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,4 +96,4 @@ class ExtractConfig(SourceOptions):
 
     def clips_a_view(self, clip_frames: int) -> int:
         """M, by default as many clips as give the paper's 256 frames (§4)."""
-        return self.clips or max(1, PAPER_FRAMES // clip_frames)
+        return self.clips or paper_clips(clip_frames)

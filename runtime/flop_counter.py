@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 MapShape = tuple[int, int, int, int]
 """(l, h, w, c)"""
 
+PAPER_FRAMES = 256
+"""N × L in every setting of the paper: "we fix the total number of frames processed to be 256" (§4)."""
+
+
+def paper_clips(clip_frames: int) -> int:
+    """As many clips of `clip_frames` frames as have the paper's 256 frames; at least 1."""
+    return max(1, PAPER_FRAMES // clip_frames)
+
 
 def meta_copy(module: nn.Module) -> nn.Module:
     """A copy of `module` in evaluation mode whose parameters and buffers have shapes but no memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = PYPROJECT["tool"]["setuptools"]["packages"]
 
 # From top to bottom; a room imports only from those below its own line.
 ORDER = (
@@ -98,11 +100,32 @@ def test_every_package_folder_is_in_the_wheel() -> None:
     ignored = {"tests", "benchmarks", "build", "dist", "docs"}
     on_disk = {
         ".".join(["faster", *file.parent.relative_to(ROOT).parts])
-        for file in ROOT.rglob("__init__.py")
+        for file in [*ROOT.rglob("__init__.py"), *ROOT.rglob("templates/*.html")]
         if not (set(file.relative_to(ROOT).parts) & ignored or any(p.startswith(".") for p in file.parts))
         and "site-packages" not in file.parts
     }
     assert on_disk == set(PACKAGES)
+
+
+def test_every_file_beside_the_modules_is_in_the_wheel() -> None:
+    folders = {package: ROOT.joinpath(*package.split(".")[1:]) for package in PACKAGES}
+    in_wheel = {
+        file
+        for package, patterns in PYPROJECT["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for file in folders[package].glob(pattern)
+    }
+    rooms = {file for folder in folders.values() if folder != ROOT for file in folder.rglob("*.*")}
+    assert {file for file in rooms if file.suffix not in (".py", ".pyc")} == in_wheel - {ROOT / "py.typed"}
+
+
+def test_the_package_imports_nothing_that_only_developers_install() -> None:
+    extras = PYPROJECT["project"]["optional-dependencies"] | {"": PYPROJECT["project"]["dependencies"]}
+    names = {extra: {re.split(r"[\[>]", one)[0] for one in wanted} for extra, wanted in extras.items()}
+    only = names.pop("dev").difference(*names.values())
+    assert "pytest" in only
+    imported = re.compile(rf"^\s*(?:import|from) (?:{'|'.join(only)})\b", re.MULTILINE)
+    assert not [name for name, file in modules().items() if imported.search(file.read_text())]
 
 
 def test_every_room_imports_from_those_below_it() -> None:
@@ -222,5 +245,6 @@ def test_a_store_needs_no_torch() -> None:
     ],
 )
 def test_naming_a_command_or_opening_a_store_does_not_import_torch(module: str) -> None:
-    code = f"import faster.{module}, sys; sys.exit('torch' in sys.modules)"
+    slow = {"torch", "matplotlib", "jinja2"}
+    code = f"import faster.{module}, sys; sys.exit(not sys.modules.keys().isdisjoint({slow}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,8 @@ from ...errors import RunError
 from ...terminal.text import counted
 from ..data.mix import PartCoverage
 from .names import RowName, row_names
-from .paper import TABLE_1_NAMES, TABLES, Printed
-from .rows import ClassGain, Confusion, PaperPoint, ReportMeta, ReportRow
+from .paper import TABLE_1_NAMES, TABLES
+from .rows import ClassGain, Confusion, PaperPoint, ReportMeta, ReportRow, grouped
 from .runs import Result, Row, read_results, rows_of
 from .tables import paper_tables
 
@@ -48,12 +48,11 @@ def report_of(
 
 def _best(rows: Sequence[ReportRow]) -> list[int]:
     """The most accurate row of each group, averaging only where there is nothing else."""
-    best: dict[str, int] = {}
-    for number, row in enumerate(rows):
-        there = rows[best.setdefault(row.group, number)]
-        if (row.aggregator != "average", row.mean) > (there.aggregator != "average", there.mean):
-            best[row.group] = number
-    return list(best.values())
+    groups = grouped(range(len(rows)), lambda number: rows[number].group)
+    return [
+        max(numbers, key=lambda number: (rows[number].aggregator != "average", rows[number].mean))
+        for numbers in groups.values()
+    ]
 
 
 def paper_points() -> tuple[PaperPoint, ...]:
@@ -65,13 +64,10 @@ def paper_points() -> tuple[PaperPoint, ...]:
     for printed in (printed for cells in TABLES.values() for printed in cells):
         if printed.top1 is not None and printed.setting.expensive in TABLE_1_NAMES:
             gflops = printed.gflops * (printed.setting.clips if printed.per_clip else 1)
-            point = PaperPoint(name=_paper_name(printed), gflops_per_video=gflops, top1=printed.top1 / 100)
+            name = f"Table {printed.table}: {printed.label}"
+            point = PaperPoint(name=name, gflops_per_video=gflops, top1=printed.top1 / 100)
             points.setdefault((round(gflops), printed.top1), point)
     return tuple(points.values())
-
-
-def _paper_name(printed: Printed) -> str:
-    return f"Table {printed.table}: {printed.label}"
 
 
 def _row(row: Row, name: RowName) -> ReportRow:
@@ -133,56 +129,55 @@ def _gain(number: int, rows: Sequence[ReportRow], runs: Sequence[Row]) -> ClassG
 
 
 def _named(row: ReportRow) -> str:
-    return f"{row.aggregator} {row.pattern} of {counted(row.clips, 'clip')}" + (
-        f" ({row.heading})" if row.heading else ""
-    )
+    return row.named(f"{row.aggregator} {row.pattern} of {counted(row.clips, 'clip')}")
 
 
 def _coverage(results: Sequence[Result]) -> list[str]:
     """Each different coverage once, and what the reader of the figures should know."""
-    lines: dict[str, None] = {}
     several = len({result.config.store for result in results}) > 1
+    lines = []
     for result in results:
         c, values = result.config, result.result
-        models = " and ".join(model for model in (c.expensive, c.cheap) if model)
         coverage = PartCoverage(**values["coverage"])
         of = f" of {c.store}" if several else ""
-        lines[
-            f"{values['part']} part of {values['split']}{of}, {models} at "
+        lines.append(
+            f"{values['part']} part of {values['split']}{of}, {_models(result)} at "
             f"{counted(c.clip_frames, 'frame')}: {coverage}"
-        ] = None
-    for result in results:
-        lines |= {f"note: {note}": None for note in result.result["notes"]}
-    return list(lines)
+        )
+    lines += [f"note: {note}" for result in results for note in result.result["notes"]]
+    return list(dict.fromkeys(lines))
+
+
+def _models(result: Result) -> str:
+    return " and ".join(model for model in (result.config.expensive, result.config.cheap) if model)
 
 
 def _made(results: Sequence[Result]) -> list[str]:
     """Stores, weights, settings, versions, and the command that makes one run again."""
-    lines: dict[str, None] = {}
+    lines = []
     for result in results:
         c = result.config
-        fingerprint = c.store_fingerprint[:12]
         videos = ", ".join(f"{c.videos[name]} {name}" for name in ("train", "validation", "report"))
-        models = " and ".join(model for model in (c.expensive, c.cheap) if model)
-        lines[
-            f"store {c.store}, {models} with fingerprint {fingerprint}…; split {c.split}; videos: {videos}"
-        ] = None
+        lines.append(
+            f"store {c.store}, {_models(result)} with fingerprint {c.store_fingerprint[:12]}…; "
+            f"split {c.split}; videos: {videos}"
+        )
     for result in results:
         for model, entry in result.config.models.items():
             spec = entry["spec"]
             random = ", random" if spec.get("weights_random") else ""
-            lines[
-                f"{model}: weights {str(spec['weights_digest'])[:12]}…{random}, transform {spec['transform']}"
-            ] = None
+            digest = str(spec["weights_digest"])[:12]
+            lines.append(f"{model}: weights {digest}…{random}, transform {spec['transform']}")
     for result in results:
-        own = result.settings or {"nothing": "to train"}
-        lines["training: " + ", ".join(f"{name} {value}" for name, value in own.items())] = None
-        lines[
-            "versions: " + ", ".join(f"{name} {value}" for name, value in result.values["versions"].items())
-        ] = None
+        lines.append(f"training: {_listed(result.settings or {'nothing': 'to train'})}")
+        lines.append(f"versions: {_listed(result.values['versions'])}")
     seeds = sorted({result.seed for result in results})
     runs = len({result.run for result in results})
-    lines[f"{counted(runs, 'run')}, seeds {', '.join(map(str, seeds))}"] = None
+    lines.append(f"{counted(runs, 'run')}, seeds {', '.join(map(str, seeds))}")
     shown = next((result for result in results if result.settings), results[0])
-    lines[f"one of them alone: {shown.command}"] = None
-    return list(lines)
+    lines.append(f"one of them alone: {shown.command}")
+    return list(dict.fromkeys(lines))
+
+
+def _listed(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .plot import COLOURS, INK, LINES, LINES_MAX, MARKERS, PAPER, STYLE, any_script, draw_others
-from .rows import ClassGain, ReportRow
+from .plot import COLOURS, INK, LINES_MAX, PAPER, STYLE, any_script, draw_others, line_styles, svg_of
+from .rows import ClassGain, ReportRow, grouped
 
 GAIN_CLASSES_MAX = 40  # of more classes the ends are shown
 GAIN_ENDS = 15
@@ -21,14 +19,9 @@ def draw_by_clips(rows: Sequence[ReportRow]) -> str | None:
 
     None where no line has two points. 1:(N−1) is one pattern.
     """
-    lines: dict[str, list[ReportRow]] = {}
-    for row in rows:
-        pattern = "1:(N−1)" if row.first_only else row.pattern
-        name = f"{row.aggregator} {pattern}" + (f" ({row.heading})" if row.heading else "")
-        lines.setdefault(name, []).append(row)
     lines = {
         name: sorted(members, key=lambda row: row.clips)
-        for name, members in lines.items()
+        for name, members in grouped(rows, _line_name).items()
         if len({row.clips for row in members}) > 1
     }
     if not lines:
@@ -44,14 +37,17 @@ def draw_by_clips(rows: Sequence[ReportRow]) -> str | None:
     return _svg(figure)
 
 
+def _line_name(row: ReportRow) -> str:
+    return row.named(f"{row.aggregator} {'1:(N−1)' if row.first_only else row.pattern}")
+
+
 def _draw_clips(
     axes: Any, every: dict[str, list[ReportRow]], title: str, lines: dict[str, list[ReportRow]]
 ) -> None:
     """One panel's lines, and every other point in grey."""
     rows = [row for members in every.values() for row in members]
     draw_others(axes, [(row.clips, 100 * row.mean) for row in rows])
-    styles = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), itertools.cycle(LINES), strict=True)
-    for (name, members), (colour, marker, line) in zip(lines.items(), styles, strict=False):
+    for (name, members), (colour, marker, line) in zip(lines.items(), line_styles(), strict=False):
         clips, means = [row.clips for row in members], [100 * row.mean for row in members]
         errors = [100 * (row.standard_error or 0) for row in members]
         style = {"color": colour, "marker": marker, "linestyle": line, "markersize": 5.5, "linewidth": 1.3}
@@ -110,7 +106,5 @@ def _begin(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
 def _svg(figure: Any) -> str:
     import matplotlib
 
-    text = io.StringIO()
     with matplotlib.rc_context(STYLE), any_script():
-        figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    return text.getvalue()
+        return svg_of(figure, bbox_inches="tight")

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...store.format.checksummed_json import digest
 from ...terminal.text import counted
 from ..runs import RunConfig
+from .rows import grouped
 from .runs import Result, Row
 
 _SKIP = "skip_scores"
@@ -103,9 +104,7 @@ def _differing(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def _told_apart(names: Sequence[RowName], firsts: Sequence[Result]) -> list[RowName]:
     """Rows that still look alike are of maps made anew or of other reported videos: groups of their own."""
-    alike: dict[tuple[object, ...], list[int]] = {}
-    for number, (name, first) in enumerate(zip(names, firsts, strict=True)):
-        alike.setdefault((name, first.config.aggregator, first.mix), []).append(number)
+    alike = grouped(range(len(names)), lambda n: (names[n], firsts[n].config.aggregator, firsts[n].mix))
     told = list(names)
     for numbers in alike.values():
         texts = _differing(

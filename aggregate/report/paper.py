@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...runtime.flop_counter import paper_clips
+
 EXPENSIVE = "r2plus1d50"
 CHEAP = "r2d26"
-
-TOTAL_FRAMES = 256
-"""N × L in every setting of the paper (§4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +101,7 @@ def _table_2() -> list[Printed]:
         Printed(
             table=2,
             label=f"{name}, {clip_frames} frames",
-            setting=_alone(name, clip_frames, TOTAL_FRAMES // clip_frames),
+            setting=_alone(name, clip_frames, paper_clips(clip_frames)),
             gflops=gflops,
             per_clip=True,
             top1=top1,
@@ -116,8 +115,8 @@ def _table_4() -> list[Printed]:
     return [
         Printed(
             table=4,
-            label=f"{clip_frames}-frames×{TOTAL_FRAMES // clip_frames}-clips, {pattern}",
-            setting=Setting(pattern=pattern, clip_frames=clip_frames, clips=TOTAL_FRAMES // clip_frames),
+            label=f"{clip_frames}-frames×{paper_clips(clip_frames)}-clips, {pattern}",
+            setting=Setting(pattern=pattern, clip_frames=clip_frames, clips=paper_clips(clip_frames)),
             gflops=gflops,
             top1=top1,
         )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .labels import place_labels
-from .rows import ReportMeta, ReportRow, pareto_front, series
+from .rows import ReportMeta, ReportRow, grouped, pareto_front, percent, series
 
 INK, PAPER = "#1f2328", "#ffffff"
 COLOURS = ("#1f7fc4", "#d55e00", "#009e73", "#c0609a", "#7a5cc6", "#3f9bd1", "#99772b")
@@ -71,18 +70,21 @@ def draw(rows: Sequence[ReportRow], meta: ReportMeta) -> tuple[bytes, str]:
         height = figure.get_figheight()
         figure.text(0.08, 1 - 0.25 / height, meta.title, fontsize=12, fontweight="bold")
         figure.text(0.08, 1 - 0.575 / height, _legend(meta, unknown), linespacing=1.3, fontsize=8, alpha=0.75)
-        png, svg = io.BytesIO(), io.StringIO()
+        png = io.BytesIO()
         figure.savefig(png, format="png", dpi=200)
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return png.getvalue(), svg.getvalue()
+        return png.getvalue(), svg_of(figure)
 
 
-def panels_of(rows: Sequence[ReportRow]) -> dict[str, list[ReportRow]]:
-    """The rows of each aggregator: more lines than one panel can show are parted so."""
-    found: dict[str, list[ReportRow]] = {}
-    for row in rows:
-        found.setdefault(row.aggregator, []).append(row)
-    return found
+def svg_of(figure: Any, **options: Any) -> str:
+    """A figure as SVG, the same text each time."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, **options)
+    return text.getvalue()
+
+
+def line_styles() -> Iterator[tuple[str, str, Any]]:
+    """(colour, marker, line) of one line after the other."""
+    return zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), itertools.cycle(LINES), strict=True)
 
 
 def draw_others(axes: Any, points: Sequence[tuple[float, float]]) -> None:
@@ -103,7 +105,7 @@ def _legend(meta: ReportMeta, unknown: Sequence[ReportRow]) -> str:
 def _draw_panels(figure: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> None:
     """A panel an aggregator, all on the same axes; ceilings are left to the table."""
     rows, usual = without_the_usual(rows)
-    panels = panels_of(rows)
+    panels = grouped(rows, lambda row: row.aggregator)
     lines = -(-len(panels) // 2)
     figure.set_size_inches(8.4, 1.05 + 2.75 * lines)
     height = figure.get_figheight()
@@ -159,18 +161,6 @@ def _draw_rows(axes: Any, rows: Sequence[ReportRow], every: Sequence[ReportRow],
     labels = _draw_series(axes, rows, drawn, alone=len(rows) < len(every))
     axes.figure.canvas.draw()  # fixes the pixel positions that the labels need
     place_labels(axes, rows, labels, drawn)
-
-
-def inline_svg(svg: str, description: str, name: str) -> str:
-    """Return `svg` made to stand in a page: no prologue, ink in the page's text colour, no background.
-
-    `description` is what a screen reader says; already escaped. `name` goes before every id, so that figures of one page
-    do not share any.
-    """
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'(id="|="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = svg.replace(INK, "currentColor").replace(PAPER, "none")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
 
 
 def _set_axes(axes: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> None:
@@ -256,8 +246,7 @@ def _draw_series(
     """
     one_n = len({row.clips for row in rows}) == 1
     labels = []
-    styles = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), itertools.cycle(LINES), strict=True)
-    for (name, members), (colour, marker, line) in zip(series(rows).items(), styles, strict=False):
+    for (name, members), (colour, marker, line) in zip(series(rows).items(), line_styles(), strict=False):
         x, y = [drawn[row] for row in members], [100 * row.mean for row in members]
         axes.plot(x, y, color=colour, linestyle=line, linewidth=1.3, marker=marker, markersize=6.5, zorder=4)
         for row in members:
@@ -283,7 +272,7 @@ def _draw_ceilings(axes: Any, meta: ReportMeta) -> None:
         axes.axhline(100 * value, color=INK, linestyle=(0, (1, 2)), linewidth=1.0, alpha=0.8, zorder=2)
         names.append(
             axes.annotate(
-                f"{label}\n{100 * value:.1f} %",
+                f"{label}\n{percent(value)} %",
                 (1.0, 100 * value),
                 xycoords=axes.get_yaxis_transform(),
                 xytext=(5, 0),

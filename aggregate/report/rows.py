@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ...terminal.text import counted
 from ..evaluation.confusion import ConfusionMatrix
+
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,10 @@ class ReportRow:
     def label(self) -> str:
         """The aggregator, and how it was trained where that differs."""
         return f"{self.aggregator}, {self.setting}" if self.setting else self.aggregator
+
+    def named(self, text: str) -> str:
+        """`text`, and behind it in brackets what heading the row stands under, where there is one."""
+        return f"{text} ({self.heading})" if self.heading else text
 
     @property
     def mean(self) -> float:
@@ -182,11 +190,16 @@ def cells(row: ReportRow) -> tuple[str, ...]:
         row.pattern,
         str(row.clips),
         significant(row.gflops_per_video),
-        f"{100 * row.mean:.1f}",
-        "–" if error is None else f"{100 * error:.1f}",
+        percent(row.mean),
+        "–" if error is None else percent(error),
         str(len(row.seeds)),
-        " ".join(f"{100 * value:.1f}" for value in row.top1),
+        " ".join(map(percent, row.top1)),
     )
+
+
+def percent(share: float) -> str:
+    """Write a share of 0 to 1 in percent, with one decimal and no sign: 71.7."""
+    return f"{100 * share:.1f}"
 
 
 def significant(value: float) -> str:
@@ -220,7 +233,7 @@ def table_text(rows: Sequence[ReportRow], meta: ReportMeta) -> str:
     lines.append(
         "* no row of the same videos is both cheaper and as accurate; s.e.: standard error of the mean over the seeds"
     )
-    lines += [f"{label}: {100 * value:.1f} %" for label, value in meta.ceilings]
+    lines += [f"{label}: {percent(value)} %" for label, value in meta.ceilings]
     lines += meta.coverage
     lines += meta.failures
     return "\n".join(lines)
@@ -232,11 +245,8 @@ def series(rows: Sequence[ReportRow]) -> dict[str, list[ReportRow]]:
     An aggregator's rows are one line, along the patterns. Where it has rows of several N, they are a line for
     each pattern, along N; 1:(N−1) counts as one pattern.
     """
-    owners: dict[tuple[str, str], list[ReportRow]] = {}
-    for row in rows:
-        owners.setdefault((row.aggregator, row.heading), []).append(row)
     found: dict[str, list[ReportRow]] = {}
-    for (aggregator, heading), members in owners.items():
+    for members in grouped(rows, lambda row: (row.aggregator, row.heading)).values():
         along_clips = len({row.clips for row in members}) > 1
         first_only = [row for row in members if row.first_only]
         varied = len({row.clips for row in first_only}) > 1
@@ -244,14 +254,18 @@ def series(rows: Sequence[ReportRow]) -> dict[str, list[ReportRow]]:
             family = ""
             if along_clips:
                 family = " 1:(N−1)" if varied and row.first_only else f" {row.pattern}"
-            name = f"{aggregator}{family}" + (f" ({heading})" if heading else "")
-            found.setdefault(name, []).append(row)
+            found.setdefault(row.named(f"{row.aggregator}{family}"), []).append(row)
     return {name: sorted(members, key=lambda row: row.gflops_per_video) for name, members in found.items()}
 
 
 def headed(rows: Sequence[ReportRow]) -> list[tuple[str, list[int]]]:
     """Return (heading, positions of its rows), headings and rows in the order they came."""
-    found: dict[str, list[int]] = {}
-    for number, row in enumerate(rows):
-        found.setdefault(row.heading, []).append(number)
-    return list(found.items())
+    return list(grouped(range(len(rows)), lambda number: rows[number].heading).items())
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Return the items by their key, keys and items in the order they came."""
+    found: dict[Key, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found

@@ -26,6 +26,7 @@ from ..same_store import one_path_each
 from ..sweep.cells import Line
 from ..sweep.grid import AGGREGATORS
 from ..sweep.results import CELLS_FILE, read_lines
+from .rows import grouped
 
 _BESIDE_TRAINING = (
     "dropout",
@@ -207,35 +208,33 @@ def rows_of(results: Sequence[Result]) -> tuple[list[Row], list[str]]:
         row = rows.setdefault(result.row_key, {})
         first = row.setdefault(result.seed, result)
         if first is not result:
-            c = result.config
-            what = f"seed {result.seed} of {c.aggregator} {c.pattern} of {counted(c.clips, 'clip')}"
-            notes.append(f"note: {result.run} is left out: {what} is counted once, from {first.run}")
-    averaged, lines = _over_splits(list(rows.values()))
+            notes.append(f"note: {result.run} is left out: {_seed(result)} is counted once, from {first.run}")
+    averaged, lines = _over_splits([list(row.values()) for row in rows.values()])
     return averaged, [*notes, *lines]
 
 
-def _over_splits(rows: Sequence[dict[int, Result]]) -> tuple[list[Row], list[str]]:
-    kinds: dict[tuple[Any, ...], list[dict[int, Result]]] = {}
-    for row in rows:
-        kinds.setdefault(next(iter(row.values())).kind, []).append(row)
+def _over_splits(rows: Sequence[Sequence[Result]]) -> tuple[list[Row], list[str]]:
+    """The rows, each a run of each seed, with those of several splits as one."""
     found: list[Row] = []
     lines: dict[str, None] = {}
-    for alike in kinds.values():
-        alike = sorted(alike, key=lambda row: str(next(iter(row.values())).result["split"]))
-        names = [next(iter(row.values())).result["split"] for row in alike]
-        seeds = [seed for seed in alike[0] if all(seed in row for row in alike)]
-        if len(alike) == 1 or len(set(names)) < len(names) or not seeds:
-            found += [Row(tuple(row.values())) for row in alike]
+    for alike in grouped(rows, lambda row: row[0].kind).values():
+        alike = sorted(alike, key=lambda row: str(row[0].result["split"]))
+        names = [row[0].result["split"] for row in alike]
+        everywhere = set.intersection(*({run.seed for run in row} for row in alike))
+        if len(alike) == 1 or len(set(names)) < len(names) or not everywhere:
+            found += [Row(tuple(row)) for row in alike]
             continue
-        found.append(Row(tuple(row[seed] for row in alike for seed in seeds)))
+        seeds = [run.seed for run in alike[0] if run.seed in everywhere]
+        found.append(Row(tuple(run for row in alike for seed in seeds for run in row if run.seed == seed)))
         lines[f"note: the figures are means over {', '.join(names)}"] = None
-        for seed in dict.fromkeys(seed for row in alike for seed in row if seed not in seeds):
-            c = alike[0][seeds[0]].config
-            lines[
-                f"note: seed {seed} of {c.aggregator} {c.pattern} of {counted(c.clips, 'clip')} is left "
-                "out: not every split has it"
-            ] = None
+        for run in (run for row in alike for run in row if run.seed not in everywhere):
+            lines[f"note: {_seed(run)} is left out: not every split has it"] = None
     return found, list(lines)
+
+
+def _seed(run: Result) -> str:
+    c = run.config
+    return f"seed {run.seed} of {c.aggregator} {c.pattern} of {counted(c.clips, 'clip')}"
 
 
 def _paper_order(line: Line) -> tuple[Any, ...]:

@@ -6,11 +6,10 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ...runtime.flop_counter import paper_clips
 from ..format.spec import FeatureSpec
 from ..read.features import Features
 from ..read.store import Store
-
-PAPER_FRAMES = 256  # M is 256 / L where nobody says otherwise (§4)
 
 
 def remaking_commands(store: Store, models: Iterable[tuple[str, int]]) -> tuple[str, ...]:
@@ -65,7 +64,7 @@ def _extraction(spec: FeatureSpec) -> list[str]:
         *_options(
             {
                 "--clip-frames": (spec.clip_frames, None),  # the default is the model's own
-                "--clips": (spec.clips, max(1, PAPER_FRAMES // spec.clip_frames)),
+                "--clips": (spec.clips, paper_clips(spec.clip_frames)),
                 "--size": (transform.get("size"), None),
                 "--precision": ("bf16" if spec.precision == "bf16" else "float32", None),
                 "--batch-clips": (spec.batch_clips, 8),

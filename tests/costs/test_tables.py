@@ -10,11 +10,11 @@ from faster.aggregate.models.names import AGGREGATORS
 from faster.aggregate.report.paper import PRESETS, TABLES, Setting
 from faster.costs.commands import flops_command, models_command
 from faster.costs.tables import (
+    PatternCost,
     aggregator_gflops_per_step,
     backbone_cost,
     backbone_gflops,
     mismatches,
-    pattern_cost,
     setting_cost,
     table_cells,
     traced_cost,
@@ -107,6 +107,10 @@ def test_a_step_is_six_small_and_two_full_projections():
 
 
 def test_pattern_cost():
+    def pattern_cost(expensive: float, cheap: float, step: float, *clips: int) -> PatternCost:
+        names = ("expensive_gflops", "cheap_gflops", "step_gflops", "n_expensive", "n_cheap")
+        return PatternCost(**dict(zip(names, (expensive, cheap, step, *clips), strict=True)))
+
     cost = pattern_cost(30.0, 3.0, 0.75, 2, 14)
     assert cost.exact == 2 * 30 + 14 * 3 + 15 * 0.75 and cost.per_clip == cost.exact / 16
     assert cost.paper_rounded == round(7.1 * 16, 1)  # 113.25 / 16 = 7.078
