@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ... import store as stores
 from ...runtime.signals import raise_if_stopped
-from ...runtime.threads import Behind, Work
+from ...runtime.threads import BackgroundWorker, Work
 from ..backbones.inference.frozen import FrozenBackbone
 from ..backbones.weights.load import WeightsInfo, load_weights
 from ..video.decode import LoadedVideo, stream_clips
@@ -126,8 +126,8 @@ def _run_pass(
     with ExitStack() as stack:
         pool = stack.enter_context(open_pool(job.decoders, shape=shape, slots=slots))
         writers = stack.enter_context(ShardWriters(Path(job.store), specs, manifest, report))
-        writing = stack.enter_context(Behind("write", ahead=WRITE_AHEAD))
-        computing = stack.enter_context(Behind("forward", ahead=1)) if _has_own_cores(device) else None
+        writing = stack.enter_context(BackgroundWorker("write", ahead=WRITE_AHEAD))
+        computing = stack.enter_context(BackgroundWorker("forward", ahead=1)) if _has_own_cores(device) else None
         stage = ForwardStage(
             networks,
             manifest,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ... import store as stores
 from ...errors import VideoError
-from ...runtime.threads import Behind, Work
+from ...runtime.threads import BackgroundWorker, Work
 from ...store.format.receipts import Receipt
 from ..backbones.inference.frozen import FrozenBackbone
 from ..video.decode import LoadedVideo
@@ -137,7 +137,7 @@ class ForwardStage:
         manifest: stores.Manifest,
         *,
         writers: ShardWriters,
-        writing: Behind,
+        writing: BackgroundWorker,
         report: Report,
         decode_wait: Callable[[], float],
     ) -> None:
