@@ -14,8 +14,10 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol, TypeVar
 
 from .. import __version__
@@ -34,7 +36,7 @@ ResultT = TypeVar("ResultT", covariant=True)
 class Worker(Protocol[UnitT, ResultT]):
     """What does units, one at a time."""
 
-    def run(self, unit: UnitT, report: Callable[[ResultT], object]) -> None:
+    def run(self, unit: UnitT, report: Callable[[ResultT], None], /) -> None:
         """Do a unit, and hand each of its results to `report`, in any thread."""
 
     def close(self) -> None:
@@ -45,7 +47,7 @@ def run_units(
     units: Sequence[Unit],
     setup: Setup,
     open_worker: Callable[[Setup, int], Worker[Unit, Result]],
-    report: Callable[[Result], object],
+    report: Callable[[Result], None],
     *,
     workers: int,
     what_is_kept: str,
@@ -139,7 +141,7 @@ class _Mapper:
     def __init__(self, function: Callable[[Any], Any], place: int) -> None:
         self._function = function
 
-    def run(self, unit: tuple[int, Any], report: Callable[[tuple[int, Any]], object]) -> None:
+    def run(self, unit: tuple[int, Any], report: Callable[[tuple[int, Any]], None]) -> None:
         place, task = unit
         report((place, self._function(task)))
 
@@ -158,11 +160,12 @@ class _Processes:
         units: Sequence[Unit],
         setup: Setup,
         open_worker: Callable[[Setup, int], Worker[Unit, Result]],
-        report: Callable[[Result], object],
+        report: Callable[[Result], None],
     ) -> None:
         require_startable()
         todo = iter(units)
-        processes, pipes = [], {}
+        processes: list[SpawnProcess] = []
+        pipes: dict[Connection, int] = {}
         try:
             for place in range(self._count):
                 ours, theirs = get_context("spawn").Pipe()
@@ -172,32 +175,33 @@ class _Processes:
                     processes.append(process)
                 pipes[ours] = place
             for pipe, place in pipes.items():
-                self._send(pipe, place, (setup, open_worker, place))
-                self._send(pipe, place, (next(todo),))
-            working = dict(pipes)
+                # In one message: who fails to open is heard, and not found dead at the next.
+                self._send(pipe, place, (setup, open_worker, place, next(todo)))
+            working = set(pipes)
             while working:
-                for pipe in wait(list(working)):
-                    assert isinstance(pipe, Connection)
+                for ready in wait(list(working)):
                     raise_if_stopped()
-                    kind, value = self._receive(pipe, pipes[pipe])
+                    assert isinstance(ready, Connection)
+                    kind, value = self._receive(ready, pipes[ready])
                     if kind == "result":
                         report(value)
                     elif kind == "failed":
                         raise value
                     else:
-                        unit = next(((unit,) for unit in todo), None)
-                        self._send(pipe, pipes[pipe], unit)
-                        if unit is None:
-                            del working[pipe]
+                        unit = list(islice(todo, 1))
+                        self._send(ready, pipes[ready], unit)
+                        if not unit:
+                            working.remove(ready)
             for process in processes:
                 process.join()
         finally:
             for process in processes:
                 process.terminate()
-            for process in processes:
-                process.join()
+            # First, for a process whose results nobody takes could wait for ever to hand one over.
             for pipe in pipes:
                 pipe.close()
+            for process in processes:
+                process.join()
 
     def _send(self, pipe: Connection, place: int, message: object) -> None:
         try:
@@ -228,11 +232,12 @@ def _serve(pipe: Connection, what_is_kept: str) -> None:
     try:
         with interruptible(what_is_kept):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # by which the parent ends this
-            setup, open_worker, place = pipe.recv()
+            setup, open_worker, place, *unit = pipe.recv()
             with closing(open_worker(setup, place)) as worker:
-                while (unit := pipe.recv()) is not None:
+                while unit:
                     worker.run(unit[0], lambda result: pipe.send(("result", result)))
                     pipe.send(("done", None))
+                    unit = pipe.recv()
     except FasterError as error:
         message = ("failed", error)
     except Exception:

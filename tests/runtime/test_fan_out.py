@@ -148,6 +148,20 @@ def test_a_death_and_a_failure_name_the_process_and_end_the_others(tmp_path: Pat
             os.kill(int(process), 0)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_who_cannot_open_is_heard(tmp_path: Path, workers: int) -> None:
+    """However large the units are that wait for it."""
+    with pytest.raises((FileNotFoundError, RuntimeError), match="opened 0"):
+        run_units(
+            ["x" * 10_000_000] * 2,
+            tmp_path / "missing",
+            Counter,
+            lambda result: None,
+            workers=workers,
+            what_is_kept="all is kept",
+        )
+
+
 def test_what_the_caller_raises_at_a_result_ends_the_workers(tmp_path: Path) -> None:
     def refuse(result: object) -> None:
         raise ValueError("enough")

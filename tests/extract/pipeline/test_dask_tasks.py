@@ -122,6 +122,15 @@ def test_a_video_that_kills_its_worker_is_the_only_one_lost(
     assert not again
 
 
+def test_without_dask_a_video_that_kills_its_process_ends_the_run(tmp_path: Path) -> None:
+    """Its shard is the second process's; the first one's shards may be whole, and no process is left."""
+    source = make_videos(tmp_path / "videos", ["", "", "", "red", "", ""])
+    with pytest.raises(Interrupted, match=r"the process on cpu was killed.*; whole shards are kept, run the"):
+        run(source, tmp_path / "s.zarr")
+    assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    assert not list((tmp_path / "s.zarr").rglob("receipts/000001.*"))
+
+
 def test_workers_that_are_sent_away_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An adaptive cluster shrinks to one worker after the first shard, and grows again after the third."""
     source = make_videos(tmp_path / "videos", [""] * 15)
