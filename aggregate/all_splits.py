@@ -20,9 +20,10 @@ from .data.mix import choose_mix, choose_split
 from .data.partition import choose_parts
 from .evaluation.evaluate import Evaluation, evaluate
 from .init import require_unseen_by
+from .models.registry import require_known
 from .runs import load_config, load_run
 from .same_store import open_store
-from .train import run_folder, train_agg
+from .train import run_folder, train_opened
 
 ALL = "all"
 SPLITS_FILE = "splits.json"
@@ -75,6 +76,7 @@ def train_splits(
 
     Raises as `train_agg` does; what is wrong with the data of any split, before the first is trained.
     """
+    require_known(config.aggregator)
     store = stores.open(config.store)
     choose_split(store, None)  # DataError where there is none
     mix = choose_mix(
@@ -108,7 +110,7 @@ def train_splits(
     with joined(config.device) as (ranks, _):
         for split in store.videos.split_names:
             one = replace(config, split=split, out=folder / split)
-            reports[split] = train_agg(one, say=say, progress=progress).report
+            reports[split] = train_opened(store, one, say=say, progress=progress).report
         result = SplitsResult(folder=folder, reports=reports)
         if ranks.first:
             write_json(folder / SPLITS_FILE, list(reports))

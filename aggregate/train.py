@@ -52,16 +52,27 @@ def train_agg(
     UsageError, RunError, StorageError and Interrupted as `training.loop.fit` does.
     """
     require_known(config.aggregator)
+    return train_opened(stores.open(config.store), config, say=say, progress=progress)
+
+
+def train_opened(
+    store: Store, config: TrainConfig, *, say: Callable[[str], None], progress: bool
+) -> TrainResult:
+    """`train_agg` on a store that is open already."""
     with joined(config.device) as (ranks, device):
         if not ranks.first:
             say = _say_nothing
-        return _train(config, say, progress, ranks, device)
+        return _train(store, config, say, progress, ranks, device)
 
 
 def _train(
-    config: TrainConfig, say: Callable[[str], None], progress: bool, ranks: Ranks, device: torch.device
+    store: Store,
+    config: TrainConfig,
+    say: Callable[[str], None],
+    progress: bool,
+    ranks: Ranks,
+    device: torch.device,
 ) -> TrainResult:
-    store = stores.open(config.store)
     mix = choose_mix(
         store,
         pattern=config.pattern,

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from extract_runs import write_video
+from faster import store as stores
 from faster.extract.pipeline.events import ShardEvent, VideoEvent
-from faster.extract.pipeline.run_shards import Job, run_shards
-from faster.extract.pipeline.stages import ShardTask
+from faster.extract.pipeline.job import ExtractJob, ShardTask
+from faster.extract.pipeline.worker import ExtractWorker
 from numpy.typing import NDArray
 from store_maps import MAP_SHAPE, begin_store, make_spec
 
@@ -163,16 +164,19 @@ def _run(path: Path, videos: Path, shards: int, costs: tuple[float, float]) -> t
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.exists():
             os.link(videos / f"{i % 4}.mp4", link)
-    job = Job(
+    job = ExtractJob(
         store=str(path),
         root=str(path.parent / "linked"),
-        models=tuple(spec.model for spec in specs),
+        models=tuple((spec.model, spec.clip_frames) for spec in specs),
+        fingerprints=tuple(spec.fingerprint for spec in specs),
+        segments=manifest.segments,
         weights=(None, None),
         allow_random=True,
-        decoders=1,
-        batch_clips=8,
         precisions=("float32", "float32"),
+        batch_clips=8,
         compiled=False,
+        decoders=1,
+        devices=("cpu",),
     )
     tasks = [
         ShardTask(
@@ -194,7 +198,7 @@ def _run(path: Path, videos: Path, shards: int, costs: tuple[float, float]) -> t
             waited += event.times.decode_wait_seconds
 
     began = time.perf_counter()
-    run_shards(job, specs, manifest, tasks, networks, report)  # type: ignore[arg-type]  # stand-ins
+    ExtractWorker(job, stores.open(path), networks).run(tasks, report)  # type: ignore[arg-type]  # stand-ins
     seconds = time.perf_counter() - began
     shutil.rmtree(path)
     return seconds, sum(network.spent for network in networks), waited

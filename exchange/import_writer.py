@@ -208,9 +208,10 @@ def write_imported(
         StoreError, ProvenanceMismatch: the store's videos or maps are others.
         StorageError: the disk failed.
     """
-    shard_videos = writer.create(path, shard_videos=shard_videos_for(spec.clips, spec.map_shape))
+    store = writer.create(path, shard_videos=shard_videos_for(spec.clips, spec.map_shape))
+    shard_videos = store.shard_videos
     writer.declare(path, spec, recorded=recorded, trained_on=trained_on)
-    manifest = manifests.append(
+    store.videos = manifest = manifests.append(
         path,
         videos=[video.record for video in videos],
         missing=missing,
@@ -219,7 +220,7 @@ def write_imported(
         shard_videos=shard_videos,
     )
     writer.fit_arrays(path, spec, manifest, shard_videos)
-    finish_removals(Store(path))
+    finish_removals(store)
     of_row = {manifest.row_of[video.record.id]: video for video in videos}
     whole = {shard for shard, _ in list_receipts(path / spec.folder)}
     written = 0

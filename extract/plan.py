@@ -8,23 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import store as stores
 from ..errors import StoreError
+from ..store import FeatureSpec, Store
 from ..store.format.receipts import list_receipts
 from ..store.format.schema import maps_key
 from ..store.write.removal import remove_shards
-from .pipeline.stages import ShardTask
+from .pipeline.job import ShardTask
 
 Say = Callable[[str], None]
 
 
-def plan(
-    path: Path,
-    manifest: stores.Manifest,
-    specs: Sequence[stores.FeatureSpec],
-    shard_videos: int,
-    rows: set[int],
-) -> list[ShardTask]:
+def plan(store: Store, specs: Sequence[FeatureSpec], rows: set[int]) -> list[ShardTask]:
     """The shards that hold one of `rows` and have no receipt of some model and view, and which those are.
 
     No receipt is opened, and no file of another task's shards is looked for.
@@ -32,6 +26,7 @@ def plan(
     Raises:
         StoreError: a shard has its receipt and no maps.
     """
+    path, manifest, shard_videos = store.path, store.videos, store.shard_videos
     shards = {row // shard_videos for row in rows}
     whole = [{key for key in list_receipts(path / spec.folder) if key[0] in shards} for spec in specs]
     for spec, receipts in zip(specs, whole, strict=True):
@@ -58,14 +53,11 @@ def plan(
     return tasks
 
 
-def forget_failures(
-    path: Path, specs: Sequence[stores.FeatureSpec], rows: set[int], root: Path, say: Say
-) -> None:
+def forget_failures(store: Store, specs: Sequence[FeatureSpec], rows: set[int], root: Path, say: Say) -> None:
     """Undo the shards in which a video of `rows` failed; they are made again as a whole.
 
     A shard is kept where the file of one of its whole videos cannot be read any more: its maps would be lost.
     """
-    store = stores.open(path)
     size, videos = store.shard_videos, store.videos
     shards: set[tuple[str, int, int, int]] = set()
     kept: set[int] = set()

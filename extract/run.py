@@ -14,7 +14,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,9 +23,11 @@ from .. import store as stores
 from ..errors import SourceError, UsageError
 from ..runtime.dask_cluster import LOCAL
 from ..runtime.devices import choose_device
+from ..runtime.fan_out import run_units
 from ..runtime.file_names import require_text
 from ..runtime.signals import interruptible
 from ..runtime.spawning import require_startable
+from ..store import Store
 from ..store.format import manifest as manifests
 from ..store.format.attributes import read_spec
 from ..store.format.schema import shard_videos_for
@@ -36,14 +37,13 @@ from ..store.write.removal import finish_removals
 from ..terminal.text import counted
 from .advice import faster_forward
 from .backbones.inference.frozen import FrozenBackbone
-from .backbones.inference.precision import as_asked
 from .backbones.weights.load import WeightsInfo
 from .config import ExtractConfig
 from .jobs.tasks import TaskShare
 from .pipeline.dask_tasks import run_dask
 from .pipeline.events import Event, StartEvent
-from .pipeline.local import run_processes
-from .pipeline.run_shards import Job, count_decodes, load_networks, run_shards
+from .pipeline.job import load_networks, settle
+from .pipeline.worker import ExtractWorker, count_decodes, open_worker
 from .plan import forget_failures, plan
 from .progress import Estimate, ExtractSummary, Progress
 from .sources.read import Source, segment_source
@@ -53,6 +53,7 @@ from .video.durations import probe_durations
 __all__ = ["ExtractConfig", "estimate", "extract"]
 
 Say = Callable[[str], None]
+KEPT = "whole shards are kept"
 
 
 def extract(
@@ -77,14 +78,15 @@ def extract(
         Interrupted: SIGTERM, SIGUSR1 or SIGUSR2; the shard in hand is dropped, all others are whole.
     """
     share = None if config.task is None else TaskShare.parse(config.task, os.environ)
-    with interruptible("whole shards are kept"):
-        path, devices, source, job = _prepare(config, say, progress)
-        networks = load_networks(job, _here(config, devices))
-        job = replace(job, precisions=tuple(as_asked(network.precision) for network, _ in networks))
+    with interruptible(KEPT):
+        path, devices, source = _prepare(config, say, progress)
+        networks = _load_networks(config, devices)
         specs = specs_of(config, networks, say)
-        would = estimate_of(path, specs, len(source.videos))
+        begun = _begun(path)
+        would = estimate_of(path, begun, specs, len(source.videos))
         say(would.line)
-        manifest, shard_videos = _declare(path, source, specs, networks)
+        store = _declare(path, begun, source, specs, networks)
+        manifest, shard_videos = store.videos, store.shard_videos
         rows = {manifest.row_of[video.id] for video in source.videos}
         if share is not None:
             rows = {row for row in rows if share.holds(row // shard_videos)}
@@ -92,10 +94,10 @@ def extract(
             say(
                 f"note: the store's videos were read from {manifest.root}; those of {source.root} are taken to be the same"
             )
-        finish_removals(stores.open(path))
+        finish_removals(store)
         if config.retry_failed:
-            forget_failures(path, specs, rows, source.root, say)
-        tasks = plan(path, manifest, specs, shard_videos, rows)
+            forget_failures(store, specs, rows, source.root, say)
+        tasks = plan(store, specs, rows)
         todo = sum(len(task.rows) for task in tasks)
         say(_plan_line(path, specs, len(rows), todo, len(tasks)))
         costs = tuple(
@@ -105,7 +107,7 @@ def extract(
             on_event(
                 StartEvent(
                     store=str(path),
-                    models=job.models,
+                    models=config.models,
                     videos=len(rows),
                     to_do=todo,
                     shards=len(tasks),
@@ -121,23 +123,25 @@ def extract(
         started = time.perf_counter()
         passes = count_decodes(specs, tasks)
         with Progress(total=passes, gflops_per_clip=costs, shown=progress, on_event=on_event) as bar:
+            job = settle(config, store, specs, networks, source.root, devices)
             if config.cluster is not None and tasks:
-                found = tuple(info.path and str(Path(info.path).absolute()) for _, info in networks)
-                run_dask(
-                    replace(job, weights=found),
-                    specs,
-                    manifest,
-                    tasks,
-                    cluster=config.cluster,
-                    devices=devices,
-                    report=bar.report,
-                )
-            elif len(devices) == 1 or not tasks:
-                run_shards(job, specs, manifest, tasks, [network for network, _ in networks], bar.report)
+                gpu = config.cluster != LOCAL and devices[0].startswith("cuda")
+                run_dask(job, tasks, cluster=config.cluster, gpu=gpu, report=bar.report)
             else:
-                run_processes(job, specs, manifest, tasks, devices=devices, report=bar.report)
+                # A unit is all that a device does, so that its decoders run ahead from one shard to the next.
+                shares = [tasks[i :: len(devices)] for i in range(len(devices))]
+                run_units(
+                    [share for share in shares if share],
+                    job,
+                    open_worker,
+                    bar.report,
+                    workers=len(devices),
+                    what_is_kept=KEPT,
+                    here=ExtractWorker(job, store, [network for network, _ in networks]),
+                    name=lambda place: f"the process on {devices[place]}",
+                )
         seconds = time.perf_counter() - started
-        store = stores.open(path)
+        store = stores.open(path)  # anew: others may have added videos and models meanwhile
         made = [store.features(spec.model, spec.clip_frames) for spec in specs]
         # Of many tasks the last one does it: each would read what all others wrote.
         if share is None or not any(features.lacking() for features in made):
@@ -151,7 +155,7 @@ def extract(
         }
         return ExtractSummary(
             store=str(path),
-            models=job.models,
+            models=config.models,
             videos=len(rows),
             missing=len(source.missing),
             extracted=todo,
@@ -191,22 +195,20 @@ def estimate(config: ExtractConfig, *, say: Say = print, progress: bool = True) 
     Raises:
         UsageError, SourceError, WeightsError, ProvenanceMismatch, StoreError, StorageError: as `extract`.
     """
-    path, devices, source, job = _prepare(config, say, progress)
-    specs = specs_of(config, load_networks(job, _here(config, devices)), say)
-    would = estimate_of(path, specs, len(source.videos))
+    path, devices, source = _prepare(config, say, progress)
+    specs = specs_of(config, _load_networks(config, devices), say)
+    would = estimate_of(path, _begun(path), specs, len(source.videos))
     for spec in specs:
         if (path / spec.folder / "zarr.json").exists():
             spec.require_same(read_spec(path / spec.folder))
     return would
 
 
-def estimate_of(path: Path, specs: Sequence[stores.FeatureSpec], videos: int) -> Estimate:
-    """What `videos` videos take in the store at `path`.
-
-    Raises:
-        StoreError: what is there is not a sound store.
-    """
-    shard_videos = stores.open(path).shard_videos if (path / "zarr.json").exists() else _shard_videos(specs)
+def estimate_of(
+    path: Path, begun: Store | None, specs: Sequence[stores.FeatureSpec], videos: int
+) -> Estimate:
+    """What `videos` videos take in the store at `path`, which may be begun."""
+    shard_videos = begun.shard_videos if begun else _shard_videos(specs)
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
     return Estimate(
         videos=videos,
@@ -216,7 +218,12 @@ def estimate_of(path: Path, specs: Sequence[stores.FeatureSpec], videos: int) ->
     )
 
 
-def _prepare(config: ExtractConfig, say: Say, progress: bool) -> tuple[Path, list[str], Source, Job]:
+def _begun(path: Path) -> Store | None:
+    """The store, where one is there. Raises StoreError where it is not sound."""
+    return stores.open(path) if (path / "zarr.json").exists() else None
+
+
+def _prepare(config: ExtractConfig, say: Say, progress: bool) -> tuple[Path, list[str], Source]:
     """Everything that can be found wrong before a network is loaded; the store's place can be written."""
     path = Path(config.store or _store_name(config.source))
     elsewhere = config.cluster not in (None, LOCAL)
@@ -225,18 +232,20 @@ def _prepare(config: ExtractConfig, say: Say, progress: bool) -> tuple[Path, lis
     require_startable()
     source = _source(config, say, progress)
     require_text(source.root, "the folder of the videos")
-    job = Job(
-        store=str(path),
-        root=str(source.root),
-        models=config.models,
-        weights=config.weights or (None,) * len(config.models),
+    return path, devices, source
+
+
+def _load_networks(config: ExtractConfig, devices: Sequence[str]) -> list[tuple[FrozenBackbone, WeightsInfo]]:
+    """The networks as this process needs them: to say what maps will be, and to make them where no other does."""
+    return load_networks(
+        config.models,
+        config.weights or (None,) * len(config.models),
+        (config.precision,) * len(config.models),
+        device=_here(config, devices),
         allow_random=config.allow_random,
-        decoders=config.decoders,
         batch_clips=config.batch_clips,
-        precisions=(config.precision,) * len(config.models),
         compiled=config.compiled,
     )
-    return path, devices, source, job
 
 
 def _here(config: ExtractConfig, devices: Sequence[str]) -> str:
@@ -277,15 +286,16 @@ def _shard_videos(specs: Sequence[stores.FeatureSpec]) -> int:
 
 def _declare(
     path: Path,
+    begun: Store | None,
     source: Source,
     specs: Sequence[stores.FeatureSpec],
     networks: Sequence[tuple[FrozenBackbone, WeightsInfo]],
-) -> tuple[stores.Manifest, int]:
+) -> Store:
     """Make or join the store, its arrays and its manifest."""
     for _, info in networks:
         if info.path is not None:
             require_text(info.path, "--weights")
-    shard_videos = writer.create(path, shard_videos=_shard_videos(specs))
+    store = begun or writer.create(path, shard_videos=_shard_videos(specs))
     versions = {name: importlib.metadata.version(name) for name in ("torch", "av", "numpy")}
     for spec, (network, info) in zip(specs, networks, strict=True):
         recorded = {
@@ -297,17 +307,17 @@ def _declare(
         }
         head = network.linear_head() if spec.num_classes else None
         writer.declare(path, spec, recorded=recorded, trained_on=info.trained_on, head=head)
-    manifest = manifests.append(
+    store.videos = manifests.append(
         path,
         videos=source.videos,
         missing=source.missing,
         class_names=source.class_names,
         root=source.root,
-        shard_videos=shard_videos,
+        shard_videos=store.shard_videos,
     )
     for spec in specs:
-        writer.fit_arrays(path, spec, manifest, shard_videos)
-    return manifest, shard_videos
+        writer.fit_arrays(path, spec, store.videos, store.shard_videos)
+    return store
 
 
 def _plan_line(path: Path, specs: Sequence[stores.FeatureSpec], videos: int, todo: int, shards: int) -> str:

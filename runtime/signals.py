@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import Any
 
@@ -111,3 +113,28 @@ def blocked(*signals: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def shielded_start() -> Iterator[None]:
+    """A process that is started in it never sees Ctrl-C or a batch system's warning: they reach this one too, which ends it.
+
+    No signal breaks off the start, or leaves a process of which nobody knows. The process lets SIGTERM through itself,
+    when it is ready for it.
+    """
+    with blocked(*STOP_SIGNALS):
+        resource_tracker.ensure_running()  # lifts blocks, so it comes before the second one
+        with blocked(*STOP_SIGNALS, signal.SIGINT):
+            yield
+
+
+def end_with_parent() -> None:
+    """In a process of multiprocessing: without its parent, even one that was killed, it ends itself, whatever it does."""
+
+    def follow() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -129,7 +129,7 @@ class ClipMaps(Dataset[dict[str, Any]]):
         """Open the store, once in each process."""
         opened = stores.open(self.path)
         mix = choose_mix(opened, **self._asked)  # type: ignore[arg-type]
-        self._opened = os.getpid(), ClipReader(mix, opened.videos.labels, reads="maps", threads=0)
+        self._opened = os.getpid(), ClipReader(mix, opened.videos.labels, reads="maps", depth=0)
         return opened, mix
 
     @property

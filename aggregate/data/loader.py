@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator
 from copy import copy
-from itertools import islice
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -15,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import UsageError
+from ...runtime.threads import prefetch
 from ...terminal.text import counted
 from ...training.distributed import ALONE, Ranks
 from ..models.batch import ClipBatch
@@ -30,13 +28,19 @@ PREFETCH_BATCHES = 2
 class ClipReader:
     """Reads chosen clips of chosen videos into one tensor a model; pinned, for a GPU to copy from.
 
-    `threads` read batches ahead of the step that needs them; with 0 each is read when it is asked for.
+    At most `depth` batches are read ahead of the step that needs them; with 0 each is read when it is asked for.
     """
 
     def __init__(
-        self, mix: Mix, labels: NDArray[np.int32], *, reads: str, pin: bool = False, threads: int = 1
+        self,
+        mix: Mix,
+        labels: NDArray[np.int32],
+        *,
+        reads: str,
+        pin: bool = False,
+        depth: int = PREFETCH_BATCHES,
     ) -> None:
-        self.mix, self.labels, self.reads, self.pin, self.threads = mix, labels, reads, pin, threads
+        self.mix, self.labels, self.reads, self.pin, self.depth = mix, labels, reads, pin, depth
 
     def read(
         self,
@@ -166,7 +170,8 @@ class TrainLoader:
             mine = self.ranks.part(len(plan.rows))
             return self.reader.read(*(values[mine] for values in plan))
 
-        return _prefetched(load, range(start_step, self.steps_per_epoch), self.reader.threads)
+        steps = range(start_step, self.steps_per_epoch)
+        return prefetch(map(load, steps), depth=self.reader.depth, name="clips")
 
 
 def uniform_batches(
@@ -181,23 +186,4 @@ def uniform_batches(
         return reader.read(*uniform_clips(reader.mix, rows[step * batch_size : (step + 1) * batch_size]))
 
     steps = range(-(-len(rows) // batch_size))
-    return _prefetched(load, steps[ranks.part(len(steps))], reader.threads)
-
-
-def _prefetched(load: Callable[[int], ClipBatch], steps: range, threads: int) -> Batches:
-    """`load(step)` for each step, read by threads up to two ahead; closing the iterator ends them."""
-    if not threads:
-        yield from map(load, steps)
-        return
-    pending: deque[Future[ClipBatch]] = deque()
-    ahead = iter(steps)
-    with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="clips") as pool:
-        try:
-            pending.extend(pool.submit(load, step) for step in islice(ahead, PREFETCH_BATCHES))
-            while pending:
-                batch = pending.popleft().result()
-                pending.extend(pool.submit(load, step) for step in islice(ahead, 1))
-                yield batch
-        finally:
-            for future in pending:
-                future.cancel()
+    return prefetch(map(load, steps[ranks.part(len(steps))]), depth=reader.depth, name="clips")

@@ -77,7 +77,7 @@ class PooledReader(ClipReader):
     """A `ClipReader` whose maps are one position large, x̄ itself: pooling them again changes no bit."""
 
     def __init__(self, mix: Mix, labels: NDArray[np.int32], vectors: dict[str, PooledVectors]) -> None:
-        super().__init__(mix, labels, reads="maps", threads=0)
+        super().__init__(mix, labels, reads="maps", depth=0)
         self.vectors = vectors
 
     def _read(self, model: str, wanted: Wanted) -> tuple[Tensor, None]:

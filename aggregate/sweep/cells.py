@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from ... import store as stores
 from ...errors import DataError, RunError
 from ...runtime.devices import choose_device
 from ...store import Store
@@ -78,12 +78,21 @@ class _Ready:
 class CellRunner:
     """Trains cells of one store into one folder, and holds the pooled vectors of one clip length meanwhile.
 
-    `cache_bytes` is the most that those vectors may take; cells that need more read maps in each step.
+    `cache_bytes` is the most that those vectors may take; cells that need more read maps in each step. `threads` are the
+    process's while cells train; None leaves what it has.
     """
 
-    def __init__(self, template: TrainConfig, folder: Path, *, cache_bytes: int) -> None:
-        self.template, self.folder, self.cache_bytes = template, folder, cache_bytes
-        self.store = stores.open(template.store)
+    def __init__(
+        self,
+        store: Store,
+        template: TrainConfig,
+        folder: Path,
+        *,
+        cache_bytes: int,
+        threads: int | None = None,
+    ) -> None:
+        self.store, self.template, self.folder, self.cache_bytes = store, template, folder, cache_bytes
+        self._threads, self._threads_before = threads, torch.get_num_threads()
         self.split = choose_split(self.store, template.split)
         self.device = choose_device(template.device)
         self._vectors: dict[tuple[str, int], PooledVectors] = {}
@@ -96,6 +105,8 @@ class CellRunner:
         Raises:
             StorageError, Interrupted: what is whole is kept.
         """
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
         try:
             mix = cell_mix(self.store, cells[0])
             parts = choose_parts(
@@ -125,6 +136,11 @@ class CellRunner:
             if not one.run.trains:
                 one.run.record_untrained()
                 self._report(one, None, report)
+
+    def close(self) -> None:
+        """Let go of the vectors, and give the process its threads back."""
+        self._vectors.clear()
+        torch.set_num_threads(self._threads_before)
 
     def _prepare(self, cell: Cell, mix: Mix, parts: Parts) -> PreparedRun:
         config = train_config(self.template, cell, self.folder)

@@ -11,7 +11,6 @@ import torch
 
 from ... import store as stores
 from ...errors import DataError, UsageError
-from ...runtime.signals import interruptible
 from ...store import Store
 from ...terminal.progress_bars import tqdm
 from ...terminal.text import counted
@@ -28,7 +27,7 @@ from ..same_store import recorded_sweep_place
 from .cells import Line, cache_bytes, cell_mix, reads_logits
 from .grid import Cell, EmptyCell, Grid, expand, holdings
 from .results import Book, hole_line
-from .units import KEPT, run_units, share_batches
+from .units import share_batches, train_units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,17 +155,17 @@ def _run_grid(
 
         units = share_batches(todo)
         if units:
-            with interruptible(KEPT):
-                run_units(
-                    units,
-                    training,
-                    folder,
-                    jobs=config.jobs,
-                    threads=_threads(config.jobs, cells),
-                    cache_bytes=budget,
-                    report=report,
-                    cluster=config.cluster,
-                )
+            train_units(
+                units,
+                store,
+                training,
+                folder,
+                jobs=config.jobs,
+                threads=_threads(config.jobs, cells),
+                cache_bytes=budget,
+                report=report,
+                cluster=config.cluster,
+            )
     names = [*(cell.name for cell in cells), *(hole.cell.name for hole in empty)]
     return SweepResult(folder=folder, lines=tuple(book.lines[name] for name in names))
 

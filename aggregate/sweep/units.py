@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
-from functools import lru_cache, partial
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ... import store as stores
-from ...errors import FasterError, Interrupted
 from ...runtime.allocator import keep_freed_memory
-from ...runtime.dask_cluster import LOCAL, WHOLE_WORKER, WorkerDied, connect, spread
-from ...runtime.signals import interruptible
-from ...runtime.spawning import require_startable
+from ...runtime.dask_cluster import LOCAL
+from ...runtime.fan_out import run_units
+from ...store import Store
 from ..config import TrainConfig
 from .cells import CellRunner, Line
 from .grid import Cell
@@ -37,8 +27,24 @@ def share_batches(cells: Sequence[Cell]) -> list[list[Cell]]:
     return [groups[key] for key in sorted(groups, key=str)]
 
 
-def run_units(
+@dataclass(frozen=True, kw_only=True)
+class _SweepJob:
+    """What a process needs to train cells; it keeps its runner, with its pooled vectors, as long as this is the same.
+
+    Attributes:
+        fingerprint: of the store. threads: None leaves what the process has.
+    """
+
+    training: TrainConfig
+    folder: Path
+    fingerprint: str
+    threads: int | None
+    cache_bytes: int
+
+
+def train_units(
     units: Sequence[Sequence[Cell]],
+    store: Store,
     training: TrainConfig,
     folder: Path,
     *,
@@ -48,7 +54,7 @@ def run_units(
     report: Callable[[Line], None],
     cluster: str | None = None,
 ) -> None:
-    """Run every unit: here, dealt out to local processes, or on dask; `report` gets each cell's line, in this process.
+    """Run every unit: here, in local processes, or on dask; `report` gets each cell's line, in this process.
 
     Each of this machine's processes has so many threads, were it the only one.
 
@@ -57,123 +63,33 @@ def run_units(
         Interrupted: a process died.
     """
     jobs = min(jobs, len(units))
-    if cluster is not None:
-        do = partial(
-            _do_unit,
-            replace(training, store=Path(training.store).absolute()),
-            folder.absolute(),
-            stores.open(training.store).fingerprint,
-            threads if cluster == LOCAL else None,
-            cache_bytes // jobs,
-        )
-        needs = {"GPU": 1} if cluster != LOCAL and (training.device or "").startswith("cuda") else {}
-        with connect(cluster, workers=jobs, needs=needs) as client:
-            for _, lines in spread(client, do, units, needs=needs):
-                if isinstance(lines, WorkerDied):
-                    raise Interrupted(f"{lines}; {KEPT}, run the same command again") from lines
-                for line in lines:
-                    report(line)
-        return
-    if jobs <= 1:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            runner = CellRunner(training, folder, cache_bytes=cache_bytes)
-            for unit in units:
-                runner.run(unit, report)
-        finally:
-            torch.set_num_threads(before)
-        return
-    require_startable()
-    context = multiprocessing.get_context("spawn")
-    processes, pipes = [], []
-    try:
-        for job in range(jobs):
-            ours, theirs = context.Pipe(duplex=False)
-            arguments = (units[job::jobs], training, folder, threads, cache_bytes // jobs, theirs)
-            process = context.Process(target=_job_main, args=arguments, name=f"sweep {job}", daemon=True)
-            process.start()
-            theirs.close()
-            processes.append(process)
-            pipes.append(ours)
-        _follow(pipes, report)
-        for process in processes:
-            process.join()
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
+    here = None
+    if jobs == 1 and cluster is None:
+        here = CellRunner(store, training, folder, cache_bytes=cache_bytes, threads=threads)
+    job = _SweepJob(
+        training=training if cluster is None else replace(training, store=Path(training.store).absolute()),
+        folder=folder.absolute(),
+        fingerprint=store.fingerprint,
+        threads=threads if cluster in (None, LOCAL) else None,
+        cache_bytes=cache_bytes // jobs,
+    )
+    run_units(
+        units,
+        job,
+        _open_runner,
+        report,
+        workers=jobs,
+        what_is_kept=KEPT,
+        here=here,
+        cluster=cluster,
+        needs={"GPU": 1}
+        if cluster not in (None, LOCAL) and (training.device or "").startswith("cuda")
+        else {},
+        name=lambda place: "a process of the sweep",
+    )
 
 
-def _do_unit(
-    training: TrainConfig,
-    folder: Path,
-    fingerprint: str,
-    threads: int | None,
-    cache_bytes: int,
-    unit: Sequence[Cell],
-) -> list[Line]:
-    """On a dask worker: a unit's lines."""
-    lines: list[Line] = []
-    with WHOLE_WORKER:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        _runner(training, folder, fingerprint, cache_bytes).run(unit, lines.append)
-    return lines
-
-
-@lru_cache(maxsize=1)
-def _runner(training: TrainConfig, folder: Path, fingerprint: str, cache_bytes: int) -> CellRunner:
-    """Kept from one unit to the next, with its pooled vectors, as long as the store is the same."""
+def _open_runner(job: _SweepJob, place: int) -> CellRunner:
     keep_freed_memory()
-    return CellRunner(training, folder, cache_bytes=cache_bytes)
-
-
-def _follow(pipes: Sequence[Connection], report: Callable[[Line], None]) -> None:
-    """Pass every process's lines on until each has said that it is done."""
-    running = set(pipes)
-    while running:
-        for pipe in wait(list(running)):
-            assert isinstance(pipe, Connection)
-            try:
-                message = pipe.recv()
-            except EOFError:
-                raise Interrupted(
-                    f"a process of the sweep died; {KEPT}, run the same command again"
-                ) from None
-            if message is None:
-                running.remove(pipe)
-            elif isinstance(message, FasterError):
-                raise message
-            elif isinstance(message, str):
-                raise RuntimeError(f"a process of the sweep failed:\n{message}")
-            else:
-                report(message)
-
-
-def _job_main(
-    units: Sequence[Sequence[Cell]],
-    training: TrainConfig,
-    folder: Path,
-    threads: int,
-    cache_bytes: int,
-    pipe: Connection,
-) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this by SIGTERM
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    message: object = None
-    try:
-        with interruptible(KEPT):
-            runner = CellRunner(training, folder, cache_bytes=cache_bytes)
-            for unit in units:
-                runner.run(unit, pipe.send)
-    except BrokenPipeError:
-        os._exit(1)  # the parent is gone: nobody is left to tell
-    except FasterError as error:
-        message = error
-    except Exception:
-        message = traceback.format_exc()
-    with suppress(BrokenPipeError):
-        pipe.send(message)
+    store = stores.open(job.training.store)
+    return CellRunner(store, job.training, job.folder, cache_bytes=job.cache_bytes, threads=job.threads)

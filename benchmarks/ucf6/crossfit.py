@@ -29,7 +29,7 @@ def cross_fit(path: Path, *, whole: Path, folds: Sequence[Path], align: bool = F
     main, others = stores.open(whole), [stores.open(fold) for fold in folds]
     if path.exists():
         shutil.rmtree(path)  # minutes of work; the sweeps that read it know it by its fingerprint
-    count = writer.create(path, shard_videos=main.shard_videos)
+    count = writer.create(path, shard_videos=main.shard_videos).shard_videos
     shutil.copytree(whole / "manifest", path / "manifest")
     videos = manifests.load(path)
     for model, length in main.models:

@@ -1,15 +1,13 @@
-"""A shard on its way: its videos' clips through the networks, and behind that into the store."""
+"""The middle of a clip's way: through the networks, a shard at a time, and on to the thread that writes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import torch
@@ -17,99 +15,14 @@ from torch import Tensor
 
 from ... import store as stores
 from ...errors import VideoError
-from ...runtime.threads import Behind, Work
-from ...store.format.receipts import Receipt
+from ...runtime.threads import BackgroundWorker, Work
 from ..backbones.inference.frozen import FrozenBackbone
 from ..video.decode import LoadedVideo
 from ..video.decoder_process import VideoFailure
 from .batching import HostMapsAndLogits, VideoBatches
-from .events import Report, ShardEvent, StageTimes, VideoEvent
-
-# (model, by its place in the job; view): what has shards of its own.
-Output = tuple[int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardTask:
-    """One shard to do: its rows, and the outputs that have no receipt for it.
-
-    Attributes:
-        given_up: of its rows those that fail without being tried, and why.
-        trial: compute it, and drop what comes of it.
-    """
-
-    shard: int
-    rows: tuple[int, ...]
-    outputs: tuple[Output, ...]
-    shard_videos: int
-    given_up: tuple[tuple[int, str], ...] = ()
-    trial: bool = False
-
-
-def shard_event(model: str, receipt: Receipt) -> ShardEvent:
-    """What a receipt says of its shard."""
-    return ShardEvent(
-        model=model,
-        shard=receipt.shard,
-        view=receipt.view,
-        videos=len(receipt.videos),
-        failed=sum(not video.ok for video in receipt.videos),
-        size_bytes=sum(stored.size_bytes for stored in receipt.objects),
-    )
-
-
-class ShardWriters:
-    """The writers of the shard in hand, one an output. Use it in a `with` statement; what is not committed is dropped."""
-
-    def __init__(
-        self, path: Path, specs: Sequence[stores.FeatureSpec], manifest: stores.Manifest, report: Report
-    ) -> None:
-        self._path, self._specs, self._manifest, self._report = path, specs, manifest, report
-        self._writers: dict[Output, stores.ShardWriter] = {}
-        self._stack = ExitStack()
-
-    def open(self, task: ShardTask) -> None:
-        """Begin a shard."""
-        for model, view in task.outputs:
-            writer = stores.ShardWriter(
-                self._path,
-                self._specs[model],
-                manifest=self._manifest,
-                shard=task.shard,
-                view=view,
-                shard_videos=task.shard_videos,
-            )
-            self._writers[model, view] = self._stack.enter_context(writer)
-
-    def add(self, output: Output, row: int, result: HostMapsAndLogits, facts: stores.ClipFacts) -> None:
-        """Write one video's maps of one output."""
-        maps, logits = result
-        self._writers[output].add(row, maps, logits if self._specs[output[0]].num_classes else None, facts)
-
-    def fail(self, output: Output, row: int, reason: str) -> None:
-        """Record that an output has no maps of a video."""
-        self._writers[output].fail(row, reason)
-
-    def commit(self, output: Output) -> None:
-        """Make the shard of one output part of the store."""
-        receipt = self._writers.pop(output).commit()
-        self._report(shard_event(self._specs[output[0]].model, receipt))
-        if not self._writers:
-            self._stack.close()
-
-    def drop(self, output: Output) -> None:
-        """Leave nothing of the shard of one output."""
-        del self._writers[output]
-        if not self._writers:
-            self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+from .events import Report, StageTimes, VideoEvent
+from .job import Output, ShardTask
+from .writing import ShardWriters
 
 
 @dataclass(kw_only=True, eq=False)
@@ -137,7 +50,7 @@ class ForwardStage:
         manifest: stores.Manifest,
         *,
         writers: ShardWriters,
-        writing: Behind,
+        writing: BackgroundWorker,
         report: Report,
         decode_wait: Callable[[], float],
     ) -> None:

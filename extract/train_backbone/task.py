@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ...errors import RunError, SourceError, StorageError, UsageError, VideoError
 from ...runtime.atomic import replace as write_whole
-from ...runtime.threads import made_ahead
+from ...runtime.threads import prefetch
 from ...runtime.workarounds import SafeConvolutions
 from ...store import VideoRecord
 from ...terminal.progress_bars import tqdm
@@ -35,7 +35,7 @@ from .config import TrainBackboneConfig
 from .resnet3d_training import train_forward
 from .video_cache import CacheEntry, load_cached_clip, load_cached_clips
 
-PREFETCH_BATCHES = 2
+PREFETCH_BATCHES = 3
 
 ClipsLabelsIds = tuple[Tensor, Tensor, list[str]]
 
@@ -103,7 +103,7 @@ class BackboneTask:
 
         A video that cannot be decoded is left out of its batch.
         """
-        return made_ahead(self._load_batches(epoch, start_step), ahead=PREFETCH_BATCHES, stop=self._pool.stop)
+        return prefetch(self._load_batches(epoch, start_step), depth=PREFETCH_BATCHES, stop=self._pool.stop)
 
     def loss(self, batch: ClipsLabelsIds) -> Tensor:
         """This rank's part of the mean softmax loss of the batch's clips."""

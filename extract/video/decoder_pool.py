@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from ...errors import UsageError
-from ...runtime.signals import STOP_SIGNALS
+from ...runtime.signals import shielded_start
 from ...runtime.spawning import GUARD, require_startable
 from .decode import LoadedVideo, load_clips
 from .decoder_process import Load, VideoFailure, serve
@@ -307,15 +307,6 @@ class _Worker:
         process = context.Process(
             target=serve, args=(theirs, self._slots), name="faster-decoder", daemon=True
         )
-        # Ctrl-C and a batch system's warning reach the whole process group: the parent decides, its decoders never see
-        # them, nor does multiprocessing's tracker (whose start lifts blocks, so it comes before the second one). And no
-        # signal may break off a start, or leave a process of which nobody knows.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        try:
-            resource_tracker.ensure_running()
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *STOP_SIGNALS})
+        with contextlib.closing(theirs), shielded_start():
             process.start()
             self._process = process
-        finally:
-            theirs.close()
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import VideoError
+from ...runtime.signals import end_with_parent
 from .decode import LoadedVideo
 from .shared_memory import Slots
 
@@ -35,8 +33,8 @@ class VideoFailure:
 def serve(pipe: Connection, slots: Slots) -> None:
     """A decoder process: load what comes, until the parent's end of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()  # a decode that is stuck would never see the pipe close
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # by which Python ends such processes
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             load, path, arguments, slot = pipe.recv()
@@ -76,11 +74,3 @@ def _outcomes(
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _end_with_parent() -> None:
-    """A decode that is stuck would never see the pipe close."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import ProvenanceMismatch, StoreError, UsageError
 from ...runtime.atomic import put_if_absent, storage_errors
-from ...runtime.processes import map_in_processes
+from ...runtime.fan_out import map_units
 from ...runtime.signals import interruptible
 from ...terminal.progress_bars import tqdm
 from ...terminal.suggest import did_you_mean
@@ -184,7 +184,7 @@ def _require_float16(features: Features) -> None:
 def _declare(store: Store, target: Path, chosen: Sequence[Features], specs: Sequence[FeatureSpec]) -> None:
     """Make or join the new store: its videos, and every model's arrays and provenance."""
     videos = store.videos  # first: a segment that is added later waits for the next run
-    shard_videos = writer.create(target, shard_videos=store.shard_videos)
+    shard_videos = writer.create(target, shard_videos=store.shard_videos).shard_videos
     for number in range(len(videos.segments)):
         name = f"manifest/{number:06d}.json"
         put_if_absent(target / name, (store.path / name).read_bytes())
@@ -232,10 +232,8 @@ def _source(features: Features, shard: int, view: int) -> str:
 def _run(tasks: Sequence[_Task], processes: int | None, progress: bool) -> list[tuple[int, int, int]]:
     """Convert the shards, several at once; the first error ends it, after the shards in hand."""
     _features.cache_clear()  # of an earlier run in this process
-    with map_in_processes(_convert_shard, tasks, processes=processes, what_is_kept=KEPT) as results:
-        return list(
-            tqdm(results, total=len(tasks), desc="convert", unit="shard", disable=not (progress and tasks))
-        )
+    with tqdm(total=len(tasks), desc="convert", unit="shard", disable=not (progress and tasks)) as bar:
+        return map_units(_convert_shard, tasks, workers=processes, what_is_kept=KEPT, on_done=bar.update)
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import StoreError
 from ...runtime.atomic import TEMPORARY_SUFFIX, storage_errors
-from ...runtime.processes import map_in_processes
+from ...runtime.fan_out import map_units
 from ...terminal.progress_bars import tqdm
 from ...terminal.text import counted
 from ..format.receipts import list_receipts, read_receipt, receipt_path
@@ -117,22 +117,27 @@ def verify(
     models = [store.features(*key) for key in store.models]
     tasks = [task for features in models for task in _tasks(store, features)]
     bad, size_bytes = [], 0
-    with map_in_processes(
-        _check, tasks, processes=processes, what_is_kept="nothing was removed", cluster=cluster
-    ) as checked:
-        results = tqdm(checked, total=len(tasks), desc="verify", unit="shard", disable=not progress)
-        for task, (reason, size) in zip(tasks, results, strict=True):
-            size_bytes += size
-            if reason:
-                bad.append(
-                    BadShard(
-                        model=task.model,
-                        clip_frames=task.clip_frames,
-                        shard=task.shard,
-                        view=task.view,
-                        reason=reason,
-                    )
+    with tqdm(total=len(tasks), desc="verify", unit="shard", disable=not progress) as bar:
+        checked = map_units(
+            _check,
+            tasks,
+            workers=processes,
+            what_is_kept="nothing was removed",
+            cluster=cluster,
+            on_done=bar.update,
+        )
+    for task, (reason, size) in zip(tasks, checked, strict=True):
+        size_bytes += size
+        if reason:
+            bad.append(
+                BadShard(
+                    model=task.model,
+                    clip_frames=task.clip_frames,
+                    shard=task.shard,
+                    view=task.view,
+                    reason=reason,
                 )
+            )
     leftovers = sorted(_leftovers(store, models))
     descriptions = [
         str(file.relative_to(store.path)) for features in models for file in _altered(store, features)

@@ -32,8 +32,8 @@ from ..read.store import Store
 Head = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
-def create(path: Path, *, shard_videos: int) -> int:
-    """Make a store, or join one that is there, and return its videos a shard (the first run decides it).
+def create(path: Path, *, shard_videos: int) -> Store:
+    """Make a store, or join one that is there; the first run decides its videos a shard.
 
     Raises:
         UsageError: the path is on object storage.
@@ -53,8 +53,7 @@ def create(path: Path, *, shard_videos: int) -> int:
     put_if_absent(
         metadata, group_metadata(sealed_attributes({"format": FORMAT, "shard_videos": shard_videos}))
     )
-    put_if_absent(path / "features" / "zarr.json", group_metadata())
-    return Store(path).shard_videos
+    return Store(path)
 
 
 def require_writable(path: Path, option: str = "--store") -> None:
@@ -113,7 +112,8 @@ def declare(
     """
     folder = path / spec.folder
     put_if_absent(folder / "trained_on.json", seal({"ids": sorted(set(trained_on))}))
-    put_if_absent(folder.parent / "zarr.json", group_metadata())
+    for above in (path / "features", folder.parent):
+        put_if_absent(above / "zarr.json", group_metadata())
     if head is not None:
         files = _head_files(head)
         for name, data in files.items():

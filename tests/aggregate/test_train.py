@@ -26,7 +26,7 @@ from faster.aggregate.train import TrainConfig, TrainResult, train_agg
 from faster.errors import DataError, Interrupted, RunError
 from faster.store import Store, VideoRecord
 from mounts import mounted
-from stores import make_maps, make_spec, make_store, make_videos
+from stores import make_maps, make_spec, make_store, make_videos, note_opens
 
 VIDEOS = 48
 SPECS = [make_spec("dear", clips=8), make_spec("cheap", clips=8)]
@@ -61,6 +61,12 @@ def test_every_aggregator_learns_what_the_maps_tell(store: Store, tmp_path: Path
     assert again.to_dict() == result.report.to_dict()
     expected = 9 + 3 * 1 + load_run(tmp_path).aggregator.gflops(4, (1, 2, 2, 16))
     assert result.report.gflops_per_video == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_run_opens_its_store_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = note_opens(monkeypatch)
+    run(store, tmp_path, pattern="1:3", clips=4, epochs=1)
+    assert opened == [store.path]
 
 
 def test_the_run_folder_says_everything(store: Store, finished: TrainResult) -> None:

@@ -45,7 +45,7 @@ def run(store: Store, out: Path, *, lines: list[str] | None = None, **changes: A
     return train_agg(config, say=[].append if lines is None else lines.append, progress=False)
 
 
-def task_of(store: Store, name: str, *, rank: int = 0, count: int = 1, threads: int = 1, **changes: Any):
+def task_of(store: Store, name: str, *, rank: int = 0, count: int = 1, depth: int = 2, **changes: Any):
     """A fresh aggregator of the store's maps and its task, as one of several ranks would have it."""
     mix = choose_mix(store, pattern="1:3", clips=4)
     parts = choose_parts(store, mix, "split1", validation_share=0.2, seed=0, say=[].append)
@@ -53,7 +53,7 @@ def task_of(store: Store, name: str, *, rank: int = 0, count: int = 1, threads: 
         torch.manual_seed(5)
         aggregator = build(name, map_shapes=mix.map_shapes, num_classes=3)
     values = {"batch_size": 7, "seed": 3, "label_smoothing": 0.0, "balanced": False, **changes}
-    reader = ClipReader(mix, store.videos.labels, reads="maps", threads=threads)
+    reader = ClipReader(mix, store.videos.labels, reads="maps", depth=depth)
     return AggregatorTask(
         aggregator,
         reader,
@@ -115,9 +115,9 @@ def test_balanced_classes_weigh_the_same() -> None:
     assert class_weights(labels, 5, balanced=False).tolist() == [1] * 5
 
 
-@pytest.mark.parametrize("threads", [0, 2])
-def test_the_number_of_reading_threads_changes_no_batch(store: Store, threads: int) -> None:
-    one, other = task_of(store, "gru"), task_of(store, "gru", threads=threads)
+@pytest.mark.parametrize("depth", [0, 3])
+def test_how_far_ahead_is_read_changes_no_batch(store: Store, depth: int) -> None:
+    one, other = task_of(store, "gru"), task_of(store, "gru", depth=depth)
     for epoch in range(3):
         pairs = zip(one.batches(epoch, epoch), other.batches(epoch, epoch), strict=True)
         for (a, shares_a), (b, shares_b) in pairs:
@@ -130,14 +130,14 @@ def test_the_number_of_reading_threads_changes_no_batch(store: Store, threads: i
 EVERY_STEP = [(epoch, step) for epoch in range(3) for step in range(4)]
 
 
-@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("depth", [0, 3])
 @pytest.mark.parametrize("stops", [[(1, 2)], pytest.param(EVERY_STEP, marks=pytest.mark.stress)])
-def test_a_run_goes_on_bit_for_bit_whatever_the_reading_threads(
+def test_a_run_goes_on_bit_for_bit_however_far_ahead_is_read(
     store: Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     stops: list[tuple[int, int]],
-    threads: int,
+    depth: int,
 ) -> None:
     changes: dict[str, Any] = {
         "optimizer": "adamw",
@@ -147,7 +147,7 @@ def test_a_run_goes_on_bit_for_bit_whatever_the_reading_threads(
     }
     run(store, tmp_path / "whole", **changes)
     plan, init = TrainLoader.plan, ClipReader.__init__
-    monkeypatch.setattr(ClipReader, "__init__", lambda *a, **k: init(*a, **{**k, "threads": threads}))
+    monkeypatch.setattr(ClipReader, "__init__", lambda *a, **k: init(*a, **{**k, "depth": depth}))
     for stop in stops:
 
         def stopping(self: TrainLoader, epoch: int, step: int, stop: tuple[int, int] = stop) -> Any:

@@ -28,12 +28,13 @@ from faster.errors import (
 )
 from faster.extract.backbones import build
 from faster.extract.backbones.weights.load import WeightsInfo, load_weights, save_weights
-from faster.extract.pipeline import run_shards as shards
+from faster.extract.pipeline import worker as shards
 from faster.extract.run import ExtractConfig, estimate, extract
 from faster.extract.video.decode import load_clips
 from faster.extract.video.transforms import normalise
 from sets import make_bright_set
 from signals import interrupts
+from stores import note_opens
 from videos import make_video
 
 CHEAP, DEAR = "r2d14-w4", "r2plus1d14-w4"
@@ -100,6 +101,18 @@ def test_a_rerun_does_nothing_and_two_models_are_the_same_as_one_after_the_other
     for model in (DEAR, CHEAP):
         run(config(bright, tmp_path / "each.zarr", models=(model,)))
     assert files_of(tmp_path / "each.zarr") == before
+
+
+def test_a_run_opens_its_store_at_its_begin_and_at_its_end(
+    bright: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time, as others may have written there meanwhile."""
+    asked = config(bright, tmp_path / "s.zarr", devices=("cpu",))
+    for changes in ({}, {"retry_failed": True}):
+        with monkeypatch.context() as patch:
+            opened = note_opens(patch)
+            extract(replace(asked, **changes), say=[].append, progress=False)
+        assert opened == [tmp_path / "s.zarr"] * 2
 
 
 def test_one_bad_file_costs_itself_only(bright: Path, tmp_path: Path) -> None:

@@ -17,10 +17,9 @@ if __name__ == "__main__":
 """
 VERIFY = """
 import sys
-from faster.runtime.processes import map_in_processes
+from faster.runtime.fan_out import map_units
 if __name__ == "__main__":
-    with map_in_processes(abs, [-1, -2], processes=2, what_is_kept="all") as found:
-        print("found", list(found))
+    print("found", map_units(abs, [-1, -2], workers=2, what_is_kept="all"))
 """
 
 

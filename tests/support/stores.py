@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from faster import store as stores
 from faster.store.format import manifest as manifests
+from faster.store.read.root import StoreRoot
 from faster.store.write import create as writer
 from faster.store.write.create import Head
 from numpy.typing import NDArray
@@ -76,7 +78,7 @@ def make_store(
     finalise: bool = True,
 ) -> stores.Store:
     """A whole store: every spec's maps of every video, but for the rows in `failed`."""
-    shard_videos = writer.create(path, shard_videos=shard_videos)
+    shard_videos = writer.create(path, shard_videos=shard_videos).shard_videos
     manifest = manifests.append(
         path,
         videos=videos,
@@ -130,3 +132,16 @@ def make_facts(spec: stores.FeatureSpec) -> stores.ClipFacts:
         times_seconds=tuple(start / 25.0 for start in starts),
         padded=(0,) * spec.clips,
     )
+
+
+def note_opens(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The path of each store that this process opens from now on, in a list that grows."""
+    opened: list[Path] = []
+    plain = StoreRoot.__init__
+
+    def noting(self: StoreRoot, path: Path) -> None:
+        opened.append(path)
+        plain(self, path)
+
+    monkeypatch.setattr(StoreRoot, "__init__", noting)
+    return opened

@@ -20,11 +20,11 @@ from click.testing import CliRunner
 from faster import store as stores
 from faster.errors import Interrupted, ProvenanceMismatch, SourceError, StoreError, UsageError
 from faster.extract import run as stage
-from faster.extract.pipeline import dask_tasks as dask_executor
 from faster.extract.pipeline.dask_tasks import REASON
 from faster.extract.pipeline.events import ShardEvent
-from faster.extract.pipeline.run_shards import Job
+from faster.extract.pipeline.job import ExtractJob
 from faster.extract.run import ExtractConfig, extract
+from faster.runtime import fan_out
 from faster.runtime.dask_cluster import LOCAL, WorkerDied, connect, spread
 from faster.store.commands import verify_command
 from faster.store.maintain.verify import verify
@@ -122,6 +122,15 @@ def test_a_video_that_kills_its_worker_is_the_only_one_lost(
     assert not again
 
 
+def test_without_dask_a_video_that_kills_its_process_ends_the_run(tmp_path: Path) -> None:
+    """Its shard is the second process's; the first one's shards may be whole, and no process is left."""
+    source = make_videos(tmp_path / "videos", ["", "", "", "red", "", ""])
+    with pytest.raises(Interrupted, match=r"the process on cpu was killed.*; whole shards are kept, run the"):
+        run(source, tmp_path / "s.zarr")
+    assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    assert not list((tmp_path / "s.zarr").rglob("receipts/000001.*"))
+
+
 def test_workers_that_are_sent_away_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An adaptive cluster shrinks to one worker after the first shard, and grows again after the third."""
     source = make_videos(tmp_path / "videos", [""] * 15)
@@ -165,14 +174,14 @@ def test_what_a_given_cluster_lacks_is_said(tmp_path: Path, monkeypatch: pytest.
             run(source, tmp_path / "gpu.zarr", cluster=address, devices=("cuda",), precision="bf16")
         real = stage.run_dask
 
-        def elsewhere(job: Job, specs: Any, manifest: Any, *rest: Any, **more: Any) -> None:
-            real(job, specs, replace(manifest, segments=("other",)), *rest, **more)
+        def elsewhere(job: ExtractJob, *rest: Any, **more: Any) -> None:
+            real(replace(job, segments=("other",)), *rest, **more)
 
-        def otherwise(job: Job, *rest: Any, **more: Any) -> None:
+        def otherwise(job: ExtractJob, *rest: Any, **more: Any) -> None:
             real(replace(job, precisions=("bf16",)), *rest, **more)
 
         def older(*values: Any, **more: Any) -> None:
-            monkeypatch.setattr(dask_executor, "__version__", "0.0.9")
+            monkeypatch.setattr(fan_out, "__version__", "0.0.9")
             real(*values, **more)
 
         for wrong, said in (
@@ -191,7 +200,7 @@ def test_a_worker_that_sees_no_videos_fails_none(tmp_path: Path, monkeypatch: py
     source = make_videos(tmp_path / "videos", ["", ""])
     real = stage.run_dask
 
-    def unmounted(job: Job, *rest: Any, **more: Any) -> None:
+    def unmounted(job: ExtractJob, *rest: Any, **more: Any) -> None:
         real(replace(job, root=str(tmp_path / "elsewhere")), *rest, **more)
 
     with monkeypatch.context() as patch:

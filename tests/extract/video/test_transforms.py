@@ -204,7 +204,7 @@ def test_a_views_maps_are_those_of_its_clips_and_training_draws_among_the_views(
     mix = choose_mix(store, clips=2)
     rows = np.flatnonzero(features.ok.all(axis=1))
     loader = TrainLoader(
-        ClipReader(mix, store.videos.labels, reads="maps", threads=0), rows, batch_size=8, seed=0
+        ClipReader(mix, store.videos.labels, reads="maps", depth=0), rows, batch_size=8, seed=0
     )
     drawn = np.concatenate([loader.plan(epoch, 0)[1] for epoch in range(12)])
     assert set(drawn.tolist()) == {0, 1, 2}

@@ -74,7 +74,7 @@ class Faults:
 
 def make_whole(path: Path) -> None:
     """A store of one shard, from nothing; what is there already is left."""
-    shard_videos = writer.create(path, shard_videos=VIDEOS)
+    shard_videos = writer.create(path, shard_videos=VIDEOS).shard_videos
     manifest = manifests.append(
         path,
         videos=make_videos(VIDEOS),

@@ -1,0 +1,81 @@
+"""The end of a clip's way: its maps into the store, a shard at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ... import store as stores
+from ...store.format.receipts import Receipt
+from .batching import HostMapsAndLogits
+from .events import Report, ShardEvent
+from .job import Output, ShardTask
+
+
+def shard_event(model: str, receipt: Receipt) -> ShardEvent:
+    """What a receipt says of its shard."""
+    return ShardEvent(
+        model=model,
+        shard=receipt.shard,
+        view=receipt.view,
+        videos=len(receipt.videos),
+        failed=sum(not video.ok for video in receipt.videos),
+        size_bytes=sum(stored.size_bytes for stored in receipt.objects),
+    )
+
+
+class ShardWriters:
+    """The writers of the shard in hand, one an output. Use it in a `with` statement; what is not committed is dropped."""
+
+    def __init__(
+        self, path: Path, specs: Sequence[stores.FeatureSpec], manifest: stores.Manifest, report: Report
+    ) -> None:
+        self._path, self._specs, self._manifest, self._report = path, specs, manifest, report
+        self._writers: dict[Output, stores.ShardWriter] = {}
+        self._stack = ExitStack()
+
+    def open(self, task: ShardTask) -> None:
+        """Begin a shard."""
+        for model, view in task.outputs:
+            writer = stores.ShardWriter(
+                self._path,
+                self._specs[model],
+                manifest=self._manifest,
+                shard=task.shard,
+                view=view,
+                shard_videos=task.shard_videos,
+            )
+            self._writers[model, view] = self._stack.enter_context(writer)
+
+    def add(self, output: Output, row: int, result: HostMapsAndLogits, facts: stores.ClipFacts) -> None:
+        """Write one video's maps of one output."""
+        maps, logits = result
+        self._writers[output].add(row, maps, logits if self._specs[output[0]].num_classes else None, facts)
+
+    def fail(self, output: Output, row: int, reason: str) -> None:
+        """Record that an output has no maps of a video."""
+        self._writers[output].fail(row, reason)
+
+    def commit(self, output: Output) -> None:
+        """Make the shard of one output part of the store."""
+        receipt = self._writers.pop(output).commit()
+        self._report(shard_event(self._specs[output[0]].model, receipt))
+        if not self._writers:
+            self._stack.close()
+
+    def drop(self, output: Output) -> None:
+        """Leave nothing of the shard of one output."""
+        del self._writers[output]
+        if not self._writers:
+            self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
