@@ -77,14 +77,7 @@ def train_splits(
     """
     store = stores.open(config.store)
     choose_split(store, None)  # DataError where there is none
-    mix = choose_mix(
-        store,
-        pattern=config.pattern,
-        clips=config.clips,
-        clip_frames=config.clip_frames,
-        expensive=config.expensive,
-        cheap=config.cheap,
-    )
+    mix = choose_mix(store, config)
     folder = run_folder(config, mix)
     if config.out is None:
         folder = folder.with_name(f"{folder.name}-{ALL}")

@@ -203,7 +203,7 @@ def _settle(
         dropout=config.dropout,
         reads=reads,
         map_shapes=mix.map_shapes,
-        pattern=str(mix.pattern),
+        pattern=mix.pattern,
         clips=mix.clips,
         clip_frames=mix.clip_frames,
         expensive=mix.expensive.model if mix.expensive else None,

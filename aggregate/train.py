@@ -62,14 +62,7 @@ def _train(
     config: TrainConfig, say: Callable[[str], None], progress: bool, ranks: Ranks, device: torch.device
 ) -> TrainResult:
     store = stores.open(config.store)
-    mix = choose_mix(
-        store,
-        pattern=config.pattern,
-        clips=config.clips,
-        clip_frames=config.clip_frames,
-        expensive=config.expensive,
-        cheap=config.cheap,
-    )
+    mix = choose_mix(store, config)
     split = choose_split(store, config.split)
     run = run_folder(config, mix)
     _require_same_store(run, store, mix)
@@ -125,7 +118,7 @@ def run_folder(config: TrainConfig, mix: Mix) -> Path:
     """The run's folder, as asked or by default."""
     if config.out is not None:
         return Path(config.out)
-    pattern = ANY if mix.drawn else str(mix.pattern).replace(":", "-")
+    pattern = ANY if mix.drawn else mix.pattern.in_names
     stem = Path(config.store).resolve().stem
     return Path("runs") / f"{stem}-{file_stem(config.aggregator)}-{pattern}-n{mix.clips}-s{config.seed}"
 

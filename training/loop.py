@@ -18,11 +18,11 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Self
 
 import numpy as np
 import torch
@@ -32,52 +32,15 @@ from torch.optim import Optimizer
 from ..errors import Interrupted, RunError
 from ..runtime.signals import stop_requests
 from ..terminal.progress_bars import tqdm
-from .checkpoint import BestEpoch, Standing, load_last, save_last
+from .checkpoint import BestEpoch, Standing, load_last, save_last, write_best
 from .distributed import ALONE, Ranks
 from .log import Log, epoch_log
 from .options import TrainingOptions, learning_rate_at, make_optimizer
-from .run_folder import alone_in, open_run, remove_unfinished, write_json, write_tensors
-
-BatchT = TypeVar("BatchT")
+from .run_folder import alone_in, open_run, remove_unfinished
+from .task import BatchT, LossOf, Task
 
 # A finite norm this large is an overflow in the making: bf16 convolutions on a CPU gave 1e24 on sound data.
 RUNAWAY_GRADIENT_NORM = 1e8
-
-
-class Task(Protocol[BatchT]):
-    """What a stage trains. `fit` moves `model` to the device and switches it between train and eval."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The network that is trained; its state dict is what best.safetensors holds."""
-        ...
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in one epoch, at least 1."""
-        ...
-
-    def batches(self, epoch: int, start_step: int) -> Iterator[BatchT]:
-        """Batches start_step, start_step + 1, … of this epoch: a pure function of (seed, epoch, step).
-
-        Of several ranks, each gets its part of the same batch.
-        """
-        ...
-
-    def loss(self, batch: BatchT) -> Tensor:
-        """The batch's mean loss, a scalar with a gradient; of several ranks, the parts add up to it."""
-        ...
-
-    def video_ids(self, batch: BatchT) -> Sequence[str]:
-        """The ids of the batch's videos, for messages."""
-        ...
-
-    def validate(self) -> dict[str, float]:
-        """Validation figures, the same on every rank, called in eval mode without gradients.
-
-        "top1" in [0, 1], and "loss" to part ties; or nothing at any epoch, and the last one is kept.
-        """
-        ...
 
 
 def fit(
@@ -116,12 +79,6 @@ def fit(
     return run.best
 
 
-def write_best(run_dir: Path, weights: Mapping[str, Tensor], best: BestEpoch) -> None:
-    """Write best.safetensors, and best.json, its figures."""
-    write_tensors(run_dir / "best.safetensors", weights)
-    write_json(run_dir / "best.json", asdict(best))
-
-
 def run_config(options: TrainingOptions, config: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's config.json holds: everything that decides it."""
     return {"training": asdict(options), **config}
@@ -137,17 +94,6 @@ def own_randomness(options: TrainingOptions) -> AbstractContextManager[None]:
     """Give the caller's random state back at the end: every step sets its own seed."""
     device = torch.device(options.device)
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
-class _LossOf(nn.Module):
-    """The task's loss as a module over its model: what gradients can be shared of."""
-
-    def __init__(self, task: Task[Any]) -> None:
-        super().__init__()
-        self.model, self.task = task.model, task
-
-    def forward(self, batch: Any) -> Tensor:
-        return self.task.loss(batch)
 
 
 class TrainingRun(Generic[BatchT]):
@@ -172,7 +118,7 @@ class TrainingRun(Generic[BatchT]):
         self.task, self.model, self.optimizer = task, task.model, optimizer
         self.options, self.run_dir, self.state, self.ranks, self.log = options, run_dir, state, ranks, log
         trains = any(parameter.requires_grad for parameter in self.model.parameters())
-        self.loss = ranks.sharing_gradients(_LossOf(task), varies=varies) if trains else _LossOf(task)
+        self.loss = ranks.sharing_gradients(LossOf(task), varies=varies) if trains else LossOf(task)
 
     @classmethod
     @contextmanager

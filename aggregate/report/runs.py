@@ -115,7 +115,7 @@ class Result:
         """The train-agg command that makes it again, with every option that is not the default."""
         c = self.config
         words = ["faster", "train-agg", "--store", c.store, "--aggregator", c.aggregator]
-        pattern = ANY if c.drawn else c.pattern
+        pattern = ANY if c.drawn else str(c.pattern)
         clips = str(self.values["clips"])  # of a drawn pattern the most, whatever mixture this result is of
         words += ["--pattern", pattern, "--clips", clips, "--clip-frames", str(c.clip_frames)]
         words += ["--split", c.split]
@@ -305,7 +305,6 @@ def _check_config(config: RunConfig, values: Mapping[str, Any]) -> None:
     for name in ("expensive", "cheap"):
         _require(getattr(config, name), str | None, name)
     _require(values["versions"], dict, "versions")
-    Pattern.parse(config.pattern)
     for class_name in config.class_names:
         _require(class_name, str, "a class name")
     for model, entry in config.models.items():

@@ -37,7 +37,7 @@ def train_config(template: TrainConfig, cell: Cell, folder: Path) -> TrainConfig
         template,
         aggregator=cell.aggregator,
         skip_scores=template.skip_scores and not class_of(cell.aggregator).scores_clips,
-        pattern=cell.pattern,
+        pattern=str(cell.pattern),
         clips=cell.clips,
         clip_frames=cell.clip_frames,
         expensive=cell.expensive,
@@ -47,21 +47,9 @@ def train_config(template: TrainConfig, cell: Cell, folder: Path) -> TrainConfig
     )
 
 
-def cell_mix(store: Store, cell: Cell) -> Mix:
-    """Which models and clips a cell uses. Raises DataError where the store lacks them."""
-    return choose_mix(
-        store,
-        pattern=cell.pattern,
-        clips=cell.clips,
-        clip_frames=cell.clip_frames,
-        expensive=cell.expensive,
-        cheap=cell.cheap,
-    )
-
-
 def reads_logits(store: Store, cell: Cell) -> bool:
     """Whether a cell averages the backbones' own scores, so that nothing is trained and the seed changes nothing."""
-    mix = cell_mix(store, cell)
+    mix = choose_mix(store, cell)
     return cell.aggregator == "average" and all(
         features.class_names == store.class_names for features in mix.features.values()
     )
@@ -97,7 +85,7 @@ class CellRunner:
             StorageError, Interrupted: what is whole is kept.
         """
         try:
-            mix = cell_mix(self.store, cells[0])
+            mix = choose_mix(self.store, cells[0])
             parts = choose_parts(
                 self.store,
                 mix,
@@ -205,7 +193,7 @@ class CellRunner:
 def rows_of_split(store: Store, mix: Mix, split: str, model: str) -> NDArray[np.int64]:
     """The labelled rows of a split whose maps of one model are whole: all that training and report can read."""
     features = mix.features[model]
-    alone = replace(mix, expensive=features, cheap=None)
+    alone = Mix.of_one(features, mix.clips)
     return np.concatenate([part_rows(store, alone, split, part)[0] for part in PARTS])
 
 

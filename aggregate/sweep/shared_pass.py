@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ...errors import RunError
 from ...runtime.signals import stop_requests
-from ...training.checkpoint import BestEpoch
-from ...training.loop import TrainingRun, own_randomness, write_best
+from ...training.checkpoint import BestEpoch, write_best
+from ...training.loop import TrainingRun, own_randomness
 from ...training.options import TrainingOptions
 from ..task import AggregatorTask, WeighedBatch
 
