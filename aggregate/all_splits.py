@@ -86,15 +86,7 @@ def train_splits(
     origin = None if config.init is None else load_run(config.init)
     # What is wrong with the last split must not wait for the first one's training.
     for split in store.videos.split_names:
-        parts = choose_parts(
-            store,
-            mix,
-            split,
-            validation_share=config.validation_share,
-            seed=config.seed,
-            say=lambda line: None,
-            unseen=config.unseen,
-        )
+        parts = choose_parts(store, mix, split, config, say=lambda line: None)
         if origin is not None:
             require_unseen_by(origin, store, parts, split)
     reports = {}

@@ -69,15 +69,7 @@ def _train(
     names = store.videos.split_names
     first = not config.split and len(names) > 1
     say(f"split: {split}" + (f" (of {', '.join(names)}; the first by name)" if first else ""))
-    parts = choose_parts(
-        store,
-        mix,
-        split,
-        validation_share=config.validation_share,
-        seed=config.seed,
-        say=say,
-        unseen=config.unseen,
-    )
+    parts = choose_parts(store, mix, split, config, say=say)
     prepared = PreparedRun(config, store, mix, split, parts, run=run, ranks=ranks, device=device, say=say)
     if config.init is not None:
         origin = load_run(config.init)

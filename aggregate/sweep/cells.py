@@ -24,7 +24,7 @@ from ..data.partition import Parts, choose_parts
 from ..data.pooled import PooledReader, PooledVectors, pool_maps, pooled_bytes
 from ..evaluation.evaluate import score
 from ..models.registry import class_of
-from ..run_setup import PreparedRun
+from ..run_setup import PreparedRun, without_heads
 from .grid import Cell
 from .shared_pass import PassMember, fit_together
 
@@ -49,10 +49,8 @@ def train_config(template: TrainConfig, cell: Cell, folder: Path) -> TrainConfig
 
 def reads_logits(store: Store, cell: Cell) -> bool:
     """Whether a cell averages the backbones' own scores, so that nothing is trained and the seed changes nothing."""
-    mix = choose_mix(store, cell)
-    return cell.aggregator == "average" and all(
-        features.class_names == store.class_names for features in mix.features.values()
-    )
+    mix = choose_mix(store, cell)  # of every cell: what the store lacks is said before the first is trained
+    return cell.aggregator == "average" and not without_heads(store, mix)
 
 
 @dataclass(frozen=True)
@@ -86,15 +84,8 @@ class CellRunner:
         """
         try:
             mix = choose_mix(self.store, cells[0])
-            parts = choose_parts(
-                self.store,
-                mix,
-                self.split,
-                validation_share=self.template.validation_share,
-                seed=cells[0].seed,
-                say=_say_nothing,
-                unseen=self.template.unseen,
-            )
+            config = replace(self.template, seed=cells[0].seed)
+            parts = choose_parts(self.store, mix, self.split, config, say=_say_nothing)
         except DataError as error:
             for cell in cells:
                 report(failed_line(cell, error))

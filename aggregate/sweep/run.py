@@ -108,15 +108,8 @@ def run_sweep(
     if not cells:
         reasons = "; ".join(sorted({hole.reason for hole in empty}))
         raise UsageError(f"no cell of this grid can be: {reasons}")
-    choose_parts(
-        store,
-        choose_mix(store, cells[0]),
-        split,
-        validation_share=training.validation_share,
-        seed=cells[0].seed,
-        say=say,
-        unseen=training.unseen,
-    )
+    first = replace(training, seed=cells[0].seed)
+    choose_parts(store, choose_mix(store, cells[0]), split, first, say=say)
     folder = config.folder
     place = recorded_sweep_place(folder, store)
     open_run(folder, _identity(training, store, split, place))

@@ -48,7 +48,9 @@ def run(store: Store, out: Path, *, lines: list[str] | None = None, **changes: A
 def task_of(store: Store, name: str, *, rank: int = 0, count: int = 1, threads: int = 1, **changes: Any):
     """A fresh aggregator of the store's maps and its task, as one of several ranks would have it."""
     mix = choose_mix(store, MixRequest(pattern="1:3", clips=4))
-    parts = choose_parts(store, mix, "split1", validation_share=0.2, seed=0, say=[].append)
+    parts = choose_parts(
+        store, mix, "split1", TrainConfig(store=store.path, validation_share=0.2), say=[].append
+    )
     with torch.random.fork_rng():
         torch.manual_seed(5)
         aggregator = build(name, map_shapes=mix.map_shapes, num_classes=3)

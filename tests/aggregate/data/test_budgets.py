@@ -114,7 +114,7 @@ def test_validation_is_the_mean_over_the_patterns_of_n_clips(trained: TrainResul
     from faster.aggregate.run_setup import PreparedRun
 
     asked, mix = config(store, trained.run), choose_mix(store, MixRequest(pattern="any", clips=4))
-    parts = choose_parts(store, mix, "split1", validation_share=0.15, seed=0, say=[].append)
+    parts = choose_parts(store, mix, "split1", TrainConfig(store=store.path), say=[].append)
     cpu = torch.device("cpu")
     prepared = PreparedRun(asked, store, mix, "split1", parts, run=trained.run, device=cpu)
     task = prepared.task(ClipReader(mix, store.videos.labels, reads="maps"))
