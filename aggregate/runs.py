@@ -193,7 +193,11 @@ def load_config(path: Path) -> RunConfig:
         raise RunError(f"{path} holds a run of each split; name one of them: {splits}")
     try:
         return RunConfig.from_dict(read_json(path / "config.json"))
-    except (KeyError, TypeError, AttributeError, UsageError) as error:
+    except UsageError as error:  # its pattern is none
+        raise RunError(
+            f"{path}/config.json is damaged ({error}); make it again: faster train-agg with its settings"
+        ) from None
+    except (KeyError, TypeError, AttributeError) as error:
         if (path / "cells.jsonl").exists():
             raise RunError(f"{path} is a sweep's folder; name one of its runs, in {path / 'cells'}") from None
         raise RunError(f"{path}/config.json is not of an aggregator's run ({error!r})") from error

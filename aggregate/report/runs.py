@@ -294,7 +294,7 @@ def _read(folder: Path) -> list[Result]:
 
 
 def _check_config(config: RunConfig, values: Mapping[str, Any]) -> None:
-    """Raise KeyError, TypeError, ValueError or UsageError where what a report takes of config.json is not there."""
+    """Raise KeyError, TypeError or ValueError where what a report takes of config.json is not there."""
     _require(values["training"]["seed"], int, "training.seed")
     for name in ("train", "validation", "report"):
         _require(config.videos[name], int, f"videos.{name}")

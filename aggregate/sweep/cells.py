@@ -26,7 +26,7 @@ from ..evaluation.evaluate import score
 from ..models.registry import class_of
 from ..run_setup import PreparedRun, without_heads
 from .grid import Cell
-from .shared_pass import PassMember, fit_together
+from .shared_pass import fit_together
 
 Line = dict[str, Any]  # one cell's line of cells.jsonl
 
@@ -111,10 +111,7 @@ class CellRunner:
         return PreparedRun(config, self.store, mix, self.split, parts, run=run, device=self.device)
 
     def _train(self, group: Sequence[_Ready], reader: ClipReader, report: Callable[[Line], None]) -> None:
-        entries = [
-            PassMember(task=one.run.task(reader), run_dir=one.run.run, config=one.run.values) for one in group
-        ]
-        outcomes = fit_together(entries, group[0].run.options)
+        outcomes = fit_together([one.run for one in group], reader)
         trained = []
         for one, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, RunError):

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,41 +16,35 @@ from ...errors import RunError
 from ...runtime.signals import stop_requests
 from ...training.checkpoint import BestEpoch, write_best
 from ...training.loop import TrainingRun, own_randomness
-from ...training.options import TrainingOptions
+from ..data.loader import ClipReader
+from ..run_setup import PreparedRun
 from ..task import AggregatorTask, WeighedBatch
 
 SAVE_SECONDS = 60.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class PassMember:
-    """One of those that train together: its task, its run folder, and what beside the options decides the run."""
+def fit_together(prepared: Sequence[PreparedRun], reader: ClipReader) -> list[BestEpoch | RunError]:
+    """Train all of them step by step in turn, each batch read once, and return each one's best epoch.
 
-    task: AggregatorTask
-    run_dir: Path
-    config: Mapping[str, Any]
-
-
-def fit_together(entries: Sequence[PassMember], options: TrainingOptions) -> list[BestEpoch | RunError]:
-    """Train all entries step by step in turn, each batch read once, and return each one's best epoch.
-
-    All tasks must give the same batches and the same validation share, which is read once for all, too. The
-    folders end with the same bytes as `training.loop.fit` alone would leave, and are resumed in the same way: entries
-    behind the others catch up first. Where they stand is saved when they are stopped, and at ends of epochs a
-    minute apart, the best weights too: after short epochs it would take most of the time. An entry whose loss or gradient is not finite ends with that RunError in its place; the others go on.
+    All must have the same options, batches and validation share; that share too is read once for all. The folders end
+    with the same bytes as `training.loop.fit` alone would leave, and are resumed in the same way: those behind the
+    others catch up first. Where they stand is saved when they are stopped, and at ends of epochs a minute apart, the
+    best weights too: after short epochs it would take most of the time. One whose loss or gradient is not finite ends
+    with that RunError in its place; the others go on.
 
     Raises as `training.loop.fit` does for what concerns all of them: StorageError, Interrupted, KeyboardInterrupt,
     and RunError for a folder that was begun with another config or cannot be resumed from.
     """
+    options, tasks = prepared[0].options, [one.task(reader) for one in prepared]
     outcomes: dict[int, BestEpoch | RunError] = {}
     with own_randomness(options), ExitStack() as stack:
-        stream = _Stream(entries[0].task, torch.device(options.device))
+        stream = _Stream(tasks[0], torch.device(options.device))
         stack.callback(stream.close)
         stop = stack.enter_context(stop_requests())
         runs: dict[int, _SharingRun] = {}
         saved = time.monotonic()
-        for index, entry in enumerate(entries):
-            begun = _SharingRun.begun(entry.task, options, entry.run_dir, config=entry.config)
+        for index, (one, task) in enumerate(zip(prepared, tasks, strict=True)):
+            begun = _SharingRun.begun(task, options, one.run, config=one.values)
             runs[index] = stack.enter_context(begun)
 
         @contextmanager
@@ -68,7 +59,7 @@ def fit_together(entries: Sequence[PassMember], options: TrainingOptions) -> lis
             for index in [index for index, run in runs.items() if run.finished]:
                 outcomes[index] = runs.pop(index).best
             if not runs:
-                return [outcomes[index] for index in range(len(entries))]
+                return [outcomes[index] for index in range(len(prepared))]
             place = min(run.place for run in runs.values())
             here = {index: run for index, run in runs.items() if run.place == place}
             for index, run in here.items():
