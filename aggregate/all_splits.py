@@ -79,14 +79,7 @@ def train_splits(
     require_known(config.aggregator)
     store = stores.open(config.store)
     choose_split(store, None)  # DataError where there is none
-    mix = choose_mix(
-        store,
-        pattern=config.pattern,
-        clips=config.clips,
-        clip_frames=config.clip_frames,
-        expensive=config.expensive,
-        cheap=config.cheap,
-    )
+    mix = choose_mix(store, config)
     folder = run_folder(config, mix)
     if config.out is None:
         folder = folder.with_name(f"{folder.name}-{ALL}")
@@ -95,15 +88,7 @@ def train_splits(
     origin = None if config.init is None else load_run(config.init)
     # What is wrong with the last split must not wait for the first one's training.
     for split in store.videos.split_names:
-        parts = choose_parts(
-            store,
-            mix,
-            split,
-            validation_share=config.validation_share,
-            seed=config.seed,
-            say=lambda line: None,
-            unseen=config.unseen,
-        )
+        parts = choose_parts(store, mix, split, config, say=lambda line: None)
         if origin is not None:
             require_unseen_by(origin, store, parts, split)
     reports = {}

@@ -103,7 +103,7 @@ def export_model(run: str | Path | Run, out: str | Path) -> ExportedModel:
         "state": [_describe(leaf) for leaf in leaves],
         "map_shapes": {model: list(shape) for model, shape in config.map_shapes.items()},
         "skip_scores": config.skip_scores,
-        "pattern": config.pattern,
+        "pattern": str(config.pattern),
         "expensive": config.expensive,
         "cheap": config.cheap,
         "clips": config.clips,

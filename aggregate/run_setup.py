@@ -170,13 +170,18 @@ class PreparedRun:
         )
 
 
+def without_heads(store: Store, mix: Mix) -> list[str]:
+    """The models that have no classifier for the store's classes; where none is, "average" has nothing to train."""
+    return [model for model, f in mix.features.items() if f.class_names != store.class_names]
+
+
 def _settle(
     config: TrainConfig, store: Store, mix: Mix, split: str, parts: Parts, say: Callable[[str], None]
 ) -> RunConfig:
     """Every value settled, as config.json holds it."""
     reads = "maps"
     if config.aggregator == "average":
-        own = [model for model, f in mix.features.items() if f.class_names != store.class_names]
+        own = without_heads(store, mix)
         reads = "maps" if own else "logits"
         say(
             f"average: {', '.join(own)} has no classifier for the store's classes, so linear heads on the pooled "
@@ -203,7 +208,7 @@ def _settle(
         dropout=config.dropout,
         reads=reads,
         map_shapes=mix.map_shapes,
-        pattern=str(mix.pattern),
+        pattern=mix.pattern,
         clips=mix.clips,
         clip_frames=mix.clip_frames,
         expensive=mix.expensive.model if mix.expensive else None,

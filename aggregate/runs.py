@@ -50,7 +50,7 @@ class RunConfig:
     dropout: float
     reads: str
     map_shapes: Mapping[str, MapShape]
-    pattern: str
+    pattern: Pattern
     clips: int
     clip_frames: int
     expensive: str | None
@@ -78,32 +78,34 @@ class RunConfig:
 
         Raises UsageError where the pattern is none, or takes a model that the run was not trained on.
         """
-        parsed, count = Pattern.parse(pattern or self.pattern), clips or self.clips
+        asked, count = Pattern.parse(pattern) if pattern else self.pattern, clips or self.clips
         roles: dict[str, str | None] = {}
-        for role, needed in zip(("expensive", "cheap"), parsed.counts(count), strict=True):
+        for role, needed in zip(("expensive", "cheap"), asked.counts(count), strict=True):
             if needed and getattr(self, role) is None:
                 raise UsageError(
-                    f"pattern {parsed} takes two models, and the run was trained on {' and '.join(self.models)} alone; "
+                    f"pattern {asked} takes two models, and the run was trained on {' and '.join(self.models)} alone; "
                     "train one for every pattern: faster train-agg --pattern any"
                 )
             roles[role] = getattr(self, role) if needed else None
-        return replace(
-            self, pattern=str(parsed), clips=count, expensive=roles["expensive"], cheap=roles["cheap"]
-        )
+        return replace(self, pattern=asked, clips=count, expensive=roles["expensive"], cheap=roles["cheap"])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        values: dict[str, Any] = json.loads(json.dumps({**asdict(self), "pattern": str(self.pattern)}))
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Read back what `to_dict` gave; other keys are ignored. Raises KeyError or TypeError."""
+        """Read back what `to_dict` gave; other keys are ignored.
+
+        Raises KeyError, TypeError, AttributeError or UsageError.
+        """
         newer = {"drawn": False, "skip_scores": False}  # not in older runs
         own = {field.name: values[field.name] for field in fields(cls) if field.name not in newer}
         own |= {name: values.get(name, default) for name, default in newer.items()}
         shapes = {model: tuple(shape) for model, shape in own["map_shapes"].items()}
-        return cls(**{**own, "map_shapes": shapes, "class_names": tuple(own["class_names"])})
+        pattern, class_names = Pattern.parse(own["pattern"]), tuple(own["class_names"])
+        return cls(**{**own, "pattern": pattern, "map_shapes": shapes, "class_names": class_names})
 
 
 def store_fingerprint(store: Store, mix: Mix) -> str:
@@ -191,6 +193,10 @@ def load_config(path: Path) -> RunConfig:
         raise RunError(f"{path} holds a run of each split; name one of them: {splits}")
     try:
         return RunConfig.from_dict(read_json(path / "config.json"))
+    except UsageError as error:  # its pattern is none
+        raise RunError(
+            f"{path}/config.json is damaged ({error}); make it again: faster train-agg with its settings"
+        ) from None
     except (KeyError, TypeError, AttributeError) as error:
         if (path / "cells.jsonl").exists():
             raise RunError(f"{path} is a sweep's folder; name one of its runs, in {path / 'cells'}") from None

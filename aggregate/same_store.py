@@ -39,18 +39,6 @@ def open_store(config: RunConfig, named: str | Path | None, *, command: Sequence
         ) from None
 
 
-def mix_of(config: RunConfig, store: Store) -> Mix:
-    """The models and clips of a run, from a store. Raises DataError where it lacks them."""
-    return choose_mix(
-        store,
-        pattern=config.pattern,
-        clips=config.clips,
-        clip_frames=config.clip_frames,
-        expensive=config.expensive,
-        cheap=config.cheap,
-    )
-
-
 def recorded_place(run: Path, store: Store, mix: Mix) -> str:
     """The path that the run in this folder was begun with, where that was the same store; else the store's own."""
     here = str(store.path.resolve())
@@ -81,7 +69,7 @@ def recorded_sweep_place(folder: Path, store: Store) -> str:
             return here
         for file in folder.glob("cells/*/config.json"):
             config = load_config(file.parent)
-            if store_changes(config, store, mix_of(config, store)):
+            if store_changes(config, store, choose_mix(store, config)):
                 return here
     except (DataError, UsageError, KeyError, TypeError):  # what is wrong there is said where it is opened
         return here

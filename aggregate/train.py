@@ -73,29 +73,14 @@ def _train(
     ranks: Ranks,
     device: torch.device,
 ) -> TrainResult:
-    mix = choose_mix(
-        store,
-        pattern=config.pattern,
-        clips=config.clips,
-        clip_frames=config.clip_frames,
-        expensive=config.expensive,
-        cheap=config.cheap,
-    )
+    mix = choose_mix(store, config)
     split = choose_split(store, config.split)
     run = run_folder(config, mix)
     _require_same_store(run, store, mix)
     names = store.videos.split_names
     first = not config.split and len(names) > 1
     say(f"split: {split}" + (f" (of {', '.join(names)}; the first by name)" if first else ""))
-    parts = choose_parts(
-        store,
-        mix,
-        split,
-        validation_share=config.validation_share,
-        seed=config.seed,
-        say=say,
-        unseen=config.unseen,
-    )
+    parts = choose_parts(store, mix, split, config, say=say)
     prepared = PreparedRun(config, store, mix, split, parts, run=run, ranks=ranks, device=device, say=say)
     if config.init is not None:
         origin = load_run(config.init)
@@ -136,7 +121,7 @@ def run_folder(config: TrainConfig, mix: Mix) -> Path:
     """The run's folder, as asked or by default."""
     if config.out is not None:
         return Path(config.out)
-    pattern = ANY if mix.drawn else str(mix.pattern).replace(":", "-")
+    pattern = ANY if mix.drawn else mix.pattern.in_names
     stem = Path(config.store).resolve().stem
     return Path("runs") / f"{stem}-{file_stem(config.aggregator)}-{pattern}-n{mix.clips}-s{config.seed}"
 

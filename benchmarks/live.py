@@ -24,6 +24,7 @@ import av
 import av.video
 import numpy as np
 import torch
+from faster.aggregate.data.pattern import Pattern
 from faster.aggregate.runs import Run, RunConfig
 from faster.costs.tables import table_cells
 from faster.extract.backbones.inference.frozen import FrozenBackbone
@@ -139,7 +140,7 @@ def _random_run(options: argparse.Namespace, pattern: str, aggregator: str) -> R
         dropout=0.0,
         reads="maps",
         map_shapes={model: spec.map_shape for model, spec in specs.items()},
-        pattern=pattern,
+        pattern=Pattern.parse(pattern),
         clips=options.clips,
         clip_frames=options.clip_frames,
         expensive=options.expensive,

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 
 from ..aggregate.data.clip_grid import uniform_subset
-from ..aggregate.data.pattern import Pattern
 from ..aggregate.runs import Run, load_run
 from ..errors import UsageError, VideoError, WeightsError
 from ..extract.backbones.inference.frozen import FrozenBackbone
@@ -79,7 +78,7 @@ class Predictor:
             raise UsageError(
                 f"the run has no model {min(unknown)!r}; it has: {', '.join(config.models)}{hint}"
             )
-        mask = Pattern.parse(config.pattern).expensive_mask(config.clips)
+        mask = config.pattern.expensive_mask(config.clips)
         self.models: list[str] = [str(config.expensive if dear else config.cheap) for dear in mask]
         """The model of each of the N clips, in time order."""
         self._specs = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,6 +39,12 @@ class Standing:
         fields = json.loads(text)
         best = fields.pop("best")
         return cls(**fields, best=BestEpoch(**best) if best else None)
+
+
+def write_best(run_dir: Path, weights: Mapping[str, Tensor], best: BestEpoch) -> None:
+    """Write best.safetensors, and best.json, its figures."""
+    write_tensors(run_dir / "best.safetensors", weights)
+    write_json(run_dir / "best.json", asdict(best))
 
 
 def save_last(run_dir: Path, model: nn.Module, optimizer: Optimizer, standing: Standing) -> None:

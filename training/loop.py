@@ -18,11 +18,11 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Self
 
 import numpy as np
 import torch
@@ -32,52 +32,15 @@ from torch.optim import Optimizer
 from ..errors import Interrupted, RunError
 from ..runtime.signals import stop_requests
 from ..terminal.progress_bars import tqdm
-from .checkpoint import BestEpoch, Standing, load_last, save_last
+from .checkpoint import BestEpoch, Standing, load_last, save_last, write_best
 from .distributed import ALONE, Ranks
 from .log import Log, epoch_log
 from .options import TrainingOptions, learning_rate_at, make_optimizer
-from .run_folder import alone_in, open_run, remove_unfinished, write_json, write_tensors
-
-BatchT = TypeVar("BatchT")
+from .run_folder import alone_in, open_run, remove_unfinished
+from .task import BatchT, LossOf, Task
 
 # A finite norm this large is an overflow in the making: bf16 convolutions on a CPU gave 1e24 on sound data.
 RUNAWAY_GRADIENT_NORM = 1e8
-
-
-class Task(Protocol[BatchT]):
-    """What a stage trains. `fit` moves `model` to the device and switches it between train and eval."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The network that is trained; its state dict is what best.safetensors holds."""
-        ...
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in one epoch, at least 1."""
-        ...
-
-    def batches(self, epoch: int, start_step: int) -> Iterator[BatchT]:
-        """Batches start_step, start_step + 1, … of this epoch: a pure function of (seed, epoch, step).
-
-        Of several ranks, each gets its part of the same batch.
-        """
-        ...
-
-    def loss(self, batch: BatchT) -> Tensor:
-        """The batch's mean loss, a scalar with a gradient; of several ranks, the parts add up to it."""
-        ...
-
-    def video_ids(self, batch: BatchT) -> Sequence[str]:
-        """The ids of the batch's videos, for messages."""
-        ...
-
-    def validate(self) -> dict[str, float]:
-        """Validation figures, the same on every rank, called in eval mode without gradients.
-
-        "top1" in [0, 1], and "loss" to part ties; or nothing at any epoch, and the last one is kept.
-        """
-        ...
 
 
 def fit(
@@ -100,38 +63,20 @@ def fit(
     Raises RunError where the folder was begun with another config, or where a loss, gradient, weight or
     validation figure is not finite; StorageError where the disk fails; Interrupted.
     """
-    device = torch.device(options.device)
-    model = task.model.to(device)
-    optimizer = make_optimizer(model, options)
-    cuda = [device] if device.type == "cuda" else []
-    with ExitStack() as stack:
-        if ranks.first:
-            open_run(run_dir, run_config(options, config))
-            stack.enter_context(alone_in(run_dir))
-            remove_unfinished(run_dir)
-        ranks.wait()
-        standing = load_last(run_dir, model, optimizer)
-        ranks.wait()  # until all have read what the first will write over
-        run = TrainingRun(task, model, optimizer, options, run_dir, standing, ranks, varies=varies)
-        stack.enter_context(torch.random.fork_rng(devices=cuda))
-        stop = stack.enter_context(stop_requests())
-        log = stack.enter_context(run.log())
+    with (
+        TrainingRun.begun(task, options, run_dir, config=config, ranks=ranks, varies=varies) as run,
+        own_randomness(options),
+        stop_requests() as stop,
+    ):
         while not run.finished:
             asked = run.train_epoch(lambda: stop.asked, progress and ranks.first)
             if not asked:
-                log(run.end_epoch())
+                run.end_epoch()
                 asked = ranks.largest(stop.asked)
             run.save()
             if asked:
-                raise interruption(asked, run_dir, standing)
-    assert standing.best is not None  # every epoch that ends has one
-    return standing.best
-
-
-def write_best(run_dir: Path, weights: Mapping[str, Tensor], best: BestEpoch) -> None:
-    """Write best.safetensors, and best.json, its figures."""
-    write_tensors(run_dir / "best.safetensors", weights)
-    write_json(run_dir / "best.json", asdict(best))
+                raise run.interruption(asked)
+    return run.best
 
 
 def run_config(options: TrainingOptions, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,36 +90,66 @@ def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-class _LossOf(nn.Module):
-    """The task's loss as a module over its model: what gradients can be shared of."""
-
-    def __init__(self, task: Task[Any]) -> None:
-        super().__init__()
-        self.model, self.task = task.model, task
-
-    def forward(self, batch: Any) -> Tensor:
-        return self.task.loss(batch)
+def own_randomness(options: TrainingOptions) -> AbstractContextManager[None]:
+    """Give the caller's random state back at the end: every step sets its own seed."""
+    device = torch.device(options.device)
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
-class TrainingRun:
-    """One run's parts, and the two halves of an epoch: what `fit` drives, and a pass over several runs."""
+class TrainingRun(Generic[BatchT]):
+    """One run in its folder, driven from outside: by `fit` epoch by epoch, or step by step beside others.
+
+    An epoch is `train_step` on each of its batches, in order, and then `end_epoch`; `state` says which step is next.
+    The model must be in train mode before a step.
+    """
 
     def __init__(
         self,
-        task: Task[Any],
-        model: nn.Module,
+        task: Task[BatchT],
         optimizer: Optimizer,
         options: TrainingOptions,
         run_dir: Path,
         state: Standing,
         ranks: Ranks,
         *,
+        log: Log,
         varies: bool = False,
     ) -> None:
-        self.task, self.model, self.optimizer = task, model, optimizer
-        self.options, self.run_dir, self.state, self.ranks = options, run_dir, state, ranks
-        trains = any(parameter.requires_grad for parameter in model.parameters())
-        self.loss = ranks.sharing_gradients(_LossOf(task), varies=varies) if trains else _LossOf(task)
+        self.task, self.model, self.optimizer = task, task.model, optimizer
+        self.options, self.run_dir, self.state, self.ranks, self.log = options, run_dir, state, ranks, log
+        trains = any(parameter.requires_grad for parameter in self.model.parameters())
+        self.loss = ranks.sharing_gradients(LossOf(task), varies=varies) if trains else LossOf(task)
+
+    @classmethod
+    @contextmanager
+    def begun(
+        cls,
+        task: Task[BatchT],
+        options: TrainingOptions,
+        run_dir: Path,
+        *,
+        config: Mapping[str, Any],
+        ranks: Ranks = ALONE,
+        varies: bool = False,
+    ) -> Iterator[Self]:
+        """The run where its folder has it, or at its start; nobody else writes the folder until the block ends.
+
+        Raises as `fit` does for the folder.
+        """
+        model = task.model.to(torch.device(options.device))
+        optimizer = make_optimizer(model, options)
+        with ExitStack() as stack:
+            if ranks.first:
+                open_run(run_dir, run_config(options, config))
+                stack.enter_context(alone_in(run_dir))
+                remove_unfinished(run_dir)
+            ranks.wait()
+            state = load_last(run_dir, model, optimizer)
+            ranks.wait()  # until all have read what the first will write over
+            log = stack.enter_context(
+                epoch_log(run_dir, epochs_done=state.epoch) if ranks.first else nullcontext(_log_nothing)
+            )
+            yield cls(task, optimizer, options, run_dir, state, ranks, log=log, varies=varies)
 
     @property
     def finished(self) -> bool:
@@ -184,30 +159,33 @@ class TrainingRun:
             return True
         return patience is not None and state.best is not None and state.epoch - state.best.epoch >= patience
 
-    def log(self) -> AbstractContextManager[Log]:
-        """The log of epochs, on the first rank."""
-        if self.ranks.first:
-            return epoch_log(self.run_dir, epochs_done=self.state.epoch)
-        return nullcontext(lambda line: None)
+    @property
+    def best(self) -> BestEpoch:
+        """The best epoch of a run that is finished."""
+        assert self.state.best is not None  # every epoch that ends has one
+        return self.state.best
+
+    @property
+    def epoch_is_over(self) -> bool:
+        """Whether all steps of the epoch are done."""
+        return self.state.step >= self.task.steps_per_epoch
 
     def train_epoch(self, asked_here: Callable[[], int], progress: bool) -> int:
         """Train the rest of the current epoch, or up to the step after which a rank was asked to stop.
 
         Returns the signal that asked, 0 where the epoch is done.
         """
-        state, steps, seed = self.state, self.task.steps_per_epoch, self.options.seed
+        state, steps = self.state, self.task.steps_per_epoch
         self.model.train()
         batches = self.task.batches(state.epoch, state.step)
         title = f"epoch {state.epoch + 1}/{self.options.epochs}"
         asked, waited, began = 0, 0.0, time.perf_counter()
         with tqdm(total=steps, initial=state.step, desc=title, unit="step", disable=not progress) as bar:
-            while state.step < steps and not asked:
-                torch.manual_seed(step_seed(seed, state.epoch, state.step, self.ranks.rank))
+            while not self.epoch_is_over and not asked:
                 asking = time.perf_counter()
                 batch = next(batches)
                 waited += time.perf_counter() - asking
-                state.loss_sum += self._train_step(batch)
-                state.step += 1
+                self.train_step(batch)
                 bar.update()
                 share = waited / (time.perf_counter() - began)
                 bar.set_postfix(
@@ -226,7 +204,10 @@ class TrainingRun:
             with (self.run_dir / "timing.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def _train_step(self, batch: Any) -> float:
+    def train_step(self, batch: BatchT) -> None:
+        """Train on the epoch's next batch. Raises RunError where its loss or gradient is not finite."""
+        state = self.state
+        torch.manual_seed(step_seed(self.options.seed, state.epoch, state.step, self.ranks.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(self.state.step)
         device = torch.device(self.options.device).type
@@ -242,12 +223,14 @@ class TrainingRun:
         if not norm < RUNAWAY_GRADIENT_NORM:  # also true of NaN
             raise self._not_finite("norm of the gradient", norm, batch)
         self.optimizer.step()
-        # A fused optimiser changes weights without a trace, and what is kept of them is told by that trace.
-        torch.autograd.graph.increment_version(self.model.parameters())
-        return mean
+        state.loss_sum += mean
+        state.step += 1
 
-    def end_epoch(self) -> dict[str, float]:
-        """Validate, keep the weights if they are the best yet, and step on to the next epoch."""
+    def end_epoch(self, validate: Callable[[], dict[str, float]] | None = None) -> None:
+        """Validate, keep the weights if they are the best yet, log the epoch, and go on to the next.
+
+        `validate` stands in for the task's own, where what it needs is known already.
+        """
         state, epoch = self.state, self.state.epoch
         self.ranks.take_buffers_of_first(self.model)
         bad = [name for name, value in self.model.state_dict().items() if not _is_finite(value)]
@@ -255,7 +238,7 @@ class TrainingRun:
             raise RunError(f"epoch {epoch + 1}: {bad[0]} is not finite any more; lower the learning rate")
         self.model.eval()
         with torch.no_grad():
-            metrics = self.task.validate()
+            metrics = (validate or self.task.validate)()
         for name, number in metrics.items():
             if not math.isfinite(number):
                 raise RunError(
@@ -265,14 +248,14 @@ class TrainingRun:
             state.best = BestEpoch(epoch=epoch + 1, metrics=metrics)
             if self.ranks.first:
                 self.keep_best(state.best)
-        line = {
+        line: dict[str, float] = {
             "epoch": epoch + 1,
             "train_loss": state.loss_sum / state.step,
             "learning_rate": self._rate(state.step - 1),
             **metrics,
         }
         state.epoch, state.step, state.loss_sum = epoch + 1, 0, 0.0
-        return line
+        self.log(line)
 
     def keep_best(self, best: BestEpoch) -> None:
         """Write the model's weights, the best yet."""
@@ -282,6 +265,14 @@ class TrainingRun:
         """Write where the run stands, on the first rank."""
         if self.ranks.first:
             save_last(self.run_dir, self.model, self.optimizer, self.state)
+
+    def interruption(self, asked: int) -> BaseException:
+        """What to raise where signal `asked` stops the run: KeyboardInterrupt after SIGINT, else `Interrupted`."""
+        kind = KeyboardInterrupt if asked == signal.SIGINT else Interrupted
+        return kind(
+            f"stopped after step {self.state.step} of epoch {self.state.epoch + 1}; "
+            f"the same command goes on from there ({self.run_dir})"
+        )
 
     def _rate(self, step: int) -> float:
         steps = self.task.steps_per_epoch
@@ -296,6 +287,10 @@ class TrainingRun:
             f"epoch {self.state.epoch + 1}, step {self.state.step + 1}: the {what} is {value:g} on {shown}; "
             f"lower the learning rate ({self.options.learning_rate:g}) and use another run folder"
         )
+
+
+def _log_nothing(line: Mapping[str, float]) -> None:
+    """The log of the ranks other than the first."""
 
 
 def _merit(metrics: Mapping[str, float]) -> tuple[float, float]:
@@ -313,12 +308,3 @@ def _close(batches: Iterator[Any]) -> None:
     close = getattr(batches, "close", None)
     if close is not None:
         close()
-
-
-def interruption(asked: int, run_dir: Path, state: Standing) -> BaseException:
-    """What to raise where signal `asked` stopped a run: KeyboardInterrupt after SIGINT, else `Interrupted`."""
-    kind = KeyboardInterrupt if asked == signal.SIGINT else Interrupted
-    return kind(
-        f"stopped after step {state.step} of epoch {state.epoch + 1}; "
-        f"the same command goes on from there ({run_dir})"
-    )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .mix import Mix
-from .pattern import Pattern
+from .pattern import ALL_CHEAP, ALL_EXPENSIVE, Pattern
 
 BUDGETS_FOLDER = "budgets"  # in a run folder
 _GROUPS = (2, 4, 8, 16, 32)  # 1:1 to 1:31, as in Table 4
@@ -37,7 +37,7 @@ def draw(mix: Mix, videos: int, rng: np.random.Generator) -> tuple[int, NDArray[
 
 def budget_name(pattern: Pattern, clips: int) -> str:
     """The name of a mixture's files: 1-7-n32."""
-    return f"{str(pattern).replace(':', '-')}-n{clips}"
+    return f"{pattern.in_names}-n{clips}"
 
 
 def _on(mix: Mix, pattern: Pattern, clips: int) -> Mix:
@@ -58,4 +58,4 @@ def _lengths(most: int) -> list[int]:
 
 def _patterns(clips: int) -> list[Pattern]:
     mixed = [Pattern(expensive=1, cheap=size - 1) for size in _GROUPS if size <= clips]
-    return [Pattern.parse("all-E"), *mixed, Pattern.parse("all-C")]
+    return [ALL_EXPENSIVE, *mixed, ALL_CHEAP]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset
 from ... import store as stores
 from ...errors import DataError, UsageError
 from .loader import ClipReader, ReadPlan, drawn_clips, uniform_clips
-from .mix import Mix, choose_mix, choose_split, no_videos, part_rows, require_unseen
+from .mix import Mix, MixRequest, choose_mix, choose_split, no_videos, part_rows, require_unseen
 from .pattern import ANY
 
 
@@ -68,13 +69,9 @@ class ClipMaps(Dataset[dict[str, Any]]):
         if pattern == ANY:
             raise UsageError(f"ClipMaps takes one pattern, such as 1:7; {ANY} draws another for each video")
         self.path, self.part, self.seed, self.epoch = store, part, seed, 0
-        self._asked = {
-            "pattern": pattern,
-            "clips": clips,
-            "expensive": expensive,
-            "cheap": cheap,
-            "clip_frames": clip_frames,
-        }
+        self._asked = MixRequest(
+            pattern=pattern, clips=clips, clip_frames=clip_frames, expensive=expensive, cheap=cheap
+        )
         opened, mix = self._open()
         self.split = choose_split(opened, split)
         self.rows, self.coverage = part_rows(opened, mix, self.split, part)
@@ -85,7 +82,9 @@ class ClipMaps(Dataset[dict[str, Any]]):
         self.class_names, self.models = opened.class_names, tuple(mix.features)
         self.map_shapes, self.clips, self.pattern = mix.map_shapes, mix.clips, str(mix.pattern)
         self.labels: NDArray[np.int64] = opened.videos.labels[self.rows].astype(np.int64)
-        self._asked |= {"pattern": self.pattern, "clips": self.clips}  # settled, should the store grow
+        self._asked = replace(
+            self._asked, pattern=mix.pattern, clips=mix.clips
+        )  # settled, should the store grow
 
     def __len__(self) -> int:
         """The number of videos."""
@@ -128,7 +127,7 @@ class ClipMaps(Dataset[dict[str, Any]]):
     def _open(self) -> tuple[stores.Store, Mix]:
         """Open the store, once in each process."""
         opened = stores.open(self.path)
-        mix = choose_mix(opened, **self._asked)  # type: ignore[arg-type]
+        mix = choose_mix(opened, self._asked)
         self._opened = os.getpid(), ClipReader(mix, opened.videos.labels, reads="maps", depth=0)
         return opened, mix
 

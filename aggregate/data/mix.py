@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,47 @@ from ...store import Features, Store
 from ...store.format.manifest import PARTS
 from ...terminal.suggest import did_you_mean
 from ...terminal.text import agreeing, counted
-from .pattern import ANY, Pattern
+from .pattern import ALL_EXPENSIVE, ANY, Pattern
 
-DEFAULT_PATTERN = "1:7"  # the paper's FASTER16
+DEFAULT_PATTERN = Pattern(expensive=1, cheap=7)  # the paper's FASTER16
+
+
+class AsksForClips(Protocol):  # read-only, so that frozen records fit
+    """What is asked of a store's models and clips, None where the store settles it; a text is read by `choose_mix`.
+
+    Among others `TrainConfig`, `RunConfig` and a sweep's `Cell` are such records.
+    """
+
+    @property
+    def pattern(self) -> Pattern | str | None:
+        """Which clips are expensive."""
+
+    @property
+    def clips(self) -> int | None:
+        """N."""
+
+    @property
+    def clip_frames(self) -> int | None:
+        """L."""
+
+    @property
+    def expensive(self) -> str | None:
+        """A model."""
+
+    @property
+    def cheap(self) -> str | None:
+        """A model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixRequest:
+    """A record of nothing else than what `AsksForClips` has."""
+
+    pattern: Pattern | str | None = None
+    clips: int | None = None
+    clip_frames: int | None = None
+    expensive: str | None = None
+    cheap: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +73,17 @@ class Mix:
     expensive: Features | None
     cheap: Features | None
     drawn: bool = False
+
+    @classmethod
+    def of_one(cls, features: Features, clips: int) -> Mix:
+        """So many clips of a video, all of one model."""
+        return cls(
+            pattern=ALL_EXPENSIVE,
+            clips=clips,
+            clip_frames=features.clip_frames,
+            expensive=features,
+            cheap=None,
+        )
 
     @cached_property
     def features(self) -> dict[str, Features]:
@@ -84,15 +133,7 @@ class Mix:
         return f"{self.pattern} of {counted(self.clips, 'clip')} of {counted(self.clip_frames, 'frame')} ({', '.join(parts)})"
 
 
-def choose_mix(
-    store: Store,
-    *,
-    pattern: str | None = None,
-    clips: int | None = None,
-    clip_frames: int | None = None,
-    expensive: str | None = None,
-    cheap: str | None = None,
-) -> Mix:
+def choose_mix(store: Store, asked: AsksForClips) -> Mix:
     """Settle which models and clips to use, from what the store holds.
 
     Of two models the dearer by GFLOPs is the expensive one; of more, the ones in use must be named. The
@@ -105,21 +146,26 @@ def choose_mix(
         raise DataError(
             f"{store.path} holds no maps; make them: faster extract --store {store.path} --model …"
         )
-    length = _choose_length(store, clip_frames)
+    length = _choose_length(store, asked.clip_frames)
     known = {name: store.features(name, length) for name, frames in store.models if frames == length}
-    drawn = pattern == ANY
-    reported = DEFAULT_PATTERN if drawn else pattern
-    parsed = Pattern.parse(reported or (DEFAULT_PATTERN if len(known) > 1 or cheap else "all-E"), ANY)
-    named = {"expensive": expensive, "cheap": cheap}
-    if expensive is not None and expensive == cheap:
-        raise UsageError(f"--expensive and --cheap are both {cheap}; name one of them, and --pattern all-E")
-    for name in (expensive, cheap):
+    pattern = asked.pattern or (DEFAULT_PATTERN if len(known) > 1 or asked.cheap else ALL_EXPENSIVE)
+    if isinstance(pattern, str):
+        pattern = Pattern.parse(pattern, ANY)
+    drawn = pattern.drawn
+    if drawn:
+        pattern = DEFAULT_PATTERN
+    named = {"expensive": asked.expensive, "cheap": asked.cheap}
+    if asked.expensive is not None and asked.expensive == asked.cheap:
+        raise UsageError(
+            f"--expensive and --cheap are both {asked.cheap}; name one of them, and --pattern all-E"
+        )
+    for name in named.values():
         if name is not None:
             store.features(name, length)  # StoreError, with what it has
-    total = clips or max(features.clips for features in known.values())
+    total = asked.clips or max(features.clips for features in known.values())
     chosen: dict[str, Features | None] = {}
-    for role, needed in zip(("expensive", "cheap"), parsed.counts(total), strict=True):
-        chosen[role] = known[_choose_model(store, role, known, parsed, named)] if needed else None
+    for role, needed in zip(("expensive", "cheap"), pattern.counts(total), strict=True):
+        chosen[role] = known[_choose_model(store, role, known, pattern, named)] if needed else None
     grids = {features.model: features.clips for features in chosen.values() if features is not None}
     if len(set(grids.values())) > 1:
         listed = ", ".join(f"{model} {grid}" for model, grid in grids.items())
@@ -127,7 +173,7 @@ def choose_mix(
             f"{store.path}: the models differ in clips a video ({listed}); extract both with the same"
         )
     grid = min(grids.values())
-    total = clips or grid
+    total = asked.clips or grid
     if total > grid:
         raise DataError(
             f"{store.path} holds {counted(grid, 'clip')} a video, {total} {agreeing(total, 'is', 'are')} "
@@ -137,7 +183,7 @@ def choose_mix(
     if drawn and None in chosen.values():
         raise UsageError(f"pattern {ANY} mixes two models' clips, and --clips {total} leaves one; at least 2")
     return Mix(
-        pattern=parsed,
+        pattern=pattern,
         clips=total,
         clip_frames=length,
         expensive=chosen["expensive"],

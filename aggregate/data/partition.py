@@ -12,6 +12,7 @@ from ...errors import DataError
 from ...store import Store
 from ...terminal.text import agreeing, counted
 from ...training.holdout import hold_out
+from ..config import TrainConfig
 from .mix import Mix, no_videos, part_rows, require_unseen, training_is_known
 
 
@@ -34,15 +35,13 @@ def choose_parts(
     store: Store,
     mix: Mix,
     split: str,
+    config: TrainConfig,
     *,
-    validation_share: float,
-    seed: int,
     say: Callable[[str], None],
-    unseen: bool = False,
 ) -> Parts:
     """Part the split's videos, say what is covered, and refuse what cannot give sound figures.
 
-    With `unseen`, videos that a backbone in use was trained on are left out of training and validation.
+    With `config.unseen`, videos that a backbone in use was trained on are left out of training and validation.
 
     Raises DataError where a part is empty, nothing is known of a backbone's training, the training videos are of one class or too few to hold some out,
     or a reported video was in a backbone's training.
@@ -54,7 +53,7 @@ def choose_parts(
             say(f"{part}: {coverage}")
     if not len(rows["train"]):
         raise DataError(no_videos(store, mix, split, "train"))
-    if unseen:
+    if config.unseen:
         rows["train"] = _unseen(store, mix, rows["train"], split, say)
     report_part = "test" if len(rows["test"]) else "val"
     if not len(rows[report_part]):
@@ -70,14 +69,14 @@ def choose_parts(
         )
     require_unseen(store, mix, rows[report_part], split, report_part)
     train, validation = hold_out(
-        rows["train"], labels, store.videos.groups, share=validation_share, seed=seed
+        rows["train"], labels, store.videos.groups, share=config.validation_share, seed=config.seed
     )
     if not len(validation):
         mend = f"add videos: faster extract SOURCE --store {store.path}"
-        if unseen:
+        if config.unseen:
             mend = "leave out --unseen, or extract with weights that were trained on fewer: faster train-backbone … --folds 2 --fold 0"
         raise DataError(
-            f"{store.path}: each class has one {'unseen ' * unseen}train video or group in {split}, which leaves none to choose "
+            f"{store.path}: each class has one {'unseen ' * config.unseen}train video or group in {split}, which leaves none to choose "
             f"the best epoch by; {mend}"
         )
     by = "group" if any(store.videos.groups[row] for row in rows["train"]) else "video"

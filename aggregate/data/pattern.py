@@ -22,10 +22,13 @@ class Pattern:
 
     The last group may be cut, and still starts with its expensive clips. Table 3, where only the first of N
     clips is expensive, is 1:(N−1).
+
+    With `drawn` it is "any": training draws a pattern for each video. It takes both models, as 1:1 does.
     """
 
     expensive: int
     cheap: int
+    drawn: bool = False
 
     def __post_init__(self) -> None:
         if self.expensive < 0 or self.cheap < 0 or self.expensive + self.cheap == 0:
@@ -33,8 +36,10 @@ class Pattern:
 
     @staticmethod
     def parse(text: str, *also: str) -> Pattern:
-        """Read "1:7", "all-E" or "all-C". Raises UsageError for anything else; `also` are words that the caller takes."""
-        known = {"all-e": Pattern(expensive=1, cheap=0), "all-c": Pattern(expensive=0, cheap=1)}
+        """Read "1:7", "all-E" or "all-C", and "any" where `also` has it. Raises UsageError for anything else."""
+        if text in also:
+            return Pattern(expensive=1, cheap=1, drawn=True)
+        known = {"all-e": ALL_EXPENSIVE, "all-c": ALL_CHEAP}
         if text.lower() in known:
             return known[text.lower()]
         match = re.fullmatch(r"(\d{1,6}):(\d{1,6})", text, flags=re.ASCII)
@@ -45,14 +50,24 @@ class Pattern:
                 f"; did you mean {two[1]}:{two[2]}?" if two else did_you_mean(text, ["all-E", "all-C", *also])
             )
             raise UsageError(f"pattern {text!r} is not understood; write {words}{hint}")
-        return Pattern(expensive=int(match[1]), cheap=int(match[2]))
+        expensive, cheap = int(match[1]), int(match[2])
+        if not expensive or not cheap:  # 3:0 is all-E
+            expensive, cheap = min(expensive, 1), min(cheap, 1)
+        return Pattern(expensive=expensive, cheap=cheap)
 
     def __str__(self) -> str:
+        if self.drawn:
+            return ANY
         if self.cheap == 0 < self.expensive:
             return "all-E"
         if self.expensive == 0 < self.cheap:
             return "all-C"
         return f"{self.expensive}:{self.cheap}"
+
+    @property
+    def in_names(self) -> str:
+        """As names of files have it: 1-7."""
+        return str(self).replace(":", "-")
 
     def expensive_mask(self, n: int) -> NDArray[np.bool_]:
         """Which of n clips, in time order, are expensive: (n,) bool."""
@@ -65,3 +80,7 @@ class Pattern:
         groups, rest = divmod(n, self.expensive + self.cheap)
         n_expensive = groups * self.expensive + min(rest, self.expensive)
         return n_expensive, n - n_expensive
+
+
+ALL_EXPENSIVE = Pattern(expensive=1, cheap=0)
+ALL_CHEAP = Pattern(expensive=0, cheap=1)

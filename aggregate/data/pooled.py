@@ -15,7 +15,6 @@ from ...store import Features, Store
 from ..models.base import pool
 from .loader import ClipReader, Wanted
 from .mix import Mix
-from .pattern import Pattern
 
 _READ_BYTES = 64 << 20  # of maps at a time
 _BYTES = 4  # a float32
@@ -53,13 +52,7 @@ def pool_maps(
     values = torch.full((len(rows), views, clips, channels), float("nan"))
     slot_of = np.full(len(store.videos.ids), -1, dtype=np.int64)
     slot_of[rows] = np.arange(len(rows))
-    alone = Mix(
-        pattern=Pattern.parse("all-E"),
-        clips=clips,
-        clip_frames=features.clip_frames,
-        expensive=features,
-        cheap=None,
-    )
+    alone = Mix.of_one(features, clips)
     reader = ClipReader(alone, store.videos.labels, reads="maps", pin=device.type == "cuda")
     clip_bytes = 2 * int(np.prod(features.map_shape))
     at_once = max(1, _READ_BYTES // (clips * clip_bytes))

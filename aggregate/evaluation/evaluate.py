@@ -107,14 +107,7 @@ def evaluate(
     config = run.config.on(pattern, clips)
     opened = open_store(config, store, command=["faster", "evaluate", str(run.path)])
     split, part = choose_split(opened, split or config.split), part or config.report_part
-    mix = choose_mix(
-        opened,
-        pattern=config.pattern,
-        clips=config.clips,
-        clip_frames=config.clip_frames,
-        expensive=config.expensive,
-        cheap=config.cheap,
-    )
+    mix = choose_mix(opened, config)
     _require_same_maps(opened, mix, config)
     changes = store_changes(config, opened, mix)
     if changes and not store:

@@ -74,7 +74,7 @@ def _row(row: Row, name: RowName) -> ReportRow:
     first = row.first
     return ReportRow(
         aggregator=first.config.aggregator,
-        pattern=first.config.pattern,
+        pattern=str(first.config.pattern),
         clips=first.config.clips,
         seeds=tuple(row.top1),
         top1=tuple(row.top1.values()),

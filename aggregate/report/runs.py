@@ -116,7 +116,7 @@ class Result:
         """The train-agg command that makes it again, with every option that is not the default."""
         c = self.config
         words = ["faster", "train-agg", "--store", c.store, "--aggregator", c.aggregator]
-        pattern = ANY if c.drawn else c.pattern
+        pattern = ANY if c.drawn else str(c.pattern)
         clips = str(self.values["clips"])  # of a drawn pattern the most, whatever mixture this result is of
         words += ["--pattern", pattern, "--clips", clips, "--clip-frames", str(c.clip_frames)]
         words += ["--split", c.split]
@@ -293,7 +293,7 @@ def _read(folder: Path) -> list[Result]:
 
 
 def _check_config(config: RunConfig, values: Mapping[str, Any]) -> None:
-    """Raise KeyError, TypeError, ValueError or UsageError where what a report takes of config.json is not there."""
+    """Raise KeyError, TypeError or ValueError where what a report takes of config.json is not there."""
     _require(values["training"]["seed"], int, "training.seed")
     for name in ("train", "validation", "report"):
         _require(config.videos[name], int, f"videos.{name}")
@@ -304,7 +304,6 @@ def _check_config(config: RunConfig, values: Mapping[str, Any]) -> None:
     for name in ("expensive", "cheap"):
         _require(getattr(config, name), str | None, name)
     _require(values["versions"], dict, "versions")
-    Pattern.parse(config.pattern)
     for class_name in config.class_names:
         _require(class_name, str, "a class name")
     for model, entry in config.models.items():

@@ -24,9 +24,9 @@ from ..data.partition import Parts, choose_parts
 from ..data.pooled import PooledReader, PooledVectors, pool_maps, pooled_bytes
 from ..evaluation.evaluate import score
 from ..models.registry import class_of
-from ..run_setup import PreparedRun
+from ..run_setup import PreparedRun, without_heads
 from .grid import Cell
-from .shared_pass import PassMember, fit_together
+from .shared_pass import fit_together
 
 Line = dict[str, Any]  # one cell's line of cells.jsonl
 
@@ -37,7 +37,7 @@ def train_config(template: TrainConfig, cell: Cell, folder: Path) -> TrainConfig
         template,
         aggregator=cell.aggregator,
         skip_scores=template.skip_scores and not class_of(cell.aggregator).scores_clips,
-        pattern=cell.pattern,
+        pattern=str(cell.pattern),
         clips=cell.clips,
         clip_frames=cell.clip_frames,
         expensive=cell.expensive,
@@ -47,24 +47,10 @@ def train_config(template: TrainConfig, cell: Cell, folder: Path) -> TrainConfig
     )
 
 
-def cell_mix(store: Store, cell: Cell) -> Mix:
-    """Which models and clips a cell uses. Raises DataError where the store lacks them."""
-    return choose_mix(
-        store,
-        pattern=cell.pattern,
-        clips=cell.clips,
-        clip_frames=cell.clip_frames,
-        expensive=cell.expensive,
-        cheap=cell.cheap,
-    )
-
-
 def reads_logits(store: Store, cell: Cell) -> bool:
     """Whether a cell averages the backbones' own scores, so that nothing is trained and the seed changes nothing."""
-    mix = cell_mix(store, cell)
-    return cell.aggregator == "average" and all(
-        features.class_names == store.class_names for features in mix.features.values()
-    )
+    mix = choose_mix(store, cell)  # of every cell: what the store lacks is said before the first is trained
+    return cell.aggregator == "average" and not without_heads(store, mix)
 
 
 @dataclass(frozen=True)
@@ -108,16 +94,9 @@ class CellRunner:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         try:
-            mix = cell_mix(self.store, cells[0])
-            parts = choose_parts(
-                self.store,
-                mix,
-                self.split,
-                validation_share=self.template.validation_share,
-                seed=cells[0].seed,
-                say=_say_nothing,
-                unseen=self.template.unseen,
-            )
+            mix = choose_mix(self.store, cells[0])
+            config = replace(self.template, seed=cells[0].seed)
+            parts = choose_parts(self.store, mix, self.split, config, say=_say_nothing)
         except DataError as error:
             for cell in cells:
                 report(failed_line(cell, error))
@@ -148,10 +127,7 @@ class CellRunner:
         return PreparedRun(config, self.store, mix, self.split, parts, run=run, device=self.device)
 
     def _train(self, group: Sequence[_Ready], reader: ClipReader, report: Callable[[Line], None]) -> None:
-        entries = [
-            PassMember(task=one.run.task(reader), run_dir=one.run.run, config=one.run.values) for one in group
-        ]
-        outcomes = fit_together(entries, group[0].run.options)
+        outcomes = fit_together([one.run for one in group], reader)
         trained = []
         for one, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, RunError):
@@ -221,7 +197,7 @@ class CellRunner:
 def rows_of_split(store: Store, mix: Mix, split: str, model: str) -> NDArray[np.int64]:
     """The labelled rows of a split whose maps of one model are whole: all that training and report can read."""
     features = mix.features[model]
-    alone = replace(mix, expensive=features, cheap=None)
+    alone = Mix.of_one(features, mix.clips)
     return np.concatenate([part_rows(store, alone, split, part)[0] for part in PARTS])
 
 

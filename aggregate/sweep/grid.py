@@ -11,7 +11,7 @@ from ...runtime.file_names import file_stem
 from ...store import Store
 from ...terminal.suggest import did_you_mean
 from ...terminal.text import counted
-from ..data.pattern import ANY, Pattern
+from ..data.pattern import ALL_EXPENSIVE, ANY, Pattern
 
 AGGREGATORS = ("average", "concat", "lstm", "gru", "fast-gru")  # the rows of Table 3
 PATTERNS = ("all-E", "1:1", "1:3", "1:7", "1:15", "1:31")  # the rows of Table 4
@@ -26,7 +26,7 @@ class Cell:
     """One training run of a sweep; a model not in use is None."""
 
     aggregator: str
-    pattern: str
+    pattern: Pattern
     clips: int
     clip_frames: int
     expensive: str | None
@@ -37,19 +37,17 @@ class Cell:
     def name(self) -> str:
         """The name of its run folder, unique in a sweep."""
         models = "-".join(model for model in (self.expensive, self.cheap) if model)
-        pattern = self.pattern.replace(":", "-")
-        return (
-            f"{file_stem(self.aggregator)}-{pattern}-n{self.clips}-l{self.clip_frames}-{models}-s{self.seed}"
-        )
+        mixture = f"{self.pattern.in_names}-n{self.clips}-l{self.clip_frames}-{models}"
+        return f"{file_stem(self.aggregator)}-{mixture}-s{self.seed}"
 
     @property
     def batches(self) -> tuple[Any, ...]:
         """What decides the batches: cells alike in it read the same clips of the same videos in every step."""
-        return self.clip_frames, self.expensive, self.cheap, self.pattern, self.clips, self.seed
+        return self.clip_frames, self.expensive, self.cheap, str(self.pattern), self.clips, self.seed
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
-        return asdict(self)
+        return {**asdict(self), "pattern": str(self.pattern)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +162,7 @@ def _asked(grid: Grid, held: Mapping[int, Holding]) -> Iterator[Cell]:
                 if model in (grid.expensive, grid.cheap) or not (grid.expensive or grid.cheap):
                     yield Cell(
                         aggregator="average",
-                        pattern="all-E",
+                        pattern=ALL_EXPENSIVE,
                         clips=holding.clips,
                         clip_frames=length,
                         expensive=model,
@@ -200,14 +198,14 @@ def _cell(
     grid: Grid, held: Mapping[int, Holding], length: int, aggregator: str, pattern: str, clips: int
 ) -> Cell:
     """The cell with the models that its pattern uses; of two the dearer and the cheaper."""
-    parsed = Pattern.parse("1:1" if pattern == ANY else pattern, ANY)
+    parsed = Pattern.parse(pattern, ANY)
     n_expensive, n_cheap = parsed.counts(clips)
     models = list(held[length].gflops)
     expensive = grid.expensive or _only(models, 0, grid.cheap, "expensive")
     cheap = grid.cheap or _only(models, -1, expensive, "cheap")
     return Cell(
         aggregator=aggregator,
-        pattern=ANY if pattern == ANY else str(parsed),
+        pattern=parsed,
         clips=clips,
         clip_frames=length,
         expensive=expensive if n_expensive else None,
@@ -228,12 +226,12 @@ def _only(models: Sequence[str], place: int, other: str | None, role: str) -> st
 
 def _cannot_be(cell: Cell, held: Holding) -> str:
     """Why a cell is left empty; "" where it can be."""
-    pattern = Pattern.parse("1:1" if cell.pattern == ANY else cell.pattern)
+    pattern = cell.pattern
     group = pattern.expensive + pattern.cheap
     if cell.clips > held.clips:
         return f"the store holds {counted(held.clips, 'clip')} a video, not {cell.clips}"
     if group > cell.clips:
-        return f"{cell.pattern} needs {counted(group, 'clip')}, there are {cell.clips}"
+        return f"{pattern} needs {counted(group, 'clip')}, there are {cell.clips}"
     if pattern.expensive and pattern.cheap and cell.expensive == cell.cheap:
-        return f"{cell.pattern} needs two models, the store has {cell.expensive}"
+        return f"{pattern} needs two models, the store has {cell.expensive}"
     return ""

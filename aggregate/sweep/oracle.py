@@ -20,13 +20,12 @@ from ...errors import DataError
 from ...runtime.devices import choose_device
 from ...store import Features, Store
 from ..data.loader import ClipReader, uniform_batches
-from ..data.mix import Mix, choose_split, part_rows
-from ..data.pattern import Pattern
+from ..data.mix import Mix, choose_mix, choose_split, part_rows
 from ..evaluation.evaluate import evaluate
 from ..models.base import Aggregator
 from ..models.batch import ClipBatch
 from ..runs import Run
-from ..same_store import mix_of, open_store
+from ..same_store import open_store
 
 CHOICES_MAX = 256  # of more ways to choose, only greedy ones are tried
 
@@ -92,7 +91,7 @@ def oracle(
     Raises DataError where the pattern leaves no choice, and as `evaluate` does.
     """
     opened = open_store(run.config, store, command=["faster", "oracle", "--run", str(run.path)])
-    mix = mix_of(run.config, opened)
+    mix = choose_mix(opened, run.config)
     expensive, cheap = mix.expensive, mix.cheap
     if expensive is None or cheap is None:
         raise DataError(
@@ -231,13 +230,7 @@ def _batches_of_both(
     """Batches that hold each video's N uniform clips of both models; row b·N + t is clip t of video b."""
     streams = []
     for features in (expensive, cheap):
-        alone = Mix(
-            pattern=Pattern.parse("all-E"),
-            clips=mix.clips,
-            clip_frames=mix.clip_frames,
-            expensive=features,
-            cheap=None,
-        )
+        alone = Mix.of_one(features, mix.clips)
         reader = ClipReader(alone, store.videos.labels, reads=reads, pin=device.type == "cuda")
         streams.append(uniform_batches(reader, rows, batch_size=batch_size))
     for first, second in zip(*streams, strict=True):

@@ -10,8 +10,9 @@ from typing import Any
 from ...errors import RunError
 from ...runtime.atomic import replace
 from ...store import Store
+from ..data.mix import choose_mix
 from ..runs import store_fingerprint
-from .cells import Line, cell_mix
+from .cells import Line
 from .grid import Cell, EmptyCell
 
 CELLS_FILE = "cells.jsonl"
@@ -35,7 +36,7 @@ class Book:
         line = self.lines.get(cell.name, {})
         if "metrics" not in line or not (self.folder / line["run"] / "result.json").exists():
             return False
-        if line["store_fingerprint"] != store_fingerprint(self.store, cell_mix(self.store, cell)):
+        if line["store_fingerprint"] != store_fingerprint(self.store, choose_mix(self.store, cell)):
             raise RunError(
                 f"{self.store.path} has changed since {cell.name} was trained; sweep it as it is now, with another --out"
             )

@@ -16,7 +16,7 @@ from ...terminal.progress_bars import tqdm
 from ...terminal.text import counted
 from ...training.run_folder import alone_in, open_run
 from ..config import TrainConfig
-from ..data.mix import choose_split
+from ..data.mix import choose_mix, choose_split
 from ..data.partition import choose_parts
 from ..data.pooled import free_memory_bytes
 from ..models.base import Aggregator
@@ -24,7 +24,7 @@ from ..models.registry import build, class_of, require_known
 from ..models.score_skip import own_heads
 from ..run_setup import versions
 from ..same_store import recorded_sweep_place
-from .cells import Line, cache_bytes, cell_mix, reads_logits
+from .cells import Line, cache_bytes, reads_logits
 from .grid import Cell, EmptyCell, Grid, expand, holdings
 from .results import Book, hole_line
 from .units import share_batches, train_units
@@ -107,15 +107,8 @@ def run_sweep(
     if not cells:
         reasons = "; ".join(sorted({hole.reason for hole in empty}))
         raise UsageError(f"no cell of this grid can be: {reasons}")
-    choose_parts(
-        store,
-        cell_mix(store, cells[0]),
-        split,
-        validation_share=training.validation_share,
-        seed=cells[0].seed,
-        say=say,
-        unseen=training.unseen,
-    )
+    first = replace(training, seed=cells[0].seed)
+    choose_parts(store, choose_mix(store, cells[0]), split, first, say=say)
     folder = config.folder
     place = recorded_sweep_place(folder, store)
     open_run(folder, _identity(training, store, split, place))
@@ -191,14 +184,14 @@ def _buildable(
             with torch.device("meta"):
                 _build(store, first)
             if skip_scores and not class_of(first.aggregator).scores_clips:
-                own_heads(store, cell_mix(store, first))
+                own_heads(store, choose_mix(store, first))
         except (UsageError, DataError) as error:
             holes[first] = EmptyCell(cell=first, reason=str(error))
     return [cell for cell in cells if replace(cell, seed=0) not in holes], [*empty, *holes.values()]
 
 
 def _build(store: Store, cell: Cell) -> Aggregator[Any]:
-    shapes = cell_mix(store, cell).map_shapes
+    shapes = choose_mix(store, cell).map_shapes
     return build(cell.aggregator, map_shapes=shapes, num_classes=len(store.class_names))
 
 
@@ -220,7 +213,7 @@ def _cache_budget(
     pooled = [
         cell for cell in cells if class_of(cell.aggregator).reads_pooled and not reads_logits(store, cell)
     ]
-    mixes = {(cell.clip_frames, cell.expensive, cell.cheap): cell_mix(store, cell) for cell in pooled}
+    mixes = {(cell.clip_frames, cell.expensive, cell.cheap): choose_mix(store, cell) for cell in pooled}
     jobs = min(config.jobs, len(share_batches(cells))) or 1
     if mixes:
         each = [cache_bytes(store, split, [mix]) for mix in mixes.values()]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from faster.aggregate.data.pattern import Pattern
 from faster.aggregate.export import export_model
 from faster.aggregate.models.base import Aggregator
 from faster.aggregate.models.recurrent.concat import Concat
@@ -35,7 +36,7 @@ def make_run(name: str, reads: str, path: Path, shapes: dict[str, tuple[int, ...
         dropout=0.5,
         reads=reads,
         map_shapes=shapes or dict.fromkeys((DEAR, CHEAP), MAP_SHAPE),  # type: ignore[arg-type]
-        pattern="1:1",
+        pattern=Pattern.parse("1:1"),
         clips=4,
         clip_frames=8,
         expensive=DEAR,

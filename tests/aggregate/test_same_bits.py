@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from faster.aggregate.commands import evaluate_command
 from faster.aggregate.data.loader import ClipReader, TrainLoader, uniform_batches
-from faster.aggregate.data.mix import choose_mix
+from faster.aggregate.data.mix import MixRequest, choose_mix
 from faster.aggregate.evaluation.evaluate import evaluate
 from faster.aggregate.models.registry import known_names
 from faster.aggregate.runs import load_run, scoring_batch
@@ -180,7 +180,9 @@ def test_a_sweep_that_goes_on_with_its_last_cells_has_as_many_threads(
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_several_processes_score_the_batches_of_one(store: Store, count: int) -> None:
-    reader = ClipReader(choose_mix(store, pattern="1:3", clips=4), store.videos.labels, reads="maps")
+    reader = ClipReader(
+        choose_mix(store, MixRequest(pattern="1:3", clips=4)), store.videos.labels, reads="maps"
+    )
     rows = store.videos.split("split1").nonzero()[0][:17]
 
     def batches(ranks: Ranks) -> list[list[int]]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from faster.aggregate.data.pattern import Pattern
 from faster.aggregate.runs import Run, RunConfig
 from faster.errors import UsageError
 from faster.extract.backbones.inference.frozen import FrozenBackbone
@@ -58,7 +59,7 @@ def make_run(
         dropout=0.0,
         reads="maps",
         map_shapes={model: spec.map_shape for model, spec in specs.items()},
-        pattern=pattern,
+        pattern=Pattern.parse(pattern),
         clips=clips,
         clip_frames=8,
         expensive=DEAR,

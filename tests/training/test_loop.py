@@ -15,7 +15,7 @@ import torch
 from blobs import CONFIG, STEPS, Blobs, contents, options
 from faster.errors import Interrupted, RunError, StorageError, UsageError
 from faster.runtime.atomic import replace
-from faster.training.loop import _is_finite, fit, run_config, step_seed
+from faster.training.loop import TrainingRun, _is_finite, fit, own_randomness, run_config, step_seed
 from faster.training.options import learning_rate_at
 from faster.training.run_folder import open_run
 from processes import started
@@ -108,6 +108,25 @@ def test_a_finished_run_is_not_trained_again(whole: tuple[Path, Blobs]) -> None:
     for line in lines:
         losses = [whole[1].losses[line["epoch"] - 1, step] for step in range(STEPS)]
         assert line["train_loss"] == pytest.approx(np.mean(losses), rel=1e-12)
+
+
+def test_a_run_driven_step_by_step_is_the_run_that_fit_trains(
+    whole: tuple[Path, Blobs], tmp_path: Path
+) -> None:
+    task = Blobs()
+    with (
+        TrainingRun.begun(task, options(), tmp_path, config=CONFIG) as run,
+        own_randomness(options()),
+    ):
+        while not run.finished:
+            for batch in task.batches(run.state.epoch, run.state.step):
+                torch.rand(3)  # what happens between two steps does not matter
+                run.model.train()
+                run.train_step(batch)
+            assert run.epoch_is_over
+            run.end_epoch()
+        run.save()
+    assert task.losses == whole[1].losses and contents(tmp_path) == contents(whole[0])
 
 
 def test_two_processes_do_not_train_into_one_folder(tmp_path: Path) -> None:

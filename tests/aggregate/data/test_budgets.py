@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from faster.aggregate.commands import evaluate_command
 from faster.aggregate.data.budgets import budget_name, budgets, draw
 from faster.aggregate.data.loader import ClipReader, TrainLoader
-from faster.aggregate.data.mix import choose_mix
+from faster.aggregate.data.mix import MixRequest, choose_mix
 from faster.aggregate.evaluation.evaluate import evaluate
 from faster.aggregate.report.assemble import report_of
 from faster.aggregate.runs import load_run
@@ -50,19 +50,19 @@ def trained(store: Store, tmp_path_factory: pytest.TempPathFactory) -> TrainResu
 def test_the_budgets_are_every_n_with_every_pattern_that_it_has_clips_for(store: Store) -> None:
     assert [
         budget_name(budget.pattern, budget.clips)
-        for budget in budgets(choose_mix(store, pattern="any", clips=4))
+        for budget in budgets(choose_mix(store, MixRequest(pattern="any", clips=4)))
     ] == ALL
     names = [
         budget_name(budget.pattern, budget.clips)
-        for budget in budgets(choose_mix(store, pattern="any", clips=6))
+        for budget in budgets(choose_mix(store, MixRequest(pattern="any", clips=6)))
     ]
     assert names == [*ALL, "all-E-n6", "1-1-n6", "1-3-n6", "all-C-n6"]
     with pytest.raises(UsageError, match="--clips 1 leaves one; at least 2"):
-        choose_mix(store, pattern="any", clips=1)
+        choose_mix(store, MixRequest(pattern="any", clips=1))
 
 
 def test_each_video_draws_its_pattern_and_each_step_its_n(store: Store) -> None:
-    mix = choose_mix(store, pattern="any", clips=8)
+    mix = choose_mix(store, MixRequest(pattern="any", clips=8))
     lengths, drawn = set(), set()
     for seed in range(200):
         clips, model_of = draw(mix, 3, np.random.default_rng(seed))
@@ -74,7 +74,7 @@ def test_each_video_draws_its_pattern_and_each_step_its_n(store: Store) -> None:
 
 
 def test_batches_hold_the_clips_of_the_plan(store: Store) -> None:
-    mix = choose_mix(store, pattern="any", clips=4)
+    mix = choose_mix(store, MixRequest(pattern="any", clips=4))
     loader = TrainLoader(
         ClipReader(mix, store.videos.labels, reads="maps"), np.arange(30), batch_size=5, seed=1
     )
@@ -93,7 +93,7 @@ def test_batches_hold_the_clips_of_the_plan(store: Store) -> None:
 
 def test_every_budget_is_reported_as_evaluate_does(store: Store, trained: TrainResult) -> None:
     run = load_run(trained.run)
-    assert run.config.drawn and (run.config.pattern, run.config.clips) == ("1:7", 4)
+    assert run.config.drawn and (str(run.config.pattern), run.config.clips) == ("1:7", 4)
     files = {path.stem: json.loads(path.read_text()) for path in (trained.run / "budgets").glob("*.json")}
     assert sorted(files) == sorted(ALL)
     for name, found in files.items():
@@ -101,7 +101,9 @@ def test_every_budget_is_reported_as_evaluate_does(store: Store, trained: TrainR
         assert Path(again.pop("predictions")).name == f"predictions-{name}.csv"
         own = {key: value for key, value in found.items() if key not in ("pattern", "clips", "predictions")}
         assert again == own
-        dear, cheap = choose_mix(store, pattern=found["pattern"], clips=4).pattern.counts(found["clips"])
+        dear, cheap = choose_mix(store, MixRequest(pattern=found["pattern"], clips=4)).pattern.counts(
+            found["clips"]
+        )
         steps = run.aggregator.gflops(found["clips"], (1, 2, 2, 16))
         assert found["gflops_per_video"] == pytest.approx(9 * dear + cheap + steps, rel=1e-12)
     assert files["all-C-n4"]["metrics"]["top1"] > 0.9  # the maps tell the class, whoever made them
@@ -111,15 +113,15 @@ def test_validation_is_the_mean_over_the_patterns_of_n_clips(trained: TrainResul
     from faster.aggregate.data.partition import choose_parts
     from faster.aggregate.run_setup import PreparedRun
 
-    asked, mix = config(store, trained.run), choose_mix(store, pattern="any", clips=4)
-    parts = choose_parts(store, mix, "split1", validation_share=0.15, seed=0, say=[].append)
+    asked, mix = config(store, trained.run), choose_mix(store, MixRequest(pattern="any", clips=4))
+    parts = choose_parts(store, mix, "split1", TrainConfig(store=store.path), say=[].append)
     cpu = torch.device("cpu")
     prepared = PreparedRun(asked, store, mix, "split1", parts, run=trained.run, device=cpu)
     task = prepared.task(ClipReader(mix, store.videos.labels, reads="maps"))
     prepared.load_best()
     shares = []
     for pattern in ("all-E", "1:1", "1:3", "all-C"):
-        alone = choose_mix(store, pattern=pattern, clips=4, expensive="dear", cheap="cheap")
+        alone = choose_mix(store, MixRequest(pattern=pattern, clips=4, expensive="dear", cheap="cheap"))
         one = PreparedRun(asked, store, alone, "split1", parts, run=trained.run, device=cpu)
         single = one.task(ClipReader(alone, store.videos.labels, reads="maps"))
         single.model = prepared.aggregator
@@ -174,7 +176,7 @@ def test_a_sweep_takes_it_as_a_pattern(store: Store, trained: TrainResult, tmp_p
 
 def test_commands_and_names(store: Store, trained: TrainResult, tmp_path: Path) -> None:
     assert run_folder(
-        TrainConfig(store=store.path, pattern="any"), choose_mix(store, pattern="any", clips=4)
+        TrainConfig(store=store.path, pattern="any"), choose_mix(store, MixRequest(pattern="any", clips=4))
     ) == Path("runs/small-fast-gru-any-n4-s0")
     asked = [str(trained.run), "--pattern", "1:1", "--clips", "2", "--json"]
     found = json.loads(CliRunner().invoke(evaluate_command, asked, catch_exceptions=False).stdout)

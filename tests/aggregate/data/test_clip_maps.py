@@ -12,7 +12,7 @@ import torch
 from faster import store as stores
 from faster.aggregate import ClipMaps
 from faster.aggregate.data.loader import ClipReader, TrainLoader, drawn_clips, uniform_batches
-from faster.aggregate.data.mix import choose_mix, part_rows
+from faster.aggregate.data.mix import MixRequest, choose_mix, part_rows
 from faster.errors import DataError, UsageError
 from faster.store import Store
 from stores import make_maps, make_spec, make_store, make_videos
@@ -28,7 +28,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def reader_of(store: Store, **asked: Any) -> ClipReader:
-    return ClipReader(choose_mix(store, **asked), store.videos.labels, reads="maps")
+    return ClipReader(choose_mix(store, MixRequest(**asked)), store.videos.labels, reads="maps")
 
 
 def same(a: dict[str, Any], b: dict[str, Any]) -> bool:

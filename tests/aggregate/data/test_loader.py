@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from faster.aggregate.data.loader import ClipReader, TrainLoader, uniform_batches
-from faster.aggregate.data.mix import choose_mix
+from faster.aggregate.data.mix import MixRequest, choose_mix
 from faster.errors import StoreError
 from stores import make_maps, make_spec, make_store, make_videos
 
@@ -25,7 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory):
 
 
 def reader_of(store, reads: str = "maps", **asked: object) -> ClipReader:
-    return ClipReader(choose_mix(store, **asked), store.videos.labels, reads=reads)
+    return ClipReader(choose_mix(store, MixRequest(**asked)), store.videos.labels, reads=reads)
 
 
 @pytest.mark.parametrize("reads", ["maps", "logits"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faster import store as stores
-from faster.aggregate.data.mix import choose_mix, choose_split, part_rows, require_unseen
+from faster.aggregate.data.mix import MixRequest, choose_mix, choose_split, part_rows, require_unseen
 from faster.errors import DataError, UsageError
 from faster.store import VideoRecord
 from faster.training.holdout import hold_out
@@ -36,7 +36,7 @@ def three(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_of_two_models_the_dearer_is_expensive(two) -> None:
-    mix = choose_mix(two)
+    mix = choose_mix(two, MixRequest())
     assert names(mix) == ("dear", "cheap")
     assert (str(mix.pattern), mix.clips, mix.grid, mix.clip_frames) == ("1:7", 4, 4, 8)
     assert mix.model_of.tolist() == [0, 1, 1, 1] and mix.backbone_gflops == 30 + 3 * 3
@@ -55,7 +55,7 @@ def test_of_two_models_the_dearer_is_expensive(two) -> None:
     ],
 )
 def test_two_models_in_other_patterns(two, asked: dict, expected: tuple) -> None:
-    mix = choose_mix(two, **asked)
+    mix = choose_mix(two, MixRequest(**asked))
     assert names(mix) == expected
     if None in expected:
         assert mix.model_of.tolist() == [0] * mix.clips
@@ -63,21 +63,21 @@ def test_two_models_in_other_patterns(two, asked: dict, expected: tuple) -> None
 
 def test_one_model_alone_is_all_expensive(tmp_path: Path) -> None:
     store = store_of(tmp_path, "cheap")
-    mix = choose_mix(store)
+    mix = choose_mix(store, MixRequest())
     assert names(mix) == ("cheap", None) and str(mix.pattern) == "all-E"
     with pytest.raises(DataError, match=r"one model, cheap .* pattern 1:3 needs two; .*--pattern all-E"):
-        choose_mix(store, pattern="1:3")
+        choose_mix(store, MixRequest(pattern="1:3"))
 
 
 @pytest.mark.parametrize("asked", [{}, {"expensive": "dear"}, {"pattern": "all-E"}, {"pattern": "all-C"}])
 def test_more_than_two_models_must_be_named(three, asked: dict) -> None:
     with pytest.raises(UsageError, match=r"3 models, .*cheap \(3 GFLOPs a clip\); name one with --"):
-        choose_mix(three, **asked)
+        choose_mix(three, MixRequest(**asked))
 
 
 def test_more_than_two_models_named(three) -> None:
-    assert names(choose_mix(three, expensive="dear", cheap="middle")) == ("dear", "middle")
-    assert names(choose_mix(three, pattern="all-C", cheap="middle")) == (None, "middle")
+    assert names(choose_mix(three, MixRequest(expensive="dear", cheap="middle"))) == ("dear", "middle")
+    assert names(choose_mix(three, MixRequest(pattern="all-C", cheap="middle"))) == (None, "middle")
 
 
 @pytest.mark.parametrize(
@@ -92,17 +92,17 @@ def test_more_than_two_models_named(three) -> None:
 )
 def test_what_the_store_lacks(two, asked: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        choose_mix(two, **asked)
+        choose_mix(two, MixRequest(**asked))
 
 
 def test_clip_lengths_and_grids_must_agree(tmp_path: Path) -> None:
     specs = [make_spec("dear"), make_spec("dear", clip_frames=16), make_spec("cheap", clips=2)]
     store = make_store(tmp_path / "s.zarr", specs, make_videos(12), gflops=GFLOPS)
     with pytest.raises(UsageError, match=r"clips of 8, 16 frames; name one with --clip-frames"):
-        choose_mix(store)
-    assert choose_mix(store, clip_frames=16).clip_frames == 16
+        choose_mix(store, MixRequest())
+    assert choose_mix(store, MixRequest(clip_frames=16)).clip_frames == 16
     with pytest.raises(DataError, match=r"differ in clips a video \(dear 4, cheap 2\)"):
-        choose_mix(store, clip_frames=8)
+        choose_mix(store, MixRequest(clip_frames=8))
 
 
 def test_coverage_counts_every_listed_video_once(tmp_path: Path) -> None:
@@ -121,13 +121,15 @@ def test_coverage_counts_every_listed_video_once(tmp_path: Path) -> None:
     )
     (tmp_path / "s.zarr/features/cheap/L8/receipts/000001.v0.json").unlink()  # rows 4 to 7 are still to do
     store = stores.open(tmp_path / "s.zarr")
-    rows, coverage = part_rows(store, choose_mix(store), "split1", "test")
+    rows, coverage = part_rows(store, choose_mix(store, MixRequest()), "split1", "test")
     assert rows.tolist() == [0, 1]
     assert str(coverage) == "10 listed, 3 whole, 1 failed, 4 waiting, 2 missing, 1 unlabelled"
-    rows, coverage = part_rows(store, choose_mix(store, pattern="all-E", expensive="dear"), "split1", "test")
+    rows, coverage = part_rows(
+        store, choose_mix(store, MixRequest(pattern="all-E", expensive="dear")), "split1", "test"
+    )
     assert rows.tolist() == [0, 1, 4, 5, 6, 7]
     with pytest.raises(UsageError, match="no part is called 'tset'; allowed: train, val, test"):
-        part_rows(store, choose_mix(store), "split1", "tset")
+        part_rows(store, choose_mix(store, MixRequest()), "split1", "tset")
 
 
 def test_splits_are_named(two, tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ def test_splits_are_named(two, tmp_path: Path) -> None:
 def test_videos_that_a_backbone_saw_are_refused(tmp_path: Path) -> None:
     videos = make_videos(12)
     store = make_store(tmp_path / "s.zarr", [make_spec()], videos, trained_on=[videos[9].id, videos[0].id])
-    mix = choose_mix(store)
+    mix = choose_mix(store, MixRequest())
     require_unseen(store, mix, np.array([1, 2, 10]), "split1", "test")
     with pytest.raises(
         DataError, match=r"1 of the 3 test videos of split1 was in the training of r2d26 \(a/"

@@ -34,6 +34,18 @@ def test_text_round_trip(text: str) -> None:
     assert Pattern.parse(text.upper()) == Pattern.parse(text)
 
 
+def test_any_is_a_pattern_where_it_is_allowed_and_takes_both_models() -> None:
+    drawn = Pattern.parse("any", "any")
+    assert drawn.drawn and str(drawn) == "any" and all(drawn.counts(2))
+    with pytest.raises(UsageError, match="1:7"):
+        Pattern.parse("any")
+
+
+@pytest.mark.parametrize(("text", "same"), [("3:0", "all-E"), ("0:2", "all-C")])
+def test_patterns_of_one_kind_are_one_pattern(text: str, same: str) -> None:
+    assert Pattern.parse(text) == Pattern.parse(same)
+
+
 @pytest.mark.parametrize(
     "text", ["", "1", "1:", ":7", "1:7:1", "-1:7", "1.5:2", "0:0", "a:b", "all", "1 : 7", "१:७"]
 )

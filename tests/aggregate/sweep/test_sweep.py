@@ -18,7 +18,7 @@ import torch
 from click.testing import CliRunner
 from faster.aggregate.data import pooled
 from faster.aggregate.data.loader import ClipReader, TrainLoader
-from faster.aggregate.data.mix import choose_mix
+from faster.aggregate.data.mix import MixRequest, choose_mix
 from faster.aggregate.data.pooled import PooledReader, pool_maps
 from faster.aggregate.models.base import pool
 from faster.aggregate.models.registry import build, class_of, known_names
@@ -178,7 +178,7 @@ def test_which_aggregators_need_no_more_than_pooled_vectors(name: str) -> None:
 def test_pooled_vectors_are_those_of_the_batches(tmp_path: Path, dtype: str) -> None:
     specs = [make_spec(m, clips=6, views=2, map_shape=(2, 3, 3, 16), dtype=dtype) for m in ("dear", "cheap")]
     store = make_store(tmp_path / "s.zarr", specs, make_videos(12), gflops=GFLOPS, failed={5: "no"})
-    mix = choose_mix(store, pattern="1:2", clips=5)
+    mix = choose_mix(store, MixRequest(pattern="1:2", clips=5))
     rows = np.array([0, 2, 3, 7, 10])
     vectors = {
         name: pool_maps(store, features, rows, device=torch.device("cpu"))

@@ -12,7 +12,7 @@ import torch
 from av.video.reformatter import Interpolation
 from faster import store as stores
 from faster.aggregate.data.loader import ClipReader, TrainLoader
-from faster.aggregate.data.mix import choose_mix
+from faster.aggregate.data.mix import MixRequest, choose_mix
 from faster.errors import ProvenanceMismatch, UsageError
 from faster.extract.backbones.weights.load import load_weights
 from faster.extract.run import ExtractConfig, extract
@@ -201,7 +201,7 @@ def test_a_views_maps_are_those_of_its_clips_and_training_draws_among_the_views(
         maps = features.read_maps(row, view, np.arange(3))
         np.testing.assert_allclose(maps, plain.numpy(), rtol=2e-3, atol=1e-4)
         np.testing.assert_array_equal(features.coverage.columns["starts"][row, view], loaded.starts)
-    mix = choose_mix(store, clips=2)
+    mix = choose_mix(store, MixRequest(clips=2))
     rows = np.flatnonzero(features.ok.all(axis=1))
     loader = TrainLoader(
         ClipReader(mix, store.videos.labels, reads="maps", depth=0), rows, batch_size=8, seed=0
