@@ -16,6 +16,7 @@ from ...errors import DataError, RunError
 from ...runtime.devices import choose_device
 from ...store import Store
 from ...store.format.manifest import PARTS
+from ...terminal.log_output import quiet
 from ...training.checkpoint import BestEpoch
 from ..config import TrainConfig
 from ..data.loader import ClipReader
@@ -98,15 +99,15 @@ class CellRunner:
         """
         try:
             mix = cell_mix(self.store, cells[0])
-            parts = choose_parts(
-                self.store,
-                mix,
-                self.split,
-                validation_share=self.template.validation_share,
-                seed=cells[0].seed,
-                say=_say_nothing,
-                unseen=self.template.unseen,
-            )
+            with quiet():  # the sweep speaks for its cells
+                parts = choose_parts(
+                    self.store,
+                    mix,
+                    self.split,
+                    validation_share=self.template.validation_share,
+                    seed=cells[0].seed,
+                    unseen=self.template.unseen,
+                )
         except DataError as error:
             for cell in cells:
                 report(failed_line(cell, error))
@@ -129,7 +130,8 @@ class CellRunner:
     def _prepare(self, cell: Cell, mix: Mix, parts: Parts) -> PreparedRun:
         config = train_config(self.template, cell, self.folder)
         run = Path(config.out or "")
-        return PreparedRun(config, self.store, mix, self.split, parts, run=run, device=self.device)
+        with quiet():
+            return PreparedRun(config, self.store, mix, self.split, parts, run=run, device=self.device)
 
     def _train(self, group: Sequence[_Ready], reader: ClipReader, report: Callable[[Line], None]) -> None:
         entries = [
@@ -222,7 +224,3 @@ def cache_bytes(store: Store, split: str, mixes: Sequence[Mix]) -> int:
 def failed_line(cell: Cell, error: Exception) -> Line:
     """The line of a cell that could not be trained."""
     return {"cell": cell.name, **cell.to_dict(), "failed": str(error)}
-
-
-def _say_nothing(line: str) -> None:
-    """The sweep speaks for its cells."""
