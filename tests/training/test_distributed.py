@@ -55,6 +55,7 @@ def test_two_processes_train_as_one_even_after_one_died(tmp_path: Path) -> None:
     done = torchrun("-m", "faster.cli", *command, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["report"]["metrics"]["videos"] == 12  # one rank speaks
+    assert done.stderr.count("run folder: ") == 1
     ours, theirs = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")
