@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from .. import store as stores
 from ..errors import RunError
+from ..terminal.log_output import quiet
 from ..terminal.suggest import did_you_mean
 from ..training.distributed import joined
 from ..training.run_folder import read_json, write_json
@@ -66,9 +66,7 @@ class SplitsResult:
         }
 
 
-def train_splits(
-    config: TrainConfig, *, say: Callable[[str], None] = print, progress: bool = True
-) -> SplitsResult:
+def train_splits(config: TrainConfig, *, progress: bool = True) -> SplitsResult:
     """`train_agg` on each named split of the store, each in a folder of its own below the run folder.
 
     By default the run folder is `train_agg`'s with -all at its end. Run again, finished splits are only
@@ -88,14 +86,15 @@ def train_splits(
     origin = None if config.init is None else load_run(config.init)
     # What is wrong with the last split must not wait for the first one's training.
     for split in store.videos.split_names:
-        parts = choose_parts(store, mix, split, config, say=lambda line: None)
+        with quiet():  # its training will say it
+            parts = choose_parts(store, mix, split, config)
         if origin is not None:
             require_unseen_by(origin, store, parts, split)
     reports = {}
     with joined(config.device) as (ranks, _):
         for split in store.videos.split_names:
             one = replace(config, split=split, out=folder / split)
-            reports[split] = train_opened(store, one, say=say, progress=progress).report
+            reports[split] = train_opened(store, one, progress=progress).report
         result = SplitsResult(folder=folder, reports=reports)
         if ranks.first:
             write_json(folder / SPLITS_FILE, list(reports))

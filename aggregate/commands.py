@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..terminal.log_output import print_log
 from ..terminal.outputs import output_folder
 from ..terminal.text import counted
 from .options import AS_JSON, DEVICE, STORE, model_options, training_options
@@ -113,16 +114,13 @@ def train_agg_command(as_json: bool, **values: Any) -> None:
     keep_freed_memory()
     config = TrainConfig(**values)
     speaks = started().first
-    settings: dict[str, Any] = {
-        "say": lambda line: click.echo(line, err=as_json),
-        "progress": not as_json,
-    }
+    print_log(err=as_json)
     if config.split == ALL:
-        result = train_splits(config, **settings)
+        result = train_splits(config, progress=not as_json)
         if speaks:
             _print_splits(result, as_json)
         return
-    trained = train_agg(config, **settings)
+    trained = train_agg(config, progress=not as_json)
     if not speaks:
         return
     if as_json:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import platform
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,8 @@ from .runs import RunConfig, load_best, scoring_batch, store_fingerprint
 from .same_store import record_place, recorded_place
 from .task import AggregatorTask
 
+logger = logging.getLogger(__name__)
+
 
 class PreparedRun:
     """One run, whether `train_agg` trains it alone or a sweep beside others.
@@ -58,12 +60,11 @@ class PreparedRun:
         run: Path,
         device: torch.device,
         ranks: Ranks = ALONE,
-        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.config, self.store, self.mix, self.parts = config, store, mix, parts
         self.run, self.device, self.ranks = run, device, ranks
         self.settled = replace(
-            _settle(config, store, mix, split, parts, say), store=recorded_place(run, store, mix)
+            _settle(config, store, mix, split, parts), store=recorded_place(run, store, mix)
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -175,30 +176,30 @@ def without_heads(store: Store, mix: Mix) -> list[str]:
     return [model for model, f in mix.features.items() if f.class_names != store.class_names]
 
 
-def _settle(
-    config: TrainConfig, store: Store, mix: Mix, split: str, parts: Parts, say: Callable[[str], None]
-) -> RunConfig:
+def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, parts: Parts) -> RunConfig:
     """Every value settled, as config.json holds it."""
     reads = "maps"
     if config.aggregator == "average":
         own = without_heads(store, mix)
         reads = "maps" if own else "logits"
-        say(
+        logger.info(
             f"average: {', '.join(own)} has no classifier for the store's classes, so linear heads on the pooled "
             "maps are trained first"
             if own
             else "average: the mean of the backbones' own scores; nothing is trained"
         )
-    say(f"{config.aggregator}: {mix.describe()}, {counted(len(store.class_names), 'class', 'classes')}")
+    logger.info(
+        f"{config.aggregator}: {mix.describe()}, {counted(len(store.class_names), 'class', 'classes')}"
+    )
     without = len(store.class_names) - len(np.unique(store.videos.labels[parts.train]))
     if without:
-        say(
+        logger.info(
             f"note: {without:,} of the {counted(len(store.class_names), 'class', 'classes')} "
             f"{agreeing(without, 'has', 'have')} no video to train on; the classifier has an output "
             "for each class, whether it has videos or not"
         )
     for note in notes(mix):
-        say(f"note: {note}")
+        logger.info(f"note: {note}")
     settled = RunConfig(
         store=str(store.path.resolve()),
         store_fingerprint=store_fingerprint(store, mix),
@@ -230,10 +231,10 @@ def _settle(
     with torch.device("meta"):
         aggregator = settled.build()
     if isinstance(aggregator, ScoreSkip):
-        say("the backbones' averaged scores are added, by their own classifiers on the stored maps")
+        logger.info("the backbones' averaged scores are added, by their own classifiers on the stored maps")
         aggregator = aggregator.inner
     if isinstance(aggregator, ShapeAdapter):
-        say(aggregator.describe())
+        logger.info(aggregator.describe())
     return settled
 
 

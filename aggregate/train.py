@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from .. import store as stores
 from ..errors import RunError
 from ..runtime.file_names import file_stem
 from ..store import Store
+from ..terminal.log_output import quiet
 from ..training.checkpoint import BestEpoch
 from ..training.distributed import Ranks, joined
 from ..training.log import has_tensorboard
@@ -28,6 +29,8 @@ from .models.registry import require_known
 from .run_setup import PreparedRun
 from .runs import load_config, load_run, store_changes
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
@@ -38,40 +41,29 @@ class TrainResult:
     report: Evaluation
 
 
-def train_agg(
-    config: TrainConfig, *, say: Callable[[str], None] = print, progress: bool = True
-) -> TrainResult:
+def train_agg(config: TrainConfig, *, progress: bool = True) -> TrainResult:
     """Train an aggregator on a named split's train part and report once on its test part.
 
     The best epoch is chosen on a validation share of the train part, parted by group where the videos have
     groups. The report is on the split's test part where that has labelled videos with maps, else on its
-    val part. `say` takes one line at a time. Run again, an interrupted run goes on, and a finished one is
+    val part. What it does is logged. Run again, an interrupted run goes on, and a finished one is
     only reported. Started by torchrun, the processes share each batch; the first one speaks and writes.
 
     Raises DataError where the store lacks what is asked or a reported video was in a backbone's training,
     UsageError, RunError, StorageError and Interrupted as `training.loop.fit` does.
     """
     require_known(config.aggregator)
-    return train_opened(stores.open(config.store), config, say=say, progress=progress)
+    return train_opened(stores.open(config.store), config, progress=progress)
 
 
-def train_opened(
-    store: Store, config: TrainConfig, *, say: Callable[[str], None], progress: bool
-) -> TrainResult:
+def train_opened(store: Store, config: TrainConfig, *, progress: bool) -> TrainResult:
     """`train_agg` on a store that is open already."""
-    with joined(config.device) as (ranks, device):
-        if not ranks.first:
-            say = _say_nothing
-        return _train(store, config, say, progress, ranks, device)
+    with joined(config.device) as (ranks, device), quiet(not ranks.first):
+        return _train(store, config, progress, ranks, device)
 
 
 def _train(
-    store: Store,
-    config: TrainConfig,
-    say: Callable[[str], None],
-    progress: bool,
-    ranks: Ranks,
-    device: torch.device,
+    store: Store, config: TrainConfig, progress: bool, ranks: Ranks, device: torch.device
 ) -> TrainResult:
     mix = choose_mix(store, config)
     split = choose_split(store, config.split)
@@ -79,21 +71,21 @@ def _train(
     _require_same_store(run, store, mix)
     names = store.videos.split_names
     first = not config.split and len(names) > 1
-    say(f"split: {split}" + (f" (of {', '.join(names)}; the first by name)" if first else ""))
-    parts = choose_parts(store, mix, split, config, say=say)
-    prepared = PreparedRun(config, store, mix, split, parts, run=run, ranks=ranks, device=device, say=say)
+    logger.info(f"split: {split}" + (f" (of {', '.join(names)}; the first by name)" if first else ""))
+    parts = choose_parts(store, mix, split, config)
+    prepared = PreparedRun(config, store, mix, split, parts, run=run, ranks=ranks, device=device)
     if config.init is not None:
         origin = load_run(config.init)
-        say(start_from(origin, prepared.aggregator, prepared.settled))
+        logger.info(start_from(origin, prepared.aggregator, prepared.settled))
         require_unseen_by(origin, store, parts, split)
         prepared.init, prepared.seen_before = identity(origin, begun=run), origin.trained_on
-    say(f"run folder: {run}")
+    logger.info(f"run folder: {run}")
     if (before := prepared.settled.store) != str(store.path.resolve()):
-        say(f"the run was begun on {before}; {store.path} is the same store by its fingerprint")
+        logger.info(f"the run was begun on {before}; {store.path} is the same store by its fingerprint")
     best = None
     if prepared.trains:
         if not has_tensorboard():
-            say(
+            logger.info(
                 "tensorboard is not installed, so no events are written: pip install 'faster-video[tensorboard]'"
             )
         finished = (run / "result.json").exists() and (run / "last.safetensors").exists()
@@ -109,8 +101,10 @@ def _train(
             varies=mix.drawn,
         )
         if finished:
-            say(f"{run} was finished: only its report is made again")
-        say(f"best epoch: {best.epoch} of {config.epochs}, validation top-1 {best.metrics['top1']:.1%}")
+            logger.info(f"{run} was finished: only its report is made again")
+        logger.info(
+            f"best epoch: {best.epoch} of {config.epochs}, validation top-1 {best.metrics['top1']:.1%}"
+        )
         ranks.wait()  # until the first has written it
     else:
         prepared.record_untrained()
@@ -136,7 +130,3 @@ def _require_same_store(run: Path, store: Store, mix: Mix) -> None:
             f"{store.path} has changed since {run} was begun: {', '.join(changes)}; train on it as it is now: "
             "faster train-agg with another folder as --out"
         )
-
-
-def _say_nothing(line: str) -> None:
-    """What the ranks other than the first say."""

@@ -14,6 +14,7 @@ the share of an epoch that waited for data. Prints tables, and one JSON line.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import tempfile
@@ -129,11 +130,25 @@ def measure_steps(device: torch.device, turns: int, clock: Callable[[], float]) 
     return found
 
 
+class _Lines(logging.Handler):
+    """What is logged, with the time, and printed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[tuple[float, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append((time.perf_counter(), record.getMessage()))
+        click.echo(f"  {record.getMessage()}", err=True)
+
+
 def measure_epochs(
     source: str | None, split: str | None, device: torch.device, epochs: int, decoders: int
 ) -> list[Epochs]:
     """`faster train-backbone` with and without the cache."""
     found = []
+    said = _Lines()
+    logging.basicConfig(level=logging.INFO, handlers=[said])
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         if source is None:
@@ -156,15 +171,10 @@ def measure_epochs(
                     cache="uint8" if data == "cache" else None,
                     cache_folder=str(place / "cache") if data == "cache" else None,
                 )
-                marks: list[tuple[float, str]] = []
-
-                def say(line: str, marks: list[tuple[float, str]] = marks) -> None:
-                    marks.append((time.perf_counter(), line))
-                    click.echo(f"  {line}", err=True)
-
-                result = train_backbone(config, say=say, progress=False)
+                lines_before = len(said.lines)
+                result = train_backbone(config, progress=False)
                 run = Path(config.out) / "r2plus1d26-w16.run"
-                made = [when for when, line in marks if line.startswith("cache: ")]
+                made = [when for when, line in said.lines[lines_before:] if line.startswith("cache: ")]
                 began = time.time() - time.perf_counter()  # of perf_counter, as a file's time
                 prepared = (run / "config.json").stat().st_mtime - (made[0] + began) if made else 0.0
                 lines = [json.loads(line) for line in (run / "timing.jsonl").read_text().splitlines()][1:]

@@ -114,7 +114,7 @@ def _run(videos: Path, store: Path, cluster: str | None, shard_seconds: float) -
         precision="float32",
         cluster=cluster,
     )
-    extract(config, say=lambda line: None, progress=False, on_event=note)
+    extract(config, progress=False, on_event=note)
     shutil.rmtree(store)
     took = [after - before for before, after in pairwise(times[1:])]
     low, median, high = (value / shard_seconds - 1 for value in quantiles(took, n=4))

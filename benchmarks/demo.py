@@ -11,6 +11,7 @@ already takes no time.
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import time
 from pathlib import Path
@@ -54,6 +55,7 @@ def shows(top1: dict[str, float]) -> bool:
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
 def main(out: Path, seeds: tuple[int, ...]) -> None:
     """Run the demo once a seed."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     runs = []
     for seed in seeds:
         result, figures = run(seed, out)

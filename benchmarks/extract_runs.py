@@ -135,7 +135,7 @@ def whole(setting: Setting, *models: str) -> ExtractSummary:
             devices=(setting.device,),
             decoders=setting.decoders,
         )
-        return extract(config, say=lambda line: None, progress=False)
+        return extract(config, progress=False)
 
 
 def obvious_loop(setting: Setting, backbone: Backbone) -> None:

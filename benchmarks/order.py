@@ -11,6 +11,7 @@ training videos, cut without encoding them again, with the one kind that each sh
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -63,6 +64,7 @@ def _cut(source: Path, target: Path, frames: range) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Where everything goes.")
 def main(out: Path) -> None:
     """Render, train, extract and sweep, or what of it is not done, and print the table."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     write_set(EVENTS, out / "videos", progress=True)
     write_halves(out / "videos", out / "halves")
     for model in (EXPENSIVE, CHEAP):

@@ -91,7 +91,7 @@ def compare(
                 out=run,
                 device="cpu",
             )
-            trained = train_agg(config, say=lambda line: None, progress=False).report
+            trained = train_agg(config, progress=False).report
             print(f"{aggregator} {split} seed {seed} {kind}: top-1 {trained.metrics.top1:.2%}", flush=True)
             return trained
 

@@ -68,7 +68,7 @@ run.shard_videos_for = lambda *_: 16  # as for full-size maps
 store, source, task, *models = sys.argv[1:]
 config = run.ExtractConfig(source=source, models=tuple(models), store=store, task=task or None, allow_random=True)
 try:
-    run.extract(config, say=lambda line: None, progress=False)
+    run.extract(config, progress=False)
 except Begun as found:
     finish(imports=imported, shards=found.args[0], **parts)
 """

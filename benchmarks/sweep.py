@@ -70,11 +70,11 @@ def _compare(folder: Path, store: Path, name: str, asked: argparse.Namespace) ->
     def alone(turn: int) -> None:
         for cell in cells:
             config = train_config(training, cell, folder / f"alone{turn}")
-            train_agg(config, say=_quiet, progress=False)
+            train_agg(config, progress=False)
 
     def together(turn: int) -> None:
         config = SweepConfig(training=training, grid=grid, out=folder / f"sweep{turn}")
-        assert not run_sweep(config, say=_quiet, progress=False).failed
+        assert not run_sweep(config, progress=False).failed
 
     seconds = time_turns({"alone": alone, "sweep": together}, turns=asked.turns, warm_ups=1)
     speed = ratio(seconds, "sweep", "alone")
@@ -94,10 +94,6 @@ def _store(folder: Path, videos: int, channels: int) -> Path:
     path = folder / "maps.zarr"
     make_store(path, [make("dear"), make("cheap")], make_videos(videos), signal=True, shard_videos=16)
     return path
-
-
-def _quiet(line: str) -> None:
-    pass
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from ..terminal.log_output import print_log
 from ..terminal.outputs import output_folder
 
 
@@ -40,7 +41,8 @@ def demo_command(folder: str, seed: int, as_json: bool) -> None:
     from .run import DemoConfig, demo
 
     config = DemoConfig.of_seed(seed, folder=folder)
-    result = demo(config, say=lambda line: click.echo(line, err=True))
+    print_log(err=True)
+    result = demo(config)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
         return

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,11 +16,13 @@ from ..extract.run import ExtractConfig, extract
 from ..extract.train_backbone.train import TrainBackboneConfig, TrainBackboneResult, train_backbone
 from ..predict.predictor import Prediction, Predictor
 from ..runtime.file_names import require_text
+from ..terminal.log_output import quiet
 from ..terminal.text import counted
 from .events import EventSet, average_ceiling, chance, clip_ceiling
 from .video_files import planned_videos, write_set, write_singles
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 
 EXPENSIVE, CHEAP = "r2d14-w8", "r2d14-w4"
 # (aggregator, pattern): averaging and recurrence over the same mixtures, from all-cheap to all-expensive.
@@ -97,7 +100,7 @@ class DemoResult:
         }
 
 
-def demo(config: DemoConfig, *, say: Say = print, progress: bool = True) -> DemoResult:
+def demo(config: DemoConfig, *, progress: bool = True) -> DemoResult:
     """Render videos, train two backbones, extract both, train and evaluate aggregators, predict, report.
 
     Run again in the same folder, it does only what is not done yet.
@@ -106,18 +109,16 @@ def demo(config: DemoConfig, *, say: Say = print, progress: bool = True) -> Demo
         FasterError: as the stages do.
     """
     require_text(config.folder, "--folder")
-    folder, events, clock = Path(config.folder), config.events, _Clock(say)
+    folder, events, clock = Path(config.folder), config.events, _Clock()
     with clock.step("render", "rendering labelled videos, of one event and of two"):
         write_singles(events, folder / "singles", progress=progress)
         write_set(events, folder / "videos", progress=progress)
     backbones = []
     for model, size in zip((EXPENSIVE, CHEAP), config.sizes, strict=True):
         with clock.step(f"train {model}", f"training the backbone {model} on videos of one event"):
-            backbones.append(
-                train_backbone(_backbone_config(config, model, size), say=_quiet, progress=progress)
-            )
+            backbones.append(train_backbone(_backbone_config(config, model, size), progress=progress))
     with clock.step("extract", "extracting both models' maps of every clip, one decode for both"):
-        extract(_extract_config(config), say=_quiet, progress=progress)
+        extract(_extract_config(config), progress=progress)
     results: dict[tuple[str, str], list[TrainResult]] = {cell: [] for cell in config.cells}
     with clock.step(
         "aggregate",
@@ -125,9 +126,7 @@ def demo(config: DemoConfig, *, say: Say = print, progress: bool = True) -> Demo
         f"{counted(len(config.seeds), 'seed')} each where there is something to train",
     ):
         for cell, seed in _progress(config, progress):
-            results[cell].append(
-                train_agg(_aggregator_config(config, *cell, seed), say=_quiet, progress=False)
-            )
+            results[cell].append(train_agg(_aggregator_config(config, *cell, seed), progress=False))
     with clock.step("predict", "classifying one video of the test part, live"):
         video = next(video for video in planned_videos(events) if video.path.parts[0] == "test")
         run = results[PREDICTING][0].run
@@ -145,20 +144,16 @@ def demo(config: DemoConfig, *, say: Say = print, progress: bool = True) -> Demo
 
 
 class _Clock:
-    def __init__(self, say: Say) -> None:
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._say = say
 
     @contextmanager
     def step(self, name: str, line: str) -> Iterator[None]:
-        self._say(f"{len(self.seconds) + 1}. {line}")
+        logger.info(f"{len(self.seconds) + 1}. {line}")
         started = time.perf_counter()
-        yield
+        with quiet():  # the stages' own remarks would drown the demo's
+            yield
         self.seconds[name] = time.perf_counter() - started
-
-
-def _quiet(line: str) -> None:
-    """The stages' own remarks would drown the demo's."""
 
 
 def _backbone_config(config: DemoConfig, model: str, size: int) -> TrainBackboneConfig:

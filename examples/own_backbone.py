@@ -8,6 +8,7 @@ The commands take it too, in the folder of this file: faster extract videos --mo
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from faster.aggregate import TrainConfig, train_agg
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8, help="clips of each video")
     parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # what happens, as the commands print it
 
     trained = train_backbone(
         TrainBackboneConfig(

@@ -9,6 +9,7 @@ narrow and the pictures small, for a first try on a CPU; the options make them l
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from faster.aggregate import Grid, SweepConfig, TrainConfig, run_sweep, write_report
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8, help="clips of each video")
     parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # what happens, as the commands print it
     models = (args.expensive, args.cheap)
 
     # 1. Each backbone learns the classes from single clips. Its weights lie in out/weights.

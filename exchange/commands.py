@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..store.options import encoding_options
+from ..terminal.log_output import print_log
 from ..terminal.outputs import output_folder
 from ..terminal.text import counted, sized
 
@@ -49,9 +50,8 @@ def export_command(as_json: bool, **options: Any) -> None:
     """
     from .export import ExportConfig, export
 
-    summary = export(
-        ExportConfig(**options), say=lambda line: click.echo(line, err=True), progress=not as_json
-    )
+    print_log(err=True)
+    summary = export(ExportConfig(**options), progress=not as_json)
     if as_json:
         click.echo(json.dumps(summary.to_dict(), indent=2))
     else:
@@ -116,9 +116,8 @@ def import_command(as_json: bool, **options: Any) -> None:
     """
     from .import_features import ImportConfig, import_features
 
-    summary = import_features(
-        ImportConfig(**options), say=lambda line: click.echo(line, err=True), progress=not as_json
-    )
+    print_log(err=True)
+    summary = import_features(ImportConfig(**options), progress=not as_json)
     if as_json:
         click.echo(json.dumps(summary.to_dict(), indent=2))
         return

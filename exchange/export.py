@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from ..terminal.text import counted
 from .export_hdf5 import write_hdf5
 from .export_npy import write_npy
 from .export_source import ModelExport
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("hdf5", "npy")
 
@@ -78,9 +80,7 @@ class ExportSummary:
         return asdict(self)
 
 
-def export(
-    config: ExportConfig, *, say: Callable[[str], None] = print, progress: bool = True
-) -> ExportSummary:
+def export(config: ExportConfig, *, progress: bool = True) -> ExportSummary:
     """Write a store's maps as HDF5 or `.npy`, one video in memory at a time.
 
     An HDF5 file appears when it is whole, and an existing one is refused. A folder of `.npy` files is filled file
@@ -88,7 +88,6 @@ def export(
 
     Args:
         config: what to export.
-        say: receives one line for each thing the user should know.
         progress: show a progress bar.
 
     Raises:
@@ -114,7 +113,7 @@ def export(
         if model.features.views > 1
     ]
     for note in notes:
-        say(f"note: {note}")
+        logger.info(f"note: {note}")
     chosen = config.settled_format
     kept = "nothing is left" if chosen == "hdf5" else "whole files are kept"
     total = sum(len(model.rows) for model in models)

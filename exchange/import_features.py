@@ -8,10 +8,11 @@ import_features(ImportConfig(source="i3d_features", store="thumos.zarr", model="
 
 from __future__ import annotations
 
+import logging
 import platform
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from .import_writer import (
 )
 from .labels import Labels, labels_from_folders, labels_from_lists, labels_from_store
 from .suffixes import KindOfFeatures, require_one_kind
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,16 +124,13 @@ class ImportSummary:
         return asdict(self)
 
 
-def import_features(
-    config: ImportConfig, *, say: Callable[[str], None] = print, progress: bool = True
-) -> ImportSummary:
+def import_features(config: ImportConfig, *, progress: bool = True) -> ImportSummary:
     """Write features into a store as a model's maps, one video in memory at a time.
 
     Everything is read and checked before anything is written. Run again, an interrupted import goes on.
 
     Args:
         config: what to import.
-        say: receives one line for each thing the user should know.
         progress: show progress bars.
 
     Raises:
@@ -156,7 +156,7 @@ def import_features(
         source = KindOfFeatures(source, config.suffix)
     labels = _labels(config, source.names, own, path)
     for note in labels.notes:
-        say(f"note: {note}")
+        logger.info(f"note: {note}")
     names = list(labels.records)
 
     def bar(what: str) -> Any:
@@ -191,11 +191,11 @@ def import_features(
         if own is not None and not config.annotations:
             rows = own.rows
             videos.sort(key=lambda video: rows[video.record.id])
-        say(
+        logger.info(
             f"{path}: {counted(len(names), 'video')}, {counted(clips, 'feature')} each of {'×'.join(map(str, found.map_shape))} (l×h×w×c)"
         )
         if own is None:
-            say(
+            logger.info(
                 "note: nobody knows which videos the backbone was trained on; figures may be of videos it saw"
             )
         with bar("import") as shown:

@@ -12,6 +12,7 @@ import click
 from ..runtime.dask_cluster import cluster_options
 from ..runtime.signals import interruptible
 from ..store.options import encoding_options
+from ..terminal.log_output import print_log
 from ..terminal.text import counted
 
 if TYPE_CHECKING:
@@ -198,13 +199,13 @@ def extract_command(
             devices=tuple(devices.split(",")) if devices else None,
             **options,
         )
+        print_log(err=True)
         if dry_run:
-            would = estimate(config, say=lambda line: click.echo(line, err=True))
+            would = estimate(config)
             click.echo(json.dumps(would.to_dict(), indent=2) if as_json else would.line)
             return
         summary = extract(
             config,
-            say=lambda line: click.echo(line, err=True),
             on_event=_print_event if as_json else None,
         )
     if as_json:

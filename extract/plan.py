@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..store.format.schema import maps_key
 from ..store.write.removal import remove_shards
 from .pipeline.job import ShardTask
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def plan(store: Store, specs: Sequence[FeatureSpec], rows: set[int]) -> list[ShardTask]:
@@ -53,7 +54,7 @@ def plan(store: Store, specs: Sequence[FeatureSpec], rows: set[int]) -> list[Sha
     return tasks
 
 
-def forget_failures(store: Store, specs: Sequence[FeatureSpec], rows: set[int], root: Path, say: Say) -> None:
+def forget_failures(store: Store, specs: Sequence[FeatureSpec], rows: set[int], root: Path) -> None:
     """Undo the shards in which a video of `rows` failed; they are made again as a whole.
 
     A shard is kept where the file of one of its whole videos cannot be read any more: its maps would be lost.
@@ -76,7 +77,7 @@ def forget_failures(store: Store, specs: Sequence[FeatureSpec], rows: set[int], 
                 shards.add((spec.model, spec.clip_frames, shard, view))
     if kept:
         more = f" (nor are {len(gone) - 1} more)" if len(gone) > 1 else ""
-        say(
+        logger.warning(
             f"--retry-failed: {min(gone)} is not there to be read{more}, and its maps are whole: nothing was removed of the "
             f"shards that hold such videos ({len(kept)}); restore the files to retry these"
         )

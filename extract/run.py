@@ -8,6 +8,7 @@ extract(ExtractConfig(source="videos", models=("r2plus1d50", "r2d26"), store="ki
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
 import shutil
@@ -52,14 +53,14 @@ from .video.durations import probe_durations
 
 __all__ = ["ExtractConfig", "estimate", "extract"]
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 KEPT = "whole shards are kept"
 
 
 def extract(
     config: ExtractConfig,
     *,
-    say: Say = print,
     progress: bool = True,
     on_event: Callable[[Event], None] | None = None,
 ) -> ExtractSummary:
@@ -67,7 +68,6 @@ def extract(
 
     Args:
         config: what to extract.
-        say: receives one line for each thing the user should know.
         progress: show a progress bar.
         on_event: is called for the start, and for every video and shard that is done (from a thread of its own).
 
@@ -79,27 +79,27 @@ def extract(
     """
     share = None if config.task is None else TaskShare.parse(config.task, os.environ)
     with interruptible(KEPT):
-        path, devices, source = _prepare(config, say, progress)
+        path, devices, source = _prepare(config, progress)
         networks = _load_networks(config, devices)
-        specs = specs_of(config, networks, say)
+        specs = specs_of(config, networks)
         begun = _begun(path)
         would = estimate_of(path, begun, specs, len(source.videos))
-        say(would.line)
+        logger.info(would.line)
         store = _declare(path, begun, source, specs, networks)
         manifest, shard_videos = store.videos, store.shard_videos
         rows = {manifest.row_of[video.id] for video in source.videos}
         if share is not None:
             rows = {row for row in rows if share.holds(row // shard_videos)}
         if Path(manifest.root) != source.root:
-            say(
+            logger.info(
                 f"note: the store's videos were read from {manifest.root}; those of {source.root} are taken to be the same"
             )
         finish_removals(store)
         if config.retry_failed:
-            forget_failures(store, specs, rows, source.root, say)
+            forget_failures(store, specs, rows, source.root)
         tasks = plan(store, specs, rows)
         todo = sum(len(task.rows) for task in tasks)
-        say(_plan_line(path, specs, len(rows), todo, len(tasks)))
+        logger.info(_plan_line(path, specs, len(rows), todo, len(tasks)))
         costs = tuple(
             gflops_a_clip(network, spec) for (network, _), spec in zip(networks, specs, strict=True)
         )
@@ -189,14 +189,14 @@ def extract(
         )
 
 
-def estimate(config: ExtractConfig, *, say: Say = print, progress: bool = True) -> Estimate:
+def estimate(config: ExtractConfig, *, progress: bool = True) -> Estimate:
     """What the maps of a source would take on disk, before anything is computed or written.
 
     Raises:
         UsageError, SourceError, WeightsError, ProvenanceMismatch, StoreError, StorageError: as `extract`.
     """
-    path, devices, source = _prepare(config, say, progress)
-    specs = specs_of(config, _load_networks(config, devices), say)
+    path, devices, source = _prepare(config, progress)
+    specs = specs_of(config, _load_networks(config, devices))
     would = estimate_of(path, _begun(path), specs, len(source.videos))
     for spec in specs:
         if (path / spec.folder / "zarr.json").exists():
@@ -223,14 +223,14 @@ def _begun(path: Path) -> Store | None:
     return stores.open(path) if (path / "zarr.json").exists() else None
 
 
-def _prepare(config: ExtractConfig, say: Say, progress: bool) -> tuple[Path, list[str], Source]:
+def _prepare(config: ExtractConfig, progress: bool) -> tuple[Path, list[str], Source]:
     """Everything that can be found wrong before a network is loaded; the store's place can be written."""
     path = Path(config.store or _store_name(config.source))
     elsewhere = config.cluster not in (None, LOCAL)
     devices = [name if name and elsewhere else str(choose_device(name)) for name in config.devices or (None,)]
     writer.require_writable(path)
     require_startable()
-    source = _source(config, say, progress)
+    source = _source(config, progress)
     require_text(source.root, "the folder of the videos")
     return path, devices, source
 
@@ -267,11 +267,11 @@ def _store_name(source: str | tuple[str, ...] | None) -> str:
     return f"{(path if path.is_dir() else path.parent).name}.zarr"
 
 
-def _source(config: ExtractConfig, say: Say, progress: bool) -> Source:
-    source = config.read(say)
+def _source(config: ExtractConfig, progress: bool) -> Source:
+    source = config.read()
     if config.every_seconds is not None:
         paths = [video.path for video in source.videos]
-        durations = probe_durations(source.root, paths, say=say, progress=progress)
+        durations = probe_durations(source.root, paths, progress=progress)
         known = {video.id: durations[video.path] for video in source.videos if video.path in durations}
         source = segment_source(source, known, config.every_seconds)
     if not source.videos:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 from .. import store as stores
@@ -13,12 +14,13 @@ from .backbones.weights.load import WeightsInfo
 from .config import ExtractConfig
 from .video.transforms import REFERENCE_SIZE, centre_transform, short_sides
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 DEFAULT_CLIP_FRAMES = 8
 
 
 def specs_of(
-    config: ExtractConfig, networks: Sequence[tuple[FrozenBackbone, WeightsInfo]], say: Say
+    config: ExtractConfig, networks: Sequence[tuple[FrozenBackbone, WeightsInfo]]
 ) -> list[stores.FeatureSpec]:
     """What each model's maps will be. Raises UsageError where a network does not take such clips."""
     clip_frames = config.clip_frames or _own_clip_frames(networks)
@@ -30,7 +32,7 @@ def specs_of(
             ("clip-frames", clip_frames, info.clip_frames),
         ):
             if trained not in (None, asked):
-                say(
+                logger.info(
                     f"note: {info.model} was trained with --{flag} {trained}, and this run has --{flag} {asked}"
                 )
         network.backbone.require_takes(clip_frames, size)

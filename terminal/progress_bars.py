@@ -19,9 +19,3 @@ else:
 
         def __init__(self, *args: Any, disable: bool | None = False, **options: Any) -> None:
             super().__init__(*args, disable=disable or not can_write(sys.stderr), **options)
-
-        @classmethod
-        def write(cls, *args: Any, **options: Any) -> None:
-            """A line above the bars, on stdout."""
-            if can_write(sys.stdout):
-                super().write(*args, **options)

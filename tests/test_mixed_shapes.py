@@ -20,6 +20,7 @@ from faster.extract.video.decode import load_clips
 from faster.extract.video.transforms import normalise
 from faster.predict.predictor import Predictor
 from libraries import use_library
+from log_lines import logged
 from networks import randomised
 from sets import make_bright_set
 
@@ -44,7 +45,8 @@ def test_from_videos_to_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     }
 
     monkeypatch.setattr("faster.extract.backbones.libraries.torchvision_models.VideoResNet.size", 48)
-    summary = extract(ExtractConfig(**settings, clip_frames=8), say=said.append, progress=False)
+    with logged(said):
+        summary = extract(ExtractConfig(**settings, clip_frames=8), progress=False)
     assert summary.whole == 8 and not summary.failed
     assert any("at 48×48 and 64×64" in line for line in said)
     store = stores.open("s.zarr")
@@ -64,7 +66,8 @@ def test_from_videos_to_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     config = TrainConfig(
         store="s.zarr", out="run", expensive=DEAR, pattern="1:3", epochs=2, batch_size=4, device="cpu"
     )
-    result = train_agg(config, say=said.append, progress=False)
+    with logged(said):
+        result = train_agg(config, progress=False)
     assert any("averaged to 1×2×2, and projected to 2048 channels" in line for line in said)
     run = load_run(result.run)
     assert isinstance(run.aggregator, ShapeAdapter)
@@ -96,7 +99,7 @@ def test_clips_follow_what_the_networks_were_made_for(
         config = ExtractConfig(
             source=str(videos), store=f"{len(models)}.zarr", models=models, allow_random=True, **changes
         )
-        extract(config, say=[].append, progress=False)
+        extract(config, progress=False)
         store = stores.open(config.store)
         return [store.features(model, frames).spec for model, frames in store.models]
 

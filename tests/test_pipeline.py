@@ -22,14 +22,11 @@ from faster.errors import DataError, Interrupted, SourceError, UsageError, Weigh
 from faster.extract.run import ExtractConfig, extract
 from faster.extract.train_backbone.train import TrainBackboneConfig, train_backbone
 from faster.predict.predictor import Predictor, write_predictions
+from log_lines import logged
 from processes import started
 from sets import make_bright_set, write_bright_video
 
 CHEAP, DEAR = "r2d14-w4", "r2plus1d14-w4"
-
-
-def quiet(line: str) -> None:
-    """Nothing is said."""
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +36,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_bright_set(root / "videos", per_class=12, tests=2)
     (root / "videos/test/dark/broken.mp4").write_bytes(b"no video")
     for model in (DEAR, CHEAP):
-        train_backbone(backbone_config(root, model), say=quiet, progress=False)
-    extract(extract_config(root), say=quiet, progress=False)
-    train_agg(agg_config(root), say=quiet, progress=False)
-    train_agg(agg_config(root, aggregator="average"), say=quiet, progress=False)
+        train_backbone(backbone_config(root, model), progress=False)
+    extract(extract_config(root), progress=False)
+    train_agg(agg_config(root), progress=False)
+    train_agg(agg_config(root, aggregator="average"), progress=False)
     return root
 
 
@@ -275,13 +272,11 @@ def test_models_of_different_frame_sizes_are_each_shown_their_own(project: Path,
     small, large = replace(extract_config(project), store=str(tmp_path / "s.zarr")), 48
     weights = dict(zip(small.models, small.weights, strict=True))
     for model, size in ((DEAR, 32), (CHEAP, large)):
-        extract(
-            replace(small, models=(model,), weights=(weights[model],), size=size), say=quiet, progress=False
-        )
+        extract(replace(small, models=(model,), weights=(weights[model],), size=size), progress=False)
     config = replace(
         agg_config(project, aggregator="average"), store=tmp_path / "s.zarr", out=tmp_path / "run"
     )
-    report = train_agg(config, say=quiet, progress=False).report
+    report = train_agg(config, progress=False).report
     with report.predictions.open() as file:
         simulated = {line["id"]: float(line["probability1"]) for line in csv.DictReader(file)}
     live = Predictor(tmp_path / "run").predict([project / "videos" / name for name in simulated])
@@ -293,7 +288,7 @@ def test_stage_one_leaves_weights_that_are_not_its_own(project: Path, tmp_path: 
     settings = replace(backbone_config(project, CHEAP), out=str(tmp_path))
     (tmp_path / f"{CHEAP}.safetensors").write_bytes(b"mine")
     with pytest.raises(WeightsError, match="is not of this run"):
-        train_backbone(settings, say=quiet, progress=False)
+        train_backbone(settings, progress=False)
     assert (tmp_path / f"{CHEAP}.safetensors").read_bytes() == b"mine"
 
 
@@ -321,10 +316,11 @@ def test_stage_one_goes_on_bit_for_bit_where_it_was_stopped(project: Path, tmp_p
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(BackboneTask, "loss", stopped)
-        train_backbone(settings, say=quiet, progress=False)
-    train_backbone(settings, say=quiet, progress=False)
+        train_backbone(settings, progress=False)
+    train_backbone(settings, progress=False)
     said: list[str] = []
-    train_backbone(settings, say=said.append, progress=False)
+    with logged(said):
+        train_backbone(settings, progress=False)
     assert said[-1].endswith("is finished: nothing to do")
     name = f"{CHEAP}.safetensors"
     assert (tmp_path / "weights" / name).read_bytes() == (project / "weights" / name).read_bytes()
@@ -333,4 +329,4 @@ def test_stage_one_goes_on_bit_for_bit_where_it_was_stopped(project: Path, tmp_p
 def test_stage_one_refuses_what_it_cannot_learn_from(tmp_path: Path) -> None:
     write_bright_video(tmp_path / "videos/only/one.mp4", level=100, frames=10, seed=0)
     with pytest.raises(SourceError, match="fewer than two classes"):
-        train_backbone(backbone_config(tmp_path, CHEAP), say=quiet, progress=False)
+        train_backbone(backbone_config(tmp_path, CHEAP), progress=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from ...terminal.text import agreeing, counted
 from ...training.holdout import hold_out
 from ..config import TrainConfig
 from .mix import Mix, no_videos, part_rows, require_unseen, training_is_known
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +38,6 @@ def choose_parts(
     mix: Mix,
     split: str,
     config: TrainConfig,
-    *,
-    say: Callable[[str], None],
 ) -> Parts:
     """Part the split's videos, say what is covered, and refuse what cannot give sound figures.
 
@@ -50,11 +50,11 @@ def choose_parts(
     for part in ("train", "val", "test"):
         rows[part], coverage = part_rows(store, mix, split, part)
         if coverage.listed:
-            say(f"{part}: {coverage}")
+            logger.info(f"{part}: {coverage}")
     if not len(rows["train"]):
         raise DataError(no_videos(store, mix, split, "train"))
     if config.unseen:
-        rows["train"] = _unseen(store, mix, rows["train"], split, say)
+        rows["train"] = _unseen(store, mix, rows["train"], split)
     report_part = "test" if len(rows["test"]) else "val"
     if not len(rows[report_part]):
         listed = [part for part in ("test", "val") if part_rows(store, mix, split, part)[1].listed]
@@ -80,27 +80,25 @@ def choose_parts(
             f"the best epoch by; {mend}"
         )
     by = "group" if any(store.videos.groups[row] for row in rows["train"]) else "video"
-    say(
+    logger.info(
         f"validation: {len(validation):,} of the {counted(len(rows['train']), 'train video')}, parted by {by}"
     )
     for model, features in mix.features.items():
         if not training_is_known(features):
-            say(f"{model}: which videos were in its own training is unknown")
+            logger.info(f"{model}: which videos were in its own training is unknown")
             continue
         shares = [
             len(features.seen_in_training([store.videos.ids[row] for row in rows_])) / len(rows_)
             for rows_ in (train, validation)
         ]
-        say(
+        logger.info(
             f"{model}: {shares[0]:.0%} of the {len(train)} training and {shares[1]:.0%} of the {len(validation)} validation "
             "videos were in its own training"
         )
     return Parts(train=train, validation=validation, report=rows[report_part], report_part=report_part)
 
 
-def _unseen(
-    store: Store, mix: Mix, rows: NDArray[np.int64], split: str, say: Callable[[str], None]
-) -> NDArray[np.int64]:
+def _unseen(store: Store, mix: Mix, rows: NDArray[np.int64], split: str) -> NDArray[np.int64]:
     """The rows that no backbone in use was trained on. Raises DataError where there is none, or it is not known."""
     ids, seen = [store.videos.ids[row] for row in rows], set[str]()
     for model, features in mix.features.items():
@@ -110,7 +108,7 @@ def _unseen(
             )
         seen.update(features.seen_in_training(ids))
     kept = rows[[name not in seen for name in ids]]
-    say(
+    logger.info(
         f"unseen: {len(kept):,} of the {counted(len(rows), 'train video')} "
         f"{agreeing(len(kept), 'was', 'were')} in no backbone's training"
     )

@@ -16,6 +16,7 @@ from ...errors import DataError, RunError
 from ...runtime.devices import choose_device
 from ...store import Store
 from ...store.format.manifest import PARTS
+from ...terminal.log_output import quiet
 from ...training.checkpoint import BestEpoch
 from ..config import TrainConfig
 from ..data.loader import ClipReader
@@ -96,7 +97,8 @@ class CellRunner:
         try:
             mix = choose_mix(self.store, cells[0])
             config = replace(self.template, seed=cells[0].seed)
-            parts = choose_parts(self.store, mix, self.split, config, say=_say_nothing)
+            with quiet():  # the sweep speaks for its cells
+                parts = choose_parts(self.store, mix, self.split, config)
         except DataError as error:
             for cell in cells:
                 report(failed_line(cell, error))
@@ -124,7 +126,8 @@ class CellRunner:
     def _prepare(self, cell: Cell, mix: Mix, parts: Parts) -> PreparedRun:
         config = train_config(self.template, cell, self.folder)
         run = Path(config.out or "")
-        return PreparedRun(config, self.store, mix, self.split, parts, run=run, device=self.device)
+        with quiet():
+            return PreparedRun(config, self.store, mix, self.split, parts, run=run, device=self.device)
 
     def _train(self, group: Sequence[_Ready], reader: ClipReader, report: Callable[[Line], None]) -> None:
         outcomes = fit_together([one.run for one in group], reader)
@@ -214,7 +217,3 @@ def cache_bytes(store: Store, split: str, mixes: Sequence[Mix]) -> int:
 def failed_line(cell: Cell, error: Exception) -> Line:
     """The line of a cell that could not be trained."""
     return {"cell": cell.name, **cell.to_dict(), "failed": str(error)}
-
-
-def _say_nothing(line: str) -> None:
-    """The sweep speaks for its cells."""

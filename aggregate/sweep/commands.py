@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ...runtime.dask_cluster import cluster_options
+from ...terminal.log_output import print_log
 from ...terminal.outputs import output_file, output_folder
 from ...terminal.text import counted
 from ..options import AS_JSON, DEVICE, STORE, model_options, training_options
@@ -131,7 +132,8 @@ def sweep_command(
         cache_bytes=None if cache_gib is None else int(cache_gib * 2**30),
         cluster=cluster,
     )
-    result = run_sweep(config, say=lambda line: click.echo(line, err=as_json), progress=not as_json)
+    print_log(err=as_json)
+    result = run_sweep(config, progress=not as_json)
     if as_json:
         _print_json({"folder": str(result.folder), "cells": list(result.lines)})
     else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from .cells import Line, cache_bytes, reads_logits
 from .grid import Cell, EmptyCell, Grid, expand, holdings
 from .results import Book, hole_line
 from .units import share_batches, train_units
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +88,7 @@ class SweepResult:
         return [line for line in self.lines if "empty" in line]
 
 
-def run_sweep(
-    config: SweepConfig, *, say: Callable[[str], None] = print, progress: bool = True
-) -> SweepResult:
+def run_sweep(config: SweepConfig, *, progress: bool = True) -> SweepResult:
     """Train and report every cell of a grid; run again, only what is not finished.
 
     The folder then holds cells/<name>, a run folder a cell with the bytes that `train_agg` alone would leave
@@ -108,14 +109,14 @@ def run_sweep(
         reasons = "; ".join(sorted({hole.reason for hole in empty}))
         raise UsageError(f"no cell of this grid can be: {reasons}")
     first = replace(training, seed=cells[0].seed)
-    choose_parts(store, choose_mix(store, cells[0]), split, first, say=say)
+    choose_parts(store, choose_mix(store, cells[0]), split, first)
     folder = config.folder
     place = recorded_sweep_place(folder, store)
     open_run(folder, _identity(training, store, split, place))
     if place != str(store.path.resolve()):
-        say(f"the sweep was begun on {place}; {store.path} is the same store by its fingerprint")
+        logger.info(f"the sweep was begun on {place}; {store.path} is the same store by its fingerprint")
     with alone_in(folder):
-        return _run_grid(config, store, split, cells, empty, say, progress)
+        return _run_grid(config, store, split, cells, empty, progress)
 
 
 def _run_grid(
@@ -124,7 +125,6 @@ def _run_grid(
     split: str,
     cells: Sequence[Cell],
     empty: Sequence[EmptyCell],
-    say: Callable[[str], None],
     progress: bool,
 ) -> SweepResult:
     """Train what of the grid is not finished into the sweep's folder, which nobody else writes."""
@@ -133,18 +133,20 @@ def _run_grid(
     book.enter([hole_line(hole) for hole in empty])
     todo = [cell for cell in cells if not book.is_finished(cell)]
     for hole in empty:
-        say(
+        logger.info(
             f"empty: {hole.cell.aggregator} {hole.cell.pattern} of {counted(hole.cell.clips, 'clip')}: "
             f"{hole.reason}"
         )
-    say(f"{counted(len(cells), 'cell')} into {folder}, {len(cells) - len(todo)} of them finished before")
-    budget = _cache_budget(config, store, split, todo, say)
+    logger.info(
+        f"{counted(len(cells), 'cell')} into {folder}, {len(cells) - len(todo)} of them finished before"
+    )
+    budget = _cache_budget(config, store, split, todo)
     with tqdm(total=len(todo), desc="sweep", unit="cell", disable=not progress) as bar:
 
         def report(line: Line) -> None:
             book.enter([line])
             bar.update()
-            _say_line(line, tqdm.write if progress else say)
+            _log_line(line)
 
         units = share_batches(todo)
         if units:
@@ -204,9 +206,7 @@ def _identity(training: TrainConfig, store: Store, split: str, place: str) -> di
     return {"sweep": values, "segments": list(store.videos.segments), "versions": versions()}
 
 
-def _cache_budget(
-    config: SweepConfig, store: Store, split: str, cells: Sequence[Cell], say: Callable[[str], None]
-) -> int:
+def _cache_budget(config: SweepConfig, store: Store, split: str, cells: Sequence[Cell]) -> int:
     """The most that pooled vectors may take, and a line that says what they will."""
     given = config.cache_bytes
     budget = free_memory_bytes() // 2 if given is None else given
@@ -220,14 +220,14 @@ def _cache_budget(
         line = f"pooled vectors: up to {max(each) / 2**30:.2f} GiB a process, of {budget / jobs / 2**30:.2f} allowed"
         if max(each) > budget // jobs:
             line += "; where they do not fit, maps are read in each step: raise --cache-gib, or lower --jobs"
-        say(line)
+        logger.info(line)
     return budget
 
 
-def _say_line(line: Line, say: Callable[[str], object]) -> None:
+def _log_line(line: Line) -> None:
     if "failed" in line:
-        say(f"failed: {line['cell']}: {line['failed']}")
+        logger.warning(f"failed: {line['cell']}: {line['failed']}")
     else:
-        say(
+        logger.info(
             f"{line['cell']}: top-1 {line['metrics']['top1']:.1%}, {line['gflops_per_video']:.4g} GFLOPs a video"
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from .read import Source, read_source
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class SourceOptions:
             return self.source
         return "videos" if Path("videos").is_dir() else "."
 
-    def read(self, say: Callable[[str], None]) -> Source:
+    def read(self) -> Source:
         """Read the source and say what the user should know of it.
 
         Raises:
@@ -51,5 +53,5 @@ class SourceOptions:
             follow_links=self.follow_links,
         )
         for note in source.notes:
-            say(note)
+            logger.info(note)
         return source

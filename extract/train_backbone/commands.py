@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...runtime.signals import interruptible
+from ...terminal.log_output import print_log
 from ...terminal.text import counted
 from ..commands import share_cores, source_of, source_options
 
@@ -138,7 +139,8 @@ def train_backbone_command(source: tuple[str, ...], as_json: bool, **options: An
 
         keep_freed_memory()
         config = TrainBackboneConfig(source=source_of(source), **options)
-        result = train_backbone(config, say=lambda line: click.echo(line, err=True), progress=not as_json)
+        print_log(err=True)
+        result = train_backbone(config, progress=not as_json)
     if not started().first:
         return
     if as_json:

@@ -7,8 +7,9 @@ train_backbone(TrainBackboneConfig(model="r2d26", source="videos", size=112))
 
 from __future__ import annotations
 
+import logging
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from math import prod
@@ -26,6 +27,7 @@ from ...runtime.signals import interruptible
 from ...runtime.spawning import require_startable
 from ...store import VideoRecord
 from ...store.format.checksummed_json import digest
+from ...terminal.log_output import quiet
 from ...terminal.outputs import require_folder
 from ...terminal.text import agreeing, counted
 from ...training.distributed import Ranks, joined
@@ -45,12 +47,10 @@ from .video_cache import CacheEntry, ClipCache
 
 __all__ = ["TrainBackboneConfig", "TrainBackboneResult", "train_backbone"]
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
-def train_backbone(
-    config: TrainBackboneConfig, *, say: Say = print, progress: bool = True
-) -> TrainBackboneResult:
+def train_backbone(config: TrainBackboneConfig, *, progress: bool = True) -> TrainBackboneResult:
     """Train a backbone, from scratch or from other weights, and write its weights where `faster extract` finds them.
 
     Started again with the same configuration it goes on where it was stopped, and does nothing once finished.
@@ -63,21 +63,21 @@ def train_backbone(
         StorageError: the disk has no room for the cache, or fails.
         Interrupted: stopped by a signal; the state is saved.
     """
-    with joined(config.device) as (ranks, device):
-        return _train(config, say if ranks.first else _say_nothing, progress, ranks, device)
+    with joined(config.device) as (ranks, device), quiet(not ranks.first):
+        return _train(config, progress, ranks, device)
 
 
 def _train(
-    config: TrainBackboneConfig, say: Say, progress: bool, ranks: Ranks, device: torch.device
+    config: TrainBackboneConfig, progress: bool, ranks: Ranks, device: torch.device
 ) -> TrainBackboneResult:
     require_known(config.model)
     require_text(config.out, "--out")
     require_startable()
-    source = _labelled_source(config, say)
-    parts = choose_parts(config, source, say)
+    source = _labelled_source(config)
+    parts = choose_parts(config, source)
     run_dir = Path(config.out) / f"{file_stem(config.model)}.run"
     target = Path(config.out) / f"{file_stem(config.model)}.safetensors"
-    model, origin = _network(config, source, say)
+    model, origin = _network(config, source)
     if origin is not None:
         require_unseen_by(origin, parts.test, f"test videos of {parts.split}")
         require_unseen_by(origin, parts.unseen, f"videos of fold {config.fold}")
@@ -96,14 +96,14 @@ def _train(
         if ranks.first and not target.exists():
             finished, info = load_weights(config.model, path=run_dir)
             save_weights(finished, target, info)
-        say(f"{run_dir} is finished: nothing to do")
+        logger.info(f"{run_dir} is finished: nothing to do")
         return TrainBackboneResult(**read_json(run_dir / "result.json"))
     if target.exists() and not (run_dir / "config.json").exists():
         raise WeightsError(
             f"{target} is there and is not of this run; move it away, or name another folder with --out"
         )
     require_folder(Path(config.out), "--out")
-    cached = _cache(config, model, source, parts, ranks, say, progress)
+    cached = _cache(config, model, source, parts, ranks, progress)
     shape = (config.validation_clips, config.clip_frames, config.size, config.size, 3)
     slots = max(1, min(2 * config.batch_size, MEMORY_BYTES // prod(shape)))
     with DecoderPool(config.decoders, shape=shape, slots=slots) as pool:
@@ -157,20 +157,20 @@ def _train(
         save_weights(model, target, info)
         write_json(run_dir / "result.json", result.to_dict())
     if task.failed:
-        say(
+        logger.warning(
             f"{counted(len(task.failed), 'video')} could not be decoded and "
             f"{agreeing(len(task.failed), 'was', 'were')} left out; see {run_dir / 'failures.jsonl'}"
         )
     return result
 
 
-def choose_parts(config: TrainBackboneConfig, source: Source, say: Say) -> BackboneTrainingVideos:
+def choose_parts(config: TrainBackboneConfig, source: Source) -> BackboneTrainingVideos:
     """Which videos are trained on, validated, tested and left out.
 
     Raises:
         UsageError, SourceError: there is no such split, or it has too few labelled videos.
     """
-    split = _split(config, source, say)
+    split = _split(config, source)
     videos = [video for video in source.videos if video.splits.get(split) == "train" and video.label >= 0]
     if not videos:
         raise SourceError("no training video of the split is labelled; name another with --split")
@@ -183,7 +183,7 @@ def choose_parts(config: TrainBackboneConfig, source: Source, say: Say) -> Backb
     test = [video for video in source.videos if video.splits.get(split) in ("test", "val")]
     test = [video for video in test if video.splits[split] == "test"] or test
     left_out = f", {len(unseen)} left out (fold {config.fold} of {config.folds})" if unseen else ""
-    say(
+    logger.info(
         f"{config.model}: {counted(len(train), 'video')} to train on, {len(validation)} to validate, "
         f"{len(test)} to test "
         f"({split}){left_out}"
@@ -197,7 +197,7 @@ def choose_parts(config: TrainBackboneConfig, source: Source, say: Say) -> Backb
     )
 
 
-def _network(config: TrainBackboneConfig, source: Source, say: Say) -> tuple[Backbone, WeightsInfo | None]:
+def _network(config: TrainBackboneConfig, source: Source) -> tuple[Backbone, WeightsInfo | None]:
     """The network as training begins, and the facts of the weights that it starts from."""
     classes = len(source.class_names)
     with torch.random.fork_rng(devices=[]):
@@ -212,7 +212,7 @@ def _network(config: TrainBackboneConfig, source: Source, say: Say) -> tuple[Bac
     if config.init is None:
         return model, None
     origin, said = start_from(config.model, config.init, model, source.class_names)
-    say(said)
+    logger.info(said)
     return model, origin
 
 
@@ -222,7 +222,6 @@ def _cache(
     source: Source,
     parts: BackboneTrainingVideos,
     ranks: Ranks,
-    say: Say,
     progress: bool,
 ) -> dict[str, CacheEntry]:
     """The cache's entry of each training and validation video that it holds, by id, once the first rank has filled it.
@@ -245,13 +244,13 @@ def _cache(
     failed: dict[str, str] = {}
     if ranks.first:
         with interruptible("cached videos are kept"):
-            failed = cache.fill(list(entries.values()), decoders=config.decoders, say=say, progress=progress)
+            failed = cache.fill(list(entries.values()), decoders=config.decoders, progress=progress)
     failed = ranks.gathered(failed)[0]
     return {name: entry for name, entry in entries.items() if name not in failed}
 
 
-def _labelled_source(config: TrainBackboneConfig, say: Say) -> Source:
-    source = config.read(say)
+def _labelled_source(config: TrainBackboneConfig) -> Source:
+    source = config.read()
     if len({video.label for video in source.videos if video.label >= 0}) < 2:
         raise SourceError(
             f"{config.place} labels fewer than two classes; training needs class folders or an annotation file"
@@ -259,11 +258,11 @@ def _labelled_source(config: TrainBackboneConfig, say: Say) -> Source:
     return source
 
 
-def _split(config: TrainBackboneConfig, source: Source, say: Say) -> str:
+def _split(config: TrainBackboneConfig, source: Source) -> str:
     names = sorted({name for video in source.videos for name in video.splits})
     if config.split is None:
         if len(names) > 1:
-            say(f"splits {', '.join(names)}: taking {names[0]} (name another with --split)")
+            logger.info(f"splits {', '.join(names)}: taking {names[0]} (name another with --split)")
         return names[0]
     if config.split not in names:
         raise UsageError(f"no split {config.split!r}; the source has: {', '.join(names)}")
@@ -298,7 +297,3 @@ def _versions() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in names},
     }
-
-
-def _say_nothing(line: str) -> None:
-    """What the ranks other than the first say."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
@@ -37,6 +38,8 @@ from ..video.decoder_process import VideoFailure
 from ..video.pictures import SCALING
 from ..video.sampling import random_clip
 from ..video.transforms import random_view, short_sides
+
+logger = logging.getLogger(__name__)
 
 _VERSION = 1  # of what the files hold
 _PART_FRAMES = 512  # of a long video, between two signs of life
@@ -87,9 +90,7 @@ class ClipCache:
             clips=clips,
         )
 
-    def fill(
-        self, entries: Sequence[CacheEntry], *, decoders: int, say: Callable[[str], None], progress: bool
-    ) -> dict[str, str]:
+    def fill(self, entries: Sequence[CacheEntry], *, decoders: int, progress: bool) -> dict[str, str]:
         """Make the files that are not there or not whole, and return why videos have none, id → reason.
 
         Raises:
@@ -97,7 +98,7 @@ class ClipCache:
         """
         lacking = [entry for entry in entries if not _is_whole(entry.file)]
         if not lacking:
-            say(f"cache: {self.folder} holds all {counted(len(entries), 'video')}")
+            logger.info(f"cache: {self.folder} holds all {counted(len(entries), 'video')}")
             return {}
         require_folder(self.folder, "--cache-folder")
         self._remove_abandoned()
@@ -117,7 +118,7 @@ class ClipCache:
                 i: self._bytes(lacking[i], result.starts.tolist())
                 for i, result in work("measure", [self._measuring(i, e) for i, e in enumerate(lacking)])
             }
-            self._require_room(sum(sizes.values()), len(sizes), len(entries) - len(lacking), say)
+            self._require_room(sum(sizes.values()), len(sizes), len(entries) - len(lacking))
             for _, result in work("cache", [self._writing(i, lacking[i]) for i in sizes]):
                 if result.frames < 0:
                     raise StorageError(f"{self.folder}: {os.strerror(-result.frames)}; {_MEND}")
@@ -136,9 +137,9 @@ class ClipCache:
         clip_pixels = self._clip_frames * self._size * self._size
         return 3 * (entry.clips * clip_pixels if entry.clips else prod(shape))
 
-    def _require_room(self, needed: int, videos: int, there: int, say: Callable[[str], None]) -> None:
+    def _require_room(self, needed: int, videos: int, there: int) -> None:
         if not videos:
-            say(f"cache: {self.folder} holds {counted(there, 'video')}")
+            logger.info(f"cache: {self.folder} holds {counted(there, 'video')}")
             return
         parent = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
         free = shutil.disk_usage(parent).free
@@ -146,7 +147,7 @@ class ClipCache:
         what = f"cache: {counted(videos, 'decoded video')} {agreeing(videos, 'takes', 'take')} {sized(needed)} in {self.folder}{have}; {sized(free)} are free"
         if needed > free:
             raise StorageError(f"{what}: {_MEND}")
-        say(what)
+        logger.info(what)
 
     def _remove_abandoned(self) -> None:
         """Remove what killed runs were writing."""

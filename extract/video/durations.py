@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,15 @@ from .decode import LoadedVideo, probe
 from .decoder_pool import DecodeJob, DecoderPool
 from .decoder_process import VideoFailure
 
+logger = logging.getLogger(__name__)
 
-def probe_durations(
-    root: Path, paths: Sequence[str], *, say: Callable[[str], None], progress: bool
-) -> dict[str, float]:
+
+def probe_durations(root: Path, paths: Sequence[str], *, progress: bool) -> dict[str, float]:
     """Seconds of each video, to the end of its last frame; videos that cannot be read are left out and said.
 
     Args:
         root: folder that the paths are relative to.
         paths: the videos.
-        say: receives one line where videos were left out.
         progress: show a progress bar.
     """
     jobs = [DecodeJob(key=path, path=root / path, arguments={}, load=load_duration) for path in paths]
@@ -37,7 +37,7 @@ def probe_durations(
                 durations[path] = float(result.times_seconds[0])
     if failures:
         more = f" and {len(failures) - 3} more" if len(failures) > 3 else ""
-        say(
+        logger.warning(
             f"{counted(len(failures), 'video')} cannot be cut into segments, for their length is unknown: "
             f"{', '.join(failures[:3])}{more}"
         )

@@ -21,6 +21,7 @@ from faster.aggregate.sweep.run import SweepConfig, run_sweep
 from faster.aggregate.train import TrainConfig, TrainResult, train_agg
 from faster.errors import Interrupted, RunError
 from faster.training.loop import TrainingRun
+from log_lines import logged
 from stores import make_spec, make_store, make_videos
 
 SPECS = [make_spec("dear", clips=4), make_spec("cheap", clips=4)]
@@ -35,7 +36,8 @@ def old(tmp_path: Path) -> Path:
 def train(store: Path, out: Path, lines: list[str] | None = None, **changes: Any) -> TrainResult:
     values: dict[str, Any] = {"aggregator": "gru", "pattern": "1:1", "epochs": 2, "batch_size": 9}
     config = TrainConfig(store=store, out=out, device="cpu", **{**values, **changes})
-    return train_agg(config, say=[].append if lines is None else lines.append, progress=False)
+    with logged(lines):
+        return train_agg(config, progress=False)
 
 
 def moved(old: Path) -> Path:
@@ -107,7 +109,7 @@ def test_another_store_is_refused_wherever_it_lies(old: Path, tmp_path: Path) ->
 
 def test_every_split_of_a_moved_store(old: Path, tmp_path: Path) -> None:
     config = TrainConfig(store=old, out=tmp_path / "all", aggregator="average", pattern="1:1", device="cpu")
-    whole = train_splits(config, say=[].append, progress=False)
+    whole = train_splits(config, progress=False)
     new = moved(old)
     with pytest.raises(RunError, match=f"faster evaluate {tmp_path / 'all'} --store FOLDER"):
         evaluate_splits(tmp_path / "all", device="cpu")
@@ -128,7 +130,8 @@ def sweeping(store: Path, out: Path, *aggregators: str) -> tuple[list[str], int]
     lines: list[str] = []
     training = TrainConfig(store=store, epochs=1, batch_size=9, device="cpu")
     grid = Grid(aggregators=aggregators, patterns=("1:1",), clips=(2,), seeds=1)
-    result = run_sweep(SweepConfig(training=training, grid=grid, out=out), say=lines.append, progress=False)
+    with logged(lines):
+        result = run_sweep(SweepConfig(training=training, grid=grid, out=out), progress=False)
     return lines, len(result.finished)
 
 

@@ -65,7 +65,7 @@ def two_shapes(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def train(store: Store, out: Path, **changes: Any) -> TrainResult:
     values = {"pattern": "1:3", "clips": 4, **TRAINING, **changes}
-    return train_agg(TrainConfig(store=store.path, out=out, **values), say=[].append, progress=False)
+    return train_agg(TrainConfig(store=store.path, out=out, **values), progress=False)
 
 
 def require_the_same_again(result: TrainResult) -> None:
@@ -138,7 +138,7 @@ def test_a_sweeps_cells_are_those_of_train_agg_and_of_evaluate(store: Store, tmp
     config = SweepConfig(
         training=TrainConfig(store=store.path, **TRAINING), grid=grid, out=tmp_path / "sweep"
     )
-    lines = run_sweep(config, say=[].append, progress=False).finished
+    lines = run_sweep(config, progress=False).finished
     assert [line["aggregator"] for line in lines] == list(names)
     for line in lines:
         alone = train(store, tmp_path / line["aggregator"], aggregator=line["aggregator"], clip_frames=8)
@@ -164,7 +164,7 @@ def test_a_sweep_that_goes_on_with_its_last_cells_has_as_many_threads(
         config = SweepConfig(
             training=TrainConfig(store=store.path, **TRAINING), grid=grid, out=tmp_path, jobs=2
         )
-        run_sweep(config, say=[].append, progress=False)
+        run_sweep(config, progress=False)
 
     monkeypatch.setattr(sweep_cells.CellRunner, "run", noting)
     before = torch.get_num_threads()

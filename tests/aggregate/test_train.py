@@ -25,6 +25,7 @@ from faster.aggregate.runs import load_run
 from faster.aggregate.train import TrainConfig, TrainResult, train_agg
 from faster.errors import DataError, Interrupted, RunError
 from faster.store import Store, VideoRecord
+from log_lines import logged
 from mounts import mounted
 from stores import make_maps, make_spec, make_store, make_videos, note_opens
 
@@ -44,7 +45,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def run(store: Store, out: Path, *, lines: list[str] | None = None, **changes: Any) -> TrainResult:
     values: dict[str, Any] = {"epochs": 3, "batch_size": 8, "warmup_epochs": 1.0, "device": "cpu"}
     config = TrainConfig(store=store.path, out=out, **{**values, **changes})
-    return train_agg(config, say=[].append if lines is None else lines.append, progress=False)
+    with logged(lines):
+        return train_agg(config, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +189,7 @@ def test_the_default_folder_is_named_after_the_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = TrainConfig(store=store.path, aggregator="average", pattern="1:3", clips=4, seed=2)
-    result = train_agg(config, say=[].append, progress=False)
+    result = train_agg(config, progress=False)
     assert result.run == Path("runs/small-average-1-3-n4-s2") and result.best is None
     assert load_run(result.run).config.reads == "logits"
 

@@ -25,6 +25,7 @@ from faster.aggregate.train import TrainConfig, TrainResult, train_agg
 from faster.errors import DataError, Interrupted, RunError, UsageError
 from faster.store import Store, VideoRecord
 from faster.training.distributed import Ranks
+from log_lines import logged
 from safetensors.torch import load_file
 from stores import make_spec, make_store, make_videos
 from torch.nn import functional as F
@@ -42,15 +43,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def run(store: Store, out: Path, *, lines: list[str] | None = None, **changes: Any) -> TrainResult:
     values: dict[str, Any] = {"epochs": 3, "batch_size": 8, "pattern": "1:3", "clips": 4, "device": "cpu"}
     config = TrainConfig(store=store.path, out=out, **{**values, **changes})
-    return train_agg(config, say=[].append if lines is None else lines.append, progress=False)
+    with logged(lines):
+        return train_agg(config, progress=False)
 
 
 def task_of(store: Store, name: str, *, rank: int = 0, count: int = 1, depth: int = 2, **changes: Any):
     """A fresh aggregator of the store's maps and its task, as one of several ranks would have it."""
     mix = choose_mix(store, MixRequest(pattern="1:3", clips=4))
-    parts = choose_parts(
-        store, mix, "split1", TrainConfig(store=store.path, validation_share=0.2), say=[].append
-    )
+    parts = choose_parts(store, mix, "split1", TrainConfig(store=store.path, validation_share=0.2))
     with torch.random.fork_rng():
         torch.manual_seed(5)
         aggregator = build(name, map_shapes=mix.map_shapes, num_classes=3)
@@ -336,7 +336,7 @@ def test_init_never_saw_what_is_reported(other_store: Store, origin: Path, tmp_p
             device="cpu",
         )
         with pytest.raises(DataError, match=r"test videos of two were in the training of .*second"):
-            train(config, say=[].append, progress=False)
+            train(config, progress=False)
         assert not list(tmp_path.glob(f"{split}/**/metrics.jsonl"))
 
 
@@ -409,5 +409,5 @@ def test_a_split_that_cannot_be_reported_is_refused_before_any_training(tmp_path
     store = make_store(tmp_path / "s.zarr", SPECS, videos, gflops=GFLOPS, trained_on=["v1"])
     config = TrainConfig(store=store.path, aggregator="gru", epochs=1, out=tmp_path / "runs", split="all")
     with pytest.raises(DataError, match="1 of the 4 test videos of two was in the training of dear"):
-        train_splits(config, say=[].append, progress=False)
+        train_splits(config, progress=False)
     assert not (tmp_path / "runs").exists()

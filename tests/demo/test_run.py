@@ -8,6 +8,7 @@ from pathlib import Path
 from faster.demo.events import EventSet
 from faster.demo.run import CHEAP, EXPENSIVE, DemoConfig, demo
 from faster.demo.video_files import planned_videos
+from log_lines import logged
 
 
 def test_the_demo_ends_in_a_table_a_plot_and_a_page_and_is_not_done_twice(tmp_path: Path) -> None:
@@ -28,7 +29,8 @@ def test_the_demo_ends_in_a_table_a_plot_and_a_page_and_is_not_done_twice(tmp_pa
         cells=(("average", "1:3"), ("fast-gru", "1:3")),
     )
     said: list[str] = []
-    result = demo(config, say=said.append, progress=False)
+    with logged(said):
+        result = demo(config, progress=False)
     assert len(said) == len(result.seconds) == 6
     assert [(row.aggregator, row.seeds) for row in result.rows] == [("average", (0, 1)), ("fast-gru", (0, 1))]
     assert result.rows[1].gflops_per_video > result.rows[0].gflops_per_video > 0
@@ -45,7 +47,8 @@ def test_the_demo_ends_in_a_table_a_plot_and_a_page_and_is_not_done_twice(tmp_pa
     made = {
         path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("maps/c/**/*") if path.is_file()
     }
-    again = demo(config, say=said.append, progress=False)
+    with logged(said):
+        again = demo(config, progress=False)
     assert again.rows == result.rows
     assert made and all(path.stat().st_mtime_ns == when for path, when in made.items())
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from exchanges import ALL, contents, features, foreign, make_original, quiet, save
+from exchanges import ALL, contents, features, foreign, make_original, save
 from faster import store as stores
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.cli import group, main
@@ -232,7 +232,6 @@ def test_an_aggregator_trains_on_imported_features(tmp_path: Path, aggregator: s
         TrainConfig(
             store=tmp_path / "b.zarr", aggregator=aggregator, out=tmp_path / "run", epochs=12, device="cpu"
         ),
-        say=quiet,
         progress=False,
     )
     assert result.report.metrics.top1 == 1.0 and result.report.metrics.videos == 8

@@ -32,6 +32,7 @@ from faster.extract.pipeline import worker as shards
 from faster.extract.run import ExtractConfig, estimate, extract
 from faster.extract.video.decode import load_clips
 from faster.extract.video.transforms import normalise
+from log_lines import logged
 from sets import make_bright_set
 from signals import interrupts
 from stores import note_opens
@@ -59,7 +60,8 @@ def config(source: Path, store: Path, **changes: object) -> ExtractConfig:
 
 def run(settings: ExtractConfig) -> tuple[stores.Store, list[str]]:
     said: list[str] = []
-    extract(settings, say=said.append, progress=False)
+    with logged(said):
+        extract(settings, progress=False)
     return stores.open(str(settings.store)), said
 
 
@@ -111,7 +113,7 @@ def test_a_run_opens_its_store_at_its_begin_and_at_its_end(
     for changes in ({}, {"retry_failed": True}):
         with monkeypatch.context() as patch:
             opened = note_opens(patch)
-            extract(replace(asked, **changes), say=[].append, progress=False)
+            extract(replace(asked, **changes), progress=False)
         assert opened == [tmp_path / "s.zarr"] * 2
 
 
@@ -128,12 +130,10 @@ def test_one_bad_file_costs_itself_only(bright: Path, tmp_path: Path) -> None:
         (name, model) for name in ("train/dark/broken.mp4", "test/light/empty.mp4") for model in (CHEAP, DEAR)
     }
     assert all(f["reason"] and f["id"].rsplit("/")[-1] not in f["reason"] for f in failures)
-    summary = extract(config(root, tmp_path / "s.zarr"), say=lambda _: None, progress=False)
+    summary = extract(config(root, tmp_path / "s.zarr"), progress=False)
     assert summary.extracted == 0 and sum(summary.failed.values()) == 2 and summary.already_whole == 4
     shutil.copy(root / "train/dark/dark 1.mp4", root / "train/dark/broken.mp4")
-    retried = extract(
-        config(root, tmp_path / "s.zarr", retry_failed=True), say=lambda _: None, progress=False
-    )
+    retried = extract(config(root, tmp_path / "s.zarr", retry_failed=True), progress=False)
     assert retried.whole == 5 and sum(retried.failed.values()) == 1
     assert stores.open(store.path).features(DEAR, 8).ok.sum() == 5
 
@@ -203,7 +203,7 @@ def test_weights_are_found_by_name_and_leave_their_provenance(
     assert np.isfinite(features.read_logits(np.arange(12), 0, 0)).all()
     with pytest.raises(ProvenanceMismatch, match="weights_digest: store has"):
         (tmp_path / "weights").rename(tmp_path / "elsewhere")
-        extract(config(bright, store.path, models=(CHEAP,)), say=lambda _: None, progress=False)
+        extract(config(bright, store.path, models=(CHEAP,)), progress=False)
 
 
 def test_mistakes_are_said_before_anything_is_written(bright: Path, tmp_path: Path) -> None:
@@ -322,9 +322,9 @@ def test_a_dry_run_says_the_size_that_a_run_then_takes(tmp_path: Path) -> None:
         dtype="uint8",
     )
     before = sorted(tmp_path.iterdir())
-    would = estimate(config, say=lambda line: None, progress=False)
+    would = estimate(config, progress=False)
     assert sorted(tmp_path.iterdir()) == before and would.free_bytes > would.store_bytes
-    extract(config, say=lambda line: None, progress=False)
+    extract(config, progress=False)
     stored = sum(
         f.stat().st_size
         for name in ("maps", "scales", "logits")
@@ -337,8 +337,8 @@ def test_a_dry_run_says_the_size_that_a_run_then_takes(tmp_path: Path) -> None:
     assert stores.open(path).shard_videos > would.videos
     files = files_of(path)
     with pytest.raises(ProvenanceMismatch, match="clips: store has 2, asked 3"):
-        estimate(replace(config, clips=3), say=lambda line: None, progress=False)
-    estimate(config, say=lambda line: None, progress=False)
+        estimate(replace(config, clips=3), progress=False)
+    estimate(config, progress=False)
     assert files_of(path) == files
 
 
@@ -359,7 +359,8 @@ def test_what_failed_is_retried_only_where_that_loses_no_maps(
         shutil.copy(file, kept)
         file.unlink()
     said: list[str] = []
-    summary = extract(retry, say=said.append, progress=False)
+    with logged(said):
+        summary = extract(retry, progress=False)
     assert summary.extracted == 0 and store.features(CHEAP, 8).ok.sum() == 6
     assert [line for line in said if str(gone[1]) in line and "(nor are 1 more)" in line], said
     assert files_of(path) == before
@@ -379,10 +380,11 @@ def test_what_failed_is_retried_only_where_that_loses_no_maps(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "unlink", killing)
-        with pytest.raises(Killed):
-            extract(retry, say=said.append, progress=False)
+        with pytest.raises(Killed), logged(said):
+            extract(retry, progress=False)
     assert list(path.glob("features/*/L8/maps/c/0/0/**/0")) and not list(path.rglob("*.v0.json"))
-    summary = extract(once, say=said.append, progress=False)
+    with logged(said):
+        summary = extract(once, progress=False)
     assert (summary.whole, summary.failed) == (7, {})
     run(config(root, tmp_path / "whole.zarr"))
     assert files_of(path) == files_of(tmp_path / "whole.zarr")

@@ -15,17 +15,13 @@ GONE = stores.VideoRecord(id="b/gone.mp4", path="b/gone.mp4", label=1, splits={"
 ALL = np.arange(4)
 
 
-def quiet(_: str) -> None:
-    pass
-
-
 def run_export(store: Path, out: Path, **options: object) -> ExportSummary:
-    return export(ExportConfig(store=store, out=out, **options), say=quiet, progress=False)  # type: ignore[arg-type]
+    return export(ExportConfig(store=store, out=out, **options), progress=False)  # type: ignore[arg-type]
 
 
 def run_import(source: Path, store: Path, model: str = "i3d", **options: object) -> ImportSummary:
     config = ImportConfig(source=source, store=store, model=model, **options)  # type: ignore[arg-type]
-    return import_features(config, say=quiet, progress=False)
+    return import_features(config, progress=False)
 
 
 def foreign(source: Path, store: Path, **options: object) -> ImportSummary:

@@ -43,9 +43,7 @@ def test_two_processes_train_as_one_even_after_one_died(tmp_path: Path) -> None:
         "batch_size": 7,
         "device": "cpu",
     }
-    one = train_agg(
-        TrainConfig(store=store.path, out=tmp_path / "one", **values), say=[].append, progress=False
-    )
+    one = train_agg(TrainConfig(store=store.path, out=tmp_path / "one", **values), progress=False)
 
     options = [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     command = ["train-agg", "--store", str(store.path), "--out", str(tmp_path / "two"), *options]
@@ -57,6 +55,7 @@ def test_two_processes_train_as_one_even_after_one_died(tmp_path: Path) -> None:
     done = torchrun("-m", "faster.cli", *command, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["report"]["metrics"]["videos"] == 12  # one rank speaks
+    assert done.stderr.count("run folder: ") == 1
     ours, theirs = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")
@@ -91,7 +90,7 @@ def test_two_processes_train_as_one_on_any_pattern(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s.zarr", specs, make_videos(48), gflops={"dear": 9.0, "cheap": 1.0})
     values = {"aggregator": "average", "pattern": "any", "epochs": 2, "batch_size": 2, "device": "cpu"}
     config = TrainConfig(store=store.path, out=tmp_path / "one", **values)
-    one = train_agg(config, say=[].append, progress=False)
+    one = train_agg(config, progress=False)
     options = [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     command = ["train-agg", "--store", str(store.path), "--out", str(tmp_path / "two"), *options]
     done = torchrun(str(SUPPORT / "ending_rank.py"), *command)

@@ -44,7 +44,7 @@ def config(store: Store, out: Path, **changes: object) -> TrainConfig:
 @pytest.fixture(scope="module")
 def trained(store: Store, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     out = tmp_path_factory.mktemp("runs") / "any"
-    return train_agg(config(store, out), say=[].append, progress=False)
+    return train_agg(config(store, out), progress=False)
 
 
 def test_the_budgets_are_every_n_with_every_pattern_that_it_has_clips_for(store: Store) -> None:
@@ -114,7 +114,7 @@ def test_validation_is_the_mean_over_the_patterns_of_n_clips(trained: TrainResul
     from faster.aggregate.run_setup import PreparedRun
 
     asked, mix = config(store, trained.run), choose_mix(store, MixRequest(pattern="any", clips=4))
-    parts = choose_parts(store, mix, "split1", TrainConfig(store=store.path), say=[].append)
+    parts = choose_parts(store, mix, "split1", TrainConfig(store=store.path))
     cpu = torch.device("cpu")
     prepared = PreparedRun(asked, store, mix, "split1", parts, run=trained.run, device=cpu)
     task = prepared.task(ClipReader(mix, store.videos.labels, reads="maps"))
@@ -133,7 +133,7 @@ def test_validation_is_the_mean_over_the_patterns_of_n_clips(trained: TrainResul
 def test_the_report_sets_it_beside_the_specialised_runs(
     store: Store, trained: TrainResult, tmp_path: Path
 ) -> None:
-    own = train_agg(config(store, tmp_path / "own", pattern="1:3", epochs=4), say=[].append, progress=False)
+    own = train_agg(config(store, tmp_path / "own", pattern="1:3", epochs=4), progress=False)
     rows, meta = report_of([trained.run, own.run])
     assert len(rows) == len(ALL) + 1 and {row.group for row in rows} == {""}
     beside = [row for row in rows if (row.pattern, row.clips) == ("1:3", 4)]
@@ -159,9 +159,7 @@ def test_the_command_names_both_models_and_no_mixture_may_lack(trained: TrainRes
 def test_a_sweep_takes_it_as_a_pattern(store: Store, trained: TrainResult, tmp_path: Path) -> None:
     grid = Grid(aggregators=("fast-gru", "gru"), patterns=("any", "1:1"), clips=(4,), seeds=1)
     training = config(store, tmp_path, pattern=None, clips=None)
-    swept = run_sweep(
-        SweepConfig(training=training, grid=grid, out=tmp_path / "s"), say=[].append, progress=False
-    )
+    swept = run_sweep(SweepConfig(training=training, grid=grid, out=tmp_path / "s"), progress=False)
     assert len(swept.finished) == 4 and not swept.failed
     (cell,) = (tmp_path / "s/cells").glob("fast-gru-any-n4-*")
     for name in ("best.safetensors", "metrics.jsonl", "result.json", "budgets/1-1-n2.csv"):
@@ -181,6 +179,6 @@ def test_commands_and_names(store: Store, trained: TrainResult, tmp_path: Path) 
     asked = [str(trained.run), "--pattern", "1:1", "--clips", "2", "--json"]
     found = json.loads(CliRunner().invoke(evaluate_command, asked, catch_exceptions=False).stdout)
     assert found["predictions"].endswith("predictions-1-1-n2.csv")
-    alone = train_agg(config(store, tmp_path / "e", pattern="all-E", epochs=1), say=[].append, progress=False)
+    alone = train_agg(config(store, tmp_path / "e", pattern="all-E", epochs=1), progress=False)
     with pytest.raises(UsageError, match="the run was trained on dear alone; train one for every pattern"):
         evaluate(load_run(alone.run), pattern="1:1")

@@ -16,6 +16,7 @@ from faster.aggregate.runs import load_run
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.extract.sources.read import read_source
 from faster.store import VideoRecord
+from log_lines import logged
 from sources import touch, write
 from stores import make_spec, make_store
 
@@ -85,7 +86,8 @@ def test_a_run_of_many_classes_takes_what_its_videos_take(tmp_path: Path) -> Non
         epochs=1,
         device="cpu",
     )
-    result = train_agg(config, say=lines.append, progress=False)
+    with logged(lines):
+        result = train_agg(config, progress=False)
     again = evaluate(load_run(tmp_path / "run"), device="cpu")
     write_report([tmp_path / "run"], out=tmp_path / "report.html")
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024

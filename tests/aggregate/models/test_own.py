@@ -140,7 +140,7 @@ def test_it_trains_on_maps_of_two_shapes_and_with_the_skip_path(own: str, tmp_pa
 def test_a_run_whose_module_is_gone_says_so(own: str, tmp_path: Path) -> None:
     store = make_store(tmp_path / "s.zarr", [make_spec()], make_videos(24), signal=True)
     config = TrainConfig(store=store.path, aggregator=f"{own}:Leaky", epochs=1, out=tmp_path / "run")
-    train_agg(config, say=[].append, progress=False)
+    train_agg(config, progress=False)
     assert type(load_run(tmp_path / "run").aggregator) is class_of(f"{own}:Leaky")
     text = (tmp_path / "run/config.json").read_text()
     (tmp_path / "run/config.json").write_text(text.replace(f"{own}:Leaky", "gone_module:Leaky"))

@@ -98,9 +98,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def train(store: Store, out: Path, **values: Any) -> Any:
     usual = {"aggregator": "fast-gru", "pattern": "1:3", "epochs": 3, "device": "cpu", "skip_scores": True}
-    return train_agg(
-        TrainConfig(store=store.path, out=out, **{**usual, **values}), say=[].append, progress=False
-    )
+    return train_agg(TrainConfig(store=store.path, out=out, **{**usual, **values}), progress=False)
 
 
 def test_training_keeps_the_classifiers_and_runs_say_so(store: Store, tmp_path: Path) -> None:
@@ -125,9 +123,7 @@ def test_a_sweep_gives_the_same_and_leaves_averaging_as_it_is(store: Store, tmp_
     alone = train(store, tmp_path / "alone", aggregator="gru", seed=0)
     template = TrainConfig(store=store.path, epochs=3, device="cpu", skip_scores=True)
     grid = Grid(aggregators=("average", "gru"), patterns=("1:3",), seeds=1)
-    run_sweep(
-        SweepConfig(grid=grid, training=template, out=tmp_path / "sweep"), say=[].append, progress=False
-    )
+    run_sweep(SweepConfig(grid=grid, training=template, out=tmp_path / "sweep"), progress=False)
     (cell,) = (tmp_path / "sweep" / "cells").glob("gru-*")
     assert (cell / "best.safetensors").read_bytes() == (alone.run / "best.safetensors").read_bytes()
     (cell,) = (tmp_path / "sweep" / "cells").glob("average-*")
@@ -164,7 +160,7 @@ def test_cells_of_models_without_a_classifier_are_empty_and_the_others_are_not(
     template = TrainConfig(store=mixed.path, epochs=1, device="cpu", skip_scores=True)
     grid = Grid(aggregators=("gru",), patterns=("all-E", "all-C", "1:3"), seeds=1)
     config = SweepConfig(grid=grid, training=template, out=tmp_path / "sweep")
-    run_sweep(config, say=[].append, progress=False)
+    run_sweep(config, progress=False)
     lines = [json.loads(line) for line in (tmp_path / "sweep" / "cells.jsonl").read_text().splitlines()]
     assert {line["pattern"]: line.get("empty", "")[:23] for line in lines} == {
         "all-E": "",

@@ -33,7 +33,7 @@ def swept(tmp_path_factory):
         grid=Grid(aggregators=("average", "gru"), patterns=("1:1", "1:3", "1:7"), clips=(2, 4), seeds=2),
         out=folder / "sweep",
     )
-    return run_sweep(config, say=[].append, progress=False)
+    return run_sweep(config, progress=False)
 
 
 def test_report_of_a_sweep(swept, tmp_path):

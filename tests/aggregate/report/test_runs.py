@@ -33,7 +33,7 @@ def cells(tmp_path_factory):
         grid=Grid(aggregators=("average", "gru"), patterns=("1:1",), clips=(2,), seeds=2),
         out=folder / "sweep",
     )
-    return run_sweep(config, say=[].append, progress=False).folder / "cells"
+    return run_sweep(config, progress=False).folder / "cells"
 
 
 def put(values, path, value):
@@ -319,7 +319,6 @@ def test_the_command_has_every_option_of_the_run(cells, tmp_path):
             device="cpu",
             out=tmp_path / "run",
         ),
-        say=[].append,
         progress=False,
     )
     _, meta = report_of([tmp_path / "run"])

@@ -44,7 +44,7 @@ def trained(
         batch_size=16,
         device="cpu",
     )
-    return load_run(train_agg(config, say=[].append, progress=False).run)
+    return load_run(train_agg(config, progress=False).run)
 
 
 @pytest.fixture(scope="module")

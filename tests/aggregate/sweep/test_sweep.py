@@ -34,6 +34,7 @@ from faster.aggregate.train import TrainConfig, train_agg
 from faster.errors import DataError, Interrupted, RunError, UsageError
 from faster.runtime.dask_cluster import LOCAL
 from faster.store import Features, Store
+from log_lines import logged
 from stores import make_spec, make_store, make_videos
 from torch import Tensor
 
@@ -76,7 +77,8 @@ def run(store: Store, out: Path, *, lines: list[str] | None = None, **grid: Any)
         out=out,
         **settings,
     )
-    return run_sweep(config, say=[].append if lines is None else lines.append, progress=False)
+    with logged(lines):
+        return run_sweep(config, progress=False)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -106,7 +108,6 @@ def test_each_cell_is_what_it_would_be_alone(store: Store, swept: SweepResult, t
                 out=tmp_path / name,
                 **TRAINING,
             ),
-            say=[].append,
             progress=False,
         )
         cell = swept.folder / "cells" / f"{name}-1-3-n4-l8-dear-cheap-s1"
@@ -328,7 +329,7 @@ def test_averaging_the_backbones_own_scores_has_one_seed(store: Store, tmp_path:
     alone = TrainConfig(
         store=store.path, aggregator="average", pattern="1:3", out=tmp_path / "alone", **TRAINING
     )
-    report = train_agg(alone, say=[].append, progress=False).report
+    report = train_agg(alone, progress=False).report
     assert result.finished[1]["metrics"]["top1"] == report.metrics.top1
 
 
@@ -457,4 +458,4 @@ def test_no_number_of_clips_takes_memory(store: Store, tmp_path: Path) -> None:
     assert result.empty[0]["empty"] == f"the store holds 8 clips a video, not {10**20}"
     config = TrainConfig(store=store.path, clips=10**20)
     with pytest.raises(DataError, match="holds 8 clips a video"):
-        train_agg(config, say=[].append, progress=False)
+        train_agg(config, progress=False)

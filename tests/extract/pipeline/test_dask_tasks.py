@@ -64,7 +64,7 @@ def run(source: Path, store: Path, **changes: Any) -> list[ShardEvent]:
         "precision": "float32",
     }
     on_event = changes.pop("on_event", events.append)
-    extract(ExtractConfig(**{**values, **changes}), say=[].append, progress=False, on_event=on_event)
+    extract(ExtractConfig(**{**values, **changes}), progress=False, on_event=on_event)
     return [event for event in events if isinstance(event, ShardEvent)]
 
 

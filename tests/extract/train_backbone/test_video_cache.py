@@ -17,6 +17,7 @@ from faster.extract.train_backbone.video_cache import (
 )
 from faster.extract.video.decode import load_clips, load_random_video, read_scaled
 from faster.store import VideoRecord
+from log_lines import logged
 from videos import frame_number, make_video
 
 SIZE = 56  # the shorter side is drawn from 64 to 80
@@ -29,7 +30,8 @@ def make_cache(folder: Path) -> ClipCache:
 
 def fill(cache: ClipCache, entries: list[CacheEntry]) -> tuple[dict[str, str], list[str]]:
     said: list[str] = []
-    failed = cache.fill(entries, decoders=1, say=said.append, progress=False)
+    with logged(said):
+        failed = cache.fill(entries, decoders=1, progress=False)
     return failed, said
 
 

@@ -174,7 +174,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExtractConfig, Pat
         view_seed=5,
         precision="float32",
     )
-    summary = extract(config, say=lambda line: None, progress=False)
+    summary = extract(config, progress=False)
     assert summary.clips == 8 * 3 * 3 and summary.whole == 8
     return config, root / "videos"
 
@@ -216,7 +216,7 @@ def test_a_rerun_that_lacks_one_view_ends_with_the_same_bytes(stored: tuple[Extr
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     for name in ("receipts/000000.v1.json", "maps/c/0/1/0/0/0/0/0"):
         (path / f"features/{MODEL}/L8" / name).unlink()
-    summary = extract(config, say=lambda line: None, progress=False)
+    summary = extract(config, progress=False)
     assert summary.clips == 8 * 3
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
 
@@ -227,4 +227,4 @@ def test_a_store_keeps_to_the_views_that_it_was_begun_with(stored: tuple[Extract
         source=str(root), models=(MODEL,), store=config.store, allow_random=True, clips=3, size=32
     )
     with pytest.raises(ProvenanceMismatch, match="views: store has 3, asked 1"):
-        extract(other, say=lambda line: None, progress=False)
+        extract(other, progress=False)

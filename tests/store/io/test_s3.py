@@ -413,7 +413,7 @@ def test_training_from_there_is_the_same_bit_for_bit(server: Server, remote: str
         config = TrainConfig(
             store=store, out=tmp_path / name, pattern="1:3", epochs=1, batch_size=16, device="cpu"
         )
-        train_agg(config, say=lambda _: None, progress=False)
+        train_agg(config, progress=False)
     best = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("here", "there")]
     assert best[0] == best[1]
     reports = [train_report(tmp_path / name) for name in ("here", "there")]

@@ -15,6 +15,7 @@ from faster.extract.backbones.inference.precision import as_asked, choose_precis
 from faster.extract.backbones.weights.load import load_weights
 from faster.extract.run import ExtractConfig, extract
 from faster.extract.video.decode import load_clips
+from log_lines import logged
 from videos import make_video
 
 MODEL = "r2plus1d14-w4"
@@ -103,7 +104,8 @@ def test_what_a_store_records_can_be_asked_for_again(recorded: str, asked: str) 
 def test_maps_of_two_precisions_are_not_mixed(tmp_path: Path, first: str, second: str) -> None:
     said: list[str] = []
     settings = config(tmp_path, precision=first)
-    extract(settings, say=said.append, progress=False)
+    with logged(said):
+        extract(settings, progress=False)
     assert any(f"{MODEL} in {first}" in line for line in said)
     features = stores.open(tmp_path / "s.zarr").features(MODEL, 8)
     assert features.spec.precision == first
@@ -112,4 +114,4 @@ def test_maps_of_two_precisions_are_not_mixed(tmp_path: Path, first: str, second
     maps, _ = FrozenBackbone(backbone, precision=first)(video.clips)
     np.testing.assert_array_equal(features.read_maps(0, 0, np.arange(3)), maps)
     with pytest.raises(ProvenanceMismatch, match=f'precision: store has "{first}", asked "{second}"'):
-        extract(config(tmp_path, precision=second), say=said.append, progress=False)
+        extract(config(tmp_path, precision=second), progress=False)
