@@ -11,8 +11,9 @@ import click
 
 from ..errors import one_line
 from ..runtime.dask_cluster import cluster_options
+from ..terminal.options import options_of
 from ..terminal.text import counted, sized
-from .options import encoding_options
+from .options import EncodingOptions
 
 if TYPE_CHECKING:
     from .maintain.inspect import ModelSummary, StoreSummary
@@ -143,7 +144,7 @@ def _print_projection(summary: StoreSummary, videos: int) -> None:
 @click.command("convert")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
-@encoding_options
+@options_of(EncodingOptions)
 @click.option(
     "--model", "models", multiple=True, metavar="M", help="Convert this model's maps only; may be repeated."
 )

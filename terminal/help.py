@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from .options import with_own_errors
 from .suggest import did_you_mean
 
 
@@ -28,6 +27,8 @@ class HelpfulGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of this name, whose options refuse bad values in one form."""
+        from .options import with_own_errors  # here: a list of commands does without
+
         command = self.find(cmd_name)
         return None if command is None else with_own_errors(command)
 

@@ -9,15 +9,14 @@ def train_command(**values: Any) -> None:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from .settings import Declaration, Setting, settings_of
+from .settings import ConfigSetting, Declaration, settings_of
 
-T = TypeVar("T")
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
@@ -42,13 +41,7 @@ def options_of(
     return decorate
 
 
-def pop_config(config: type[T], values: dict[str, Any]) -> T:
-    """The dataclass of those of a command's values that are its fields; they are taken out of `values`."""
-    names = {each.name for each in fields(config)} & values.keys()  # type: ignore[arg-type]
-    return config(**{name: values.pop(name) for name in names})
-
-
-def _add(of: Setting, command: CommandT) -> CommandT:
+def _add(of: ConfigSetting, command: CommandT) -> CommandT:
     """Give a command the setting's option, or argument."""
     declared = of.declared
     if declared.get("python"):
@@ -77,7 +70,7 @@ def _add(of: Setting, command: CommandT) -> CommandT:
 class _Reads:
     """Of a click type: a bad value ends in the setting's own error."""
 
-    setting: Setting
+    setting: ConfigSetting
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read a text; a default is no text."""
@@ -100,7 +93,7 @@ class _Text(_Reads, click.types.StringParamType):
     pass
 
 
-def _type(of: Setting) -> Any:
+def _type(of: ConfigSetting) -> Any:
     """The click type that reads a setting's text, and shows its range or choices in the help."""
     declared = of.declared
     made: Any
@@ -113,7 +106,7 @@ def _type(of: Setting) -> Any:
     elif of.kind in (int, float):
         low, high = declared.get("least", declared.get("above")), declared.get("most", declared.get("below"))
         opened = {"min_open": "above" in declared, "max_open": "below" in declared}
-        made = (_IntRange if of.kind is int else _FloatRange)(low, high, **opened)
+        made = (_IntRange if of.kind is int and of.scale is None else _FloatRange)(low, high, **opened)
     else:
         return click.STRING
     made.setting = of
@@ -138,5 +131,5 @@ def with_own_errors(command: click.Command) -> click.Command:
             continue
         number = float if isinstance(kind, click.FloatRange) else int
         value_kind = number if "choices" not in declared else str
-        parameter.type = _type(Setting(name=name, option=name, kind=value_kind, declared=declared))
+        parameter.type = _type(ConfigSetting(name=name, option=name, kind=value_kind, declared=declared))
     return command

@@ -48,6 +48,7 @@ class Declaration(TypedDict, total=False):
         flag: the option's name, where it is not the field's: "--model" for `models`.
         metavar: what stands for the value in the help.
         path: whether the value is a path of a file or folder.
+        scale: of the field's value, what 1 stands for on the command line: 2**30 where that takes GiB, and the field bytes.
         listed: whether a tuple is one text with commas; otherwise its option may be repeated.
         argument: whether it is an argument of the command, not an option.
         python: whether only Python can set it: the command has no option for it.
@@ -66,6 +67,7 @@ class Declaration(TypedDict, total=False):
     flag: str
     metavar: str
     path: bool
+    scale: int
     listed: bool
     argument: bool
     python: bool
@@ -91,7 +93,7 @@ def like(config: type, name: str, default: Any = MISSING, **changed: Unpack[Decl
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class ConfigSetting:
     """A setting as its class has it: what is declared, with the field's name, type and default.
 
     Attributes:
@@ -132,23 +134,30 @@ class Setting:
     def _read_one(self, text: str) -> Any:
         value: Any = text
         if self.kind in (int, float):
-            with suppress(ValueError):
-                value = self.kind(text)
-        self._check_one(value)
+            with suppress(ValueError, OverflowError):
+                value = self.kind(text) if self.scale is None else self.kind(float(text) * self.scale)
+        self._check_one(value, text)
         return value
 
-    def _check_one(self, value: Any) -> None:
+    def _check_one(self, value: Any, shown: Any = None) -> None:
+        shown = value if shown is None else shown
         if "choices" in self.declared:
             if value not in self.declared["choices"]:
                 known = [str(choice) for choice in self.declared["choices"]]
-                raise self._error(value, f"allowed: {', '.join(known)}{did_you_mean(str(value), known)}")
+                raise self._error(shown, f"allowed: {', '.join(known)}{did_you_mean(str(shown), known)}")
         elif self.kind in (int, float):
-            is_number = isinstance(value, Integral if self.kind is int else Real) and not isinstance(
-                value, bool
-            )
+            number = Integral if self.kind is int else Real
+            is_number = isinstance(value, number) and not isinstance(value, bool)
             if not is_number or not self._is_within(value):
-                noun = "" if is_number else "a whole number" if self.kind is int else "a number"
-                raise self._error(value, f"it must be {', '.join(filter(None, [noun, self.range]))}")
+                noun = "a whole number" if self.kind is int and self.scale is None else "a number"
+                raise self._error(
+                    shown, f"it must be {', '.join(filter(None, [noun * (not is_number), self.range]))}"
+                )
+
+    @property
+    def scale(self) -> int | None:
+        """See `Declaration`."""
+        return self.declared.get("scale")
 
     def _is_within(self, value: Any) -> bool:
         least, most, above, below = map(self.declared.get, ("least", "most", "above", "below"))
@@ -193,7 +202,7 @@ class Setting:
 
 
 @cache
-def settings_of(config: type) -> Mapping[str, Setting]:
+def settings_of(config: type) -> Mapping[str, ConfigSetting]:
     """The settings that a dataclass declares, by their fields' names, in its order."""
     hints = get_type_hints(config)
     return {
@@ -201,7 +210,7 @@ def settings_of(config: type) -> Mapping[str, Setting]:
     }
 
 
-def _settled(each: Field[Any], hint: Any) -> Setting:
+def _settled(each: Field[Any], hint: Any) -> ConfigSetting:
     declared: Declaration = each.metadata[_DECLARED]
     members = [*_members(hint)]
     tuples = [member for member in members if get_origin(member) in (tuple, Sequence)]
@@ -209,7 +218,7 @@ def _settled(each: Field[Any], hint: Any) -> Setting:
     name = each.name
     if not declared.get("python"):
         name = name.upper() if declared.get("argument") else f"--{name.replace('_', '-')}"
-    return Setting(
+    return ConfigSetting(
         name=each.name,
         option=declared.get("flag", name),
         kind=Path if Path in kinds else kinds[0] if kinds else get_args(tuples[0])[0],

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from faster.errors import UsageError
-from faster.terminal.options import options_of, pop_config, with_own_errors
+from faster.terminal.options import options_of, with_own_errors
 from faster.terminal.settings import check, declare, documented, like, setting, settings_of
 
 
@@ -33,6 +33,7 @@ class Config:
     codec: str = setting("none", help="Of maps.", choices=("none", "zstd"))
     table: int | None = setting(None, help="Of the paper.", choices=(2, 4))
     sizes: tuple[int, ...] | None = setting(None, help="Sizes.", listed=True, least=1, metavar="N,…")
+    cache_bytes: int | None = setting(None, help="Memory.", flag="--cache-gib", scale=2**30, least=0)
     quick: bool = setting(False, help="Do less.")
     compiled: bool = setting(True, help="Compile.", flag="--compile")
     out: str | Path | None = setting(None, help="The folder.", path=True)
@@ -66,7 +67,7 @@ def run(*arguments: str, of: click.Command = command) -> Any:
 def test_a_command_takes_what_the_class_declares_with_its_defaults(tmp_path: Path) -> None:
     assert run("--model", "a") == Config(models=("a",))
     everything = (
-        "--model a --model b --clips 3 --rate 0.25 --views 2 --codec zstd --table 4 --sizes 1,2 --quick --no-compile "
+        "--model a --model b --clips 3 --rate 0.25 --views 2 --codec zstd --table 4 --sizes 1,2 --cache-gib 0.5 --quick --no-compile "
         f"--out {tmp_path} --twice 3"
     )
     assert run(*everything.split()) == Config(
@@ -77,6 +78,7 @@ def test_a_command_takes_what_the_class_declares_with_its_defaults(tmp_path: Pat
         codec="zstd",
         table=4,
         sizes=(1, 2),
+        cache_bytes=2**29,
         quick=True,
         compiled=False,
         out=tmp_path,
@@ -100,6 +102,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"views": ""}, "--views=", "--views is ''; it must be a whole number, at least 0"),
     ({"codec": "zst"}, "--codec zst", "--codec is zst; allowed: none, zstd; did you mean zstd?"),
     ({"table": 3}, "--table 3", "--table is 3; allowed: 2, 4"),
+    ({"cache_bytes": -1}, "--cache-gib -1", "--cache-gib is -1; it must be at least 0"),
     ({"sizes": (4, 0)}, "--sizes 4,0", "--sizes is 0; it must be at least 1"),
 ]
 
@@ -140,13 +143,11 @@ def test_a_shared_setting_keeps_what_does_not_change() -> None:
     @click.command()
     @options_of(Other, without=["codec"])
     @options_of(Config, only=["codec", "quick"])
-    def both(**values: Any) -> tuple[Other, dict[str, Any]]:
-        return pop_config(Other, values), values
+    def both(**values: Any) -> dict[str, Any]:
+        return values
 
-    assert run("a", "b", "--codec", "zstd", "--quick", of=both) == (
-        Other(source=("a", "b"), codec="zstd"),
-        {"quick": True},
-    )
+    values = run("a", "b", "--codec", "zstd", "--quick", of=both)
+    assert values == {"clips": 8, "source": ("a", "b"), "codec": "zstd", "quick": True}
     with pytest.raises(ValueError, match="Other has no setting quick"):
         options_of(Other, only=["quick"])
 
@@ -159,6 +160,7 @@ def test_the_help_and_the_docstring_say_what_is_declared() -> None:
         "--rate FLOAT RANGE Of learning. [default: 0.5; 0<x<1]",
         "--codec [none|zstd] Of maps. [default: none]",
         "--sizes N,… Sizes.",
+        "--cache-gib FLOAT RANGE Memory. [x>=0]",
         "--compile / --no-compile Compile. [default: compile]",
         "--out PATH The folder.",
     ):
@@ -187,7 +189,7 @@ def test_options_that_only_click_declares_have_the_same_errors() -> None:
     assert plain.get_help(click.Context(plain)) == before
     assert run("--share", "0.5", "--part", "test", of=plain) == {"share": 0.5, "size": 3, "part": "test"}
     for arguments, message in (
-        (["--share", "1"], "--share is 1.0; it must be at least 0 and below 1"),
+        (["--share", "1"], "--share is 1; it must be at least 0 and below 1"),
         (["--size", "x"], "--size is x; it must be a whole number, at least 1"),
         (["--part", "tset"], "--part is tset; allowed: train, test; did you mean test?"),
     ):
