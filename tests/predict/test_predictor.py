@@ -227,7 +227,7 @@ def test_a_budget_is_never_exceeded_and_one_below_the_first_clip_is_refused(
 
 @pytest.mark.parametrize("probability", [0.0, -0.1, 1.01, float("nan")])
 def test_an_exit_that_means_nothing_is_refused(probability: float, video: Path, predictor: Predictor) -> None:
-    with pytest.raises(UsageError, match="above 0 and at most at 1"):
+    with pytest.raises(UsageError, match="above 0 and at most 1"):
         predictor.predict([video], exit_probability=probability)
 
 

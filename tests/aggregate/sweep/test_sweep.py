@@ -337,7 +337,7 @@ def test_a_grid_without_any_possible_cell_is_refused(store: Store, tmp_path: Pat
         run(store, tmp_path, patterns=("1:31",))
     with pytest.raises(UsageError, match="did you mean gru"):
         run(store, tmp_path, aggregators=("gruu",))
-    with pytest.raises(UsageError, match="0 jobs"):
+    with pytest.raises(UsageError, match="--jobs is 0"):
         run(store, tmp_path, jobs=0)
 
 
