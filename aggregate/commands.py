@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..terminal.options import options_of
+from ..terminal.options import AS_JSON, options_of
 from ..terminal.text import counted
 from .config import EvaluateOptions, TrainConfig
-
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 if TYPE_CHECKING:
     from .all_splits import SplitsResult

@@ -50,9 +50,7 @@ class TrainConfig:
         callback=output_folder,
     )
     init: str | Path | None = setting(
-        None,
-        help="Start from this run's aggregator, with a new classifier for other classes.",
-        metavar="RUN",
+        None, help="Start from this run's aggregator, with a new classifier for other classes.", metavar="RUN"
     )
     epochs: int = like(TrainingOptions, "epochs", 30)
     batch_size: int = like(
@@ -110,12 +108,7 @@ class EvaluateOptions:
     """What `evaluate` and `oracle` take beside the run; None is the run's own."""
 
     store: str | Path | None = setting(None, help="Another store.", unset="the run's", metavar="S")
-    split: str | None = setting(
-        None,
-        help="Another split.",
-        unset="the run's",
-        metavar="NAME",
-    )
+    split: str | None = setting(None, help="Another split.", unset="the run's", metavar="NAME")
     part: str | None = setting(
         None, help="A part of it.", unset="the run's", choices=("train", "val", "test")
     )

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from ..terminal.options import options_of
+from ..terminal.options import AS_JSON, options_of
 from ..terminal.text import counted, sized
 from .config import ExportConfig, ImportConfig
 
 
 @click.command("export")
 @options_of(ExportConfig)
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@AS_JSON
 def export_command(as_json: bool, **options: Any) -> None:
     """Write the maps of STORE for other programs: one HDF5 file, or one .npy a video with its facts as JSON.
 
@@ -46,7 +46,7 @@ def export_command(as_json: bool, **options: Any) -> None:
 
 @click.command("import")
 @options_of(ImportConfig)
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@AS_JSON
 def import_command(as_json: bool, **options: Any) -> None:
     """Put features into a store as a model's maps, to train aggregators on.
 

@@ -28,9 +28,7 @@ class ExportConfig:
         metadata=declare(help="The HDF5 file, or the folder of .npy files.", path=True, callback=_either)
     )
     format: str | None = setting(
-        None,
-        help="HDF5 where --out ends in .h5 or .hdf5, else npy, by default.",
-        choices=("hdf5", "npy"),
+        None, help="HDF5 where --out ends in .h5 or .hdf5, else npy, by default.", choices=("hdf5", "npy")
     )
     model: str | None = setting(None, help="Only this model's maps; all by default.")
     clip_frames: int | None = setting(None, help="Only maps of clips of this many frames.", least=1)
@@ -61,17 +59,13 @@ class ImportConfig:
     store: str | Path = field(metadata=declare(help="The store to write, or to add the model to.", path=True))
     model: str = field(metadata=declare(help="A name for what made them; of an export, the model to take."))
     gflops: float | None = setting(
-        None,
-        help="Cost of the backbone on one clip, multiply-adds / 1e9; an export knows it.",
-        least=0,
+        None, help="Cost of the backbone on one clip, multiply-adds / 1e9; an export knows it.", least=0
     )
     clip_frames: int | None = setting(
         None, help="L, frames that one feature saw; an export knows it.", least=1
     )
     clips: int | None = setting(
-        None,
-        help="M, features taken of each video; all if every video has as many, else 256 / L.",
-        least=1,
+        None, help="M, features taken of each video; all if every video has as many, else 256 / L.", least=1
     )
     annotations: tuple[str, ...] = setting(
         (),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..terminal.options import options_of
+from ..terminal.options import AS_JSON, options_of
 from ..terminal.outputs import output_file, output_folder
 from ..terminal.text import agreeing, counted
 from .options import PredictOptions
@@ -110,7 +110,7 @@ def predict_command(
     callback=output_folder,
     help="The folder to write.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@AS_JSON
 def export_model_command(run: str, out: Path, as_json: bool) -> None:
     """Write the aggregator of RUN for programs without this package: init, step and readout as .pt2 files.
 

@@ -19,6 +19,9 @@ from .settings import ConfigSetting, Declaration, settings_of
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+"""What most commands share."""
+
 
 def options_of(
     config: type, *, only: Collection[str] | None = None, without: Collection[str] = ()
@@ -48,11 +51,7 @@ def _add(of: ConfigSetting, command: CommandT) -> CommandT:
         return command
     if "by" in declared:
         return declared["by"](command)  # type: ignore[no-any-return]
-    common = {
-        "type": _type(of),
-        "metavar": declared.get("metavar"),
-        "callback": declared.get("callback"),
-    }
+    common = {"type": _type(of), "metavar": declared.get("metavar"), "callback": declared.get("callback")}
     if declared.get("argument"):
         return click.argument(of.name, nargs=-1 if of.several else 1, **common)(command)
     extra: dict[str, Any] = common | {"multiple": of.several and not declared.get("listed")}
@@ -104,9 +103,12 @@ def _type(of: ConfigSetting) -> Any:
     elif "choices" in declared:
         made = _Choice(list(map(str, declared["choices"])))
     elif of.kind in (int, float):
-        low, high = declared.get("least", declared.get("above")), declared.get("most", declared.get("below"))
+        bounds: Any = (
+            declared.get("least", declared.get("above")),
+            declared.get("most", declared.get("below")),
+        )
         opened = {"min_open": "above" in declared, "max_open": "below" in declared}
-        made = (_IntRange if of.kind is int and of.scale is None else _FloatRange)(low, high, **opened)
+        made = (_IntRange if of.kind is int and of.scale is None else _FloatRange)(*bounds, **opened)
     else:
         return click.STRING
     made.setting = of

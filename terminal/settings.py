@@ -202,7 +202,7 @@ class ConfigSetting:
 
 
 @cache
-def settings_of(config: type) -> Mapping[str, ConfigSetting]:
+def settings_of(config: type) -> dict[str, ConfigSetting]:
     """The settings that a dataclass declares, by their fields' names, in its order."""
     hints = get_type_hints(config)
     return {
@@ -239,9 +239,9 @@ def _members(hint: Any) -> Iterator[Any]:
         yield hint
 
 
-def check(config: object) -> None:
+def check(config: Any) -> None:
     """Raise UsageError where a value of a configuration is not allowed; what `__post_init__` calls first."""
-    for each in settings_of(type(config)).values():
+    for each in settings_of(config.__class__).values():
         each.check(getattr(config, each.name))
 
 

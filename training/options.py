@@ -44,10 +44,7 @@ class TrainingOptions:
         choices=("float32", "bf16"),
     )
     patience: int | None = setting(
-        None,
-        help="Stop after so many epochs without a better one.",
-        metavar="EPOCHS",
-        least=1,
+        None, help="Stop after so many epochs without a better one.", metavar="EPOCHS", least=1
     )
     seed: int = setting(0, help="Of all that is random.", least=0, most=2**32 - 1)
     device: str = setting("cpu", help="Where to train.")

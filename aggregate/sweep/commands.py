@@ -8,11 +8,10 @@ from typing import Any
 
 import click
 
-from ...terminal.options import options_of
+from ...terminal.options import AS_JSON, options_of
 from ...terminal.outputs import output_file
 from ...terminal.settings import settings_of
 from ...terminal.text import counted
-from ..commands import AS_JSON
 from ..config import EvaluateOptions, TrainConfig
 from .config import Grid, SweepConfig
 

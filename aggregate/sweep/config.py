@@ -21,11 +21,7 @@ class Grid:
         None, help="As --aggregator of train-agg.", unset="the paper's five", metavar="A,…", listed=True
     )
     patterns: tuple[str, ...] | None = setting(
-        None,
-        help="",
-        unset="all-E,1:1,1:3,1:7,1:15,1:31, those that can be",
-        metavar="E:C,…",
-        listed=True,
+        None, help="", unset="all-E,1:1,1:3,1:7,1:15,1:31, those that can be", metavar="E:C,…", listed=True
     )
     clips: tuple[int, ...] | None = setting(
         None, help="Clips a video.", unset="all of the store's", metavar="N,…", listed=True, least=1

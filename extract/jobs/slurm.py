@@ -33,10 +33,7 @@ class SlurmJob:
     )
     tasks: int = field(
         metadata=declare(
-            help="Tasks of the array.",
-            detail="A task does every `tasks`-th shard.",
-            metavar="N",
-            least=1,
+            help="Tasks of the array.", detail="A task does every `tasks`-th shard.", metavar="N", least=1
         )
     )
     at_once: int | None = setting(None, help="Tasks that may run at once.", unset="all", metavar="N", least=1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...runtime.signals import interruptible
-from ...terminal.options import options_of
+from ...terminal.options import AS_JSON, options_of
 from ...terminal.text import counted
 from ..commands import share_cores
 from .config import TrainBackboneConfig
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command("train-backbone")
 @options_of(TrainBackboneConfig)
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@AS_JSON
 def train_backbone_command(as_json: bool, **options: Any) -> None:
     """Train a backbone on SOURCE and write weights/MODEL.safetensors, where extract finds it.
 
