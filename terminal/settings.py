@@ -128,7 +128,7 @@ class ConfigSetting:
         if not self.declared.get("listed"):
             return self._read_one(text)
         if not (words := text.replace(",", " ").split()):
-            raise self._error(text, "the list must not be empty; leave the option out for the default")
+            raise self._error(text, "the list is empty; leave the option out for the default")
         return tuple(map(self._read_one, words))
 
     def _read_one(self, text: str) -> Any:

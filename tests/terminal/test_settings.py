@@ -128,7 +128,7 @@ def test_what_only_python_can_get_wrong_is_refused_too() -> None:
     ):
         with pytest.raises(UsageError, match=message):
             Config(**{"models": ("a",), **values})
-    with pytest.raises(UsageError, match="the list must not be empty; leave the option out"):
+    with pytest.raises(UsageError, match="the list is empty; leave the option out"):
         run("--model", "a", "--sizes", " ")
 
 
