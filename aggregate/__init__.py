@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .models.registry import register
     from .report.write import ReportFiles, write_report
     from .runs import Run, RunConfig, load_run
-    from .sweep.grid import Grid
-    from .sweep.run import SweepConfig, SweepResult, run_sweep
+    from .sweep.config import Grid, SweepConfig
+    from .sweep.run import SweepResult, run_sweep
     from .train import TrainResult, train_agg
 
 __all__ = [
@@ -67,13 +67,13 @@ _MODULES = {
     "ConfusionMatrix": ".evaluation.confusion",
     "Evaluation": ".evaluation.evaluate",
     "ExportedModel": ".export",
-    "Grid": ".sweep.grid",
+    "Grid": ".sweep.config",
     "Metrics": ".evaluation.metrics",
     "ReportFiles": ".report.write",
     "Run": ".runs",
     "RunConfig": ".runs",
     "SplitsResult": ".all_splits",
-    "SweepConfig": ".sweep.run",
+    "SweepConfig": ".sweep.config",
     "SweepResult": ".sweep.run",
     "TrainConfig": ".config",
     "TrainResult": ".train",

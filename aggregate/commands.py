@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..terminal.log_output import print_log
-from ..terminal.outputs import output_folder
+from ..terminal.options import AS_JSON, options_of
 from ..terminal.text import counted
-from .options import AS_JSON, DEVICE, STORE, model_options, training_options
+from .config import EvaluateOptions, TrainConfig
 
 if TYPE_CHECKING:
     from .all_splits import SplitsResult
@@ -19,79 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("train-agg")
-@STORE
-@click.option(
-    "--aggregator",
-    default="fast-gru",
-    show_default=True,
-    metavar="A",
-    help="See faster models; or package.module:Class of your own.",
-)
-@click.option(
-    "--pattern",
-    metavar="E:C",
-    help='"1:7", "all-E", "all-C"; "any": one aggregator for all of them.  [1:7; all-E with one model]',
-)
-@click.option("--clips", type=click.IntRange(min=1), metavar="N", help="Clips a video.  [all of the store's]")
-@model_options
-@click.option("--clip-frames", type=click.IntRange(min=1), metavar="L", help="Frames a clip.  [the store's]")
-@click.option(
-    "--split",
-    metavar="NAME",
-    help='A named split, or "all": each of them, and the mean.  [the only one, or the first]',
-)
-@click.option(
-    "--out",
-    metavar="RUN",
-    callback=output_folder,
-    help="The run folder.  [runs/<store>-<aggregator>-<pattern>-n<N>-s<seed>]",
-)
-@click.option(
-    "--init", metavar="RUN", help="Start from this run's aggregator, with a new classifier for other classes."
-)
-@training_options
-@click.option(
-    "--momentum", type=float, default=0.9, show_default=True, help="Of SGD; AdamW's first coefficient."
-)
-@click.option(
-    "--warmup-epochs",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Epochs of linear rise, before the cosine.",
-)
-@click.option(
-    "--max-gradient-norm",
-    type=float,
-    default=10.0,
-    show_default=True,
-    help="Longer gradients are scaled down to it.",
-)
-@click.option(
-    "--label-smoothing",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.0,
-    show_default=True,
-    help="Share of a label that all classes get alike.",
-)
-@click.option(
-    "--balance-classes", is_flag=True, help="Every class weighs the same, however many videos it has."
-)
-@click.option(
-    "--validation-share",
-    type=float,
-    default=0.15,
-    show_default=True,
-    help="Share of the train part that chooses the best epoch.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    help="Decides weights, order, clips and validation share.",
-)
-@DEVICE
+@options_of(TrainConfig)
 @AS_JSON
 def train_agg_command(as_json: bool, **values: Any) -> None:
     """Train an aggregator on a store's maps, and report once on the split's test part.
@@ -108,7 +36,6 @@ def train_agg_command(as_json: bool, **values: Any) -> None:
     from ..runtime.allocator import keep_freed_memory
     from ..training.distributed import started
     from .all_splits import ALL, train_splits
-    from .config import TrainConfig
     from .train import train_agg
 
     keep_freed_memory()
@@ -133,23 +60,13 @@ def train_agg_command(as_json: bool, **values: Any) -> None:
 
 @click.command("evaluate")
 @click.argument("run")
-@click.option("--store", metavar="S", help="Another store.  [the run's]")
-@click.option(
-    "--split", metavar="NAME", help="Another split; of a run on all splits, that split's run.  [the run's]"
-)
-@click.option("--part", type=click.Choice(["train", "val", "test"]), help="A part of it.  [the run's]")
-@click.option("--pattern", metavar="E:C", help="Another pattern than the run's.")
-@click.option("--clips", type=click.IntRange(min=1), metavar="N", help="Another number of clips.")
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Videos at a time.  [as in the run's own report]"
-)
-@DEVICE
+@options_of(EvaluateOptions)
 @AS_JSON
 def evaluate_command(run: str, split: str | None, as_json: bool, **values: Any) -> None:
     """Evaluate a trained RUN: video-level figures, what they cover and cost, and predictions.csv.
 
     Videos that the run, or a backbone that it uses, was trained on are refused. A RUN of train-agg --split all
-    is evaluated split by split, and averaged.
+    is evaluated split by split, and averaged; --split takes that split's run.
 
     \b
     Examples:

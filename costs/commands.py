@@ -11,13 +11,13 @@ import click
 from ..aggregate.report.paper import PRESETS, TABLE_1_NAMES, TABLES, Setting
 from ..errors import UsageError
 from ..runtime.flop_counter import paper_clips
+from ..terminal.options import AS_JSON
 from ..terminal.text import counted
 
 if TYPE_CHECKING:
     from .tables import BackboneCost, PaperCell, PatternCost
 
 _OF_A_LIBRARY = ("prefix", "offers", "example", "installed", "install")
-_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.command("flops")
@@ -45,7 +45,7 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 @click.option(
     "--size", type=click.IntRange(min=1), help="Pixels of a frame's side  [each model's own, else 224]"
 )
-@_AS_JSON
+@AS_JSON
 def flops_command(
     models: tuple[str, ...],
     pattern: str | None,
@@ -99,7 +99,7 @@ def flops_command(
 
 
 @click.command("models")
-@_AS_JSON
+@AS_JSON
 def models_command(as_json: bool) -> None:
     """What --model and --aggregator can name; backbones with their cost for a clip of 8 frames of 224×224.
 

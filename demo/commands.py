@@ -7,6 +7,7 @@ import json
 import click
 
 from ..terminal.log_output import print_log
+from ..terminal.options import AS_JSON
 from ..terminal.outputs import output_folder
 
 
@@ -26,7 +27,7 @@ from ..terminal.outputs import output_folder
     show_default=True,
     help="Of the videos, the backbones and the first of the aggregators.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@AS_JSON
 def demo_command(folder: str, seed: int, as_json: bool) -> None:
     """Render videos, train two backbones, extract, train aggregators, evaluate, predict, and report.
 

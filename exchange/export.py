@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoreError, UsageError
+from ..errors import StoreError
 from ..runtime.file_names import require_text
 from ..runtime.signals import interruptible
 from ..store.io.s3 import require_local
@@ -16,42 +16,12 @@ from ..store.read.store import Store
 from ..terminal.progress_bars import tqdm
 from ..terminal.suggest import did_you_mean
 from ..terminal.text import counted
+from .config import ExportConfig
 from .export_hdf5 import write_hdf5
 from .export_npy import write_npy
 from .export_source import ModelExport
 
 logger = logging.getLogger(__name__)
-
-FORMATS = ("hdf5", "npy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """What to export; `faster export` has an option for each field.
-
-    Attributes:
-        store: the store to read.
-        out: the HDF5 file, or the folder of `.npy` files.
-        format: "hdf5" or "npy"; None tells it from `out`: .h5 and .hdf5 are HDF5.
-        model, clip_frames: which maps; None takes all that the store has.
-        pool: the mean over l, h and w instead of maps.
-    """
-
-    store: str | Path
-    out: str | Path
-    format: str | None = None
-    model: str | None = None
-    clip_frames: int | None = None
-    pool: bool = False
-
-    def __post_init__(self) -> None:
-        if self.format not in (None, *FORMATS):
-            raise UsageError(f"--format is {self.format}; allowed: {', '.join(FORMATS)}")
-
-    @property
-    def settled_format(self) -> str:
-        """The format, told from the output's name where it is not given."""
-        return self.format or ("hdf5" if Path(self.out).suffix.lower() in (".h5", ".hdf5") else "npy")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,10 +23,10 @@ from ..runtime.file_names import require_text
 from ..runtime.flop_counter import paper_clips
 from ..runtime.signals import interruptible
 from ..store import ClipFacts, FeatureSpec, Store, VideoRecord
-from ..store.format.encoding import CODECS, DTYPES
 from ..store.write.create import require_writable
 from ..terminal.progress_bars import tqdm
 from ..terminal.text import counted
+from .config import ImportConfig
 from .feature_files import OwnExport, open_features
 from .import_writer import (
     ImportedVideo,
@@ -42,53 +42,6 @@ from .labels import Labels, labels_from_folders, labels_from_lists, labels_from_
 from .suffixes import KindOfFeatures, require_one_kind
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportConfig:
-    """What to import; `faster import` has an option for each field.
-
-    Attributes:
-        source: a folder of `.npy` files, or an HDF5 file; one array (T, c), (T, h, w, c) or (T, l, h, w, c) a video.
-        store: the store to write, or to add the model to.
-        model: the name that the maps get; of an export of ours, the model that is taken.
-        gflops: the backbone's cost on one clip, in multiply-adds / 1e9; an export knows it.
-        clip_frames: L, frames that one feature saw; an export knows it.
-        clips: M, features taken of each video; by default all where every video has as many, else 256 / L.
-        annotations: annotation files or folders of them, for labels and splits; without them an export's own, those
-            of the store that is added to, or the class folders that the files lie in.
-        annotation_format: name of their format, where it cannot be told from the files.
-        allow_missing: go on without listed videos that have no features; they are recorded as missing.
-        suffix: of several kinds of features of one video, as `v0_rgb` and `v0_flow`, the end of the names of the one to
-            take; "" takes each for a video of its own.
-        channels_first: the arrays are (T, c, h, w) or (T, c, l, h, w).
-        dtype: of the stored maps, "float16" or "uint8" (nothing below zero). codec: "none" or "zstd".
-    """
-
-    source: str | Path
-    store: str | Path
-    model: str
-    gflops: float | None = None
-    clip_frames: int | None = None
-    clips: int | None = None
-    annotations: tuple[str, ...] = ()
-    annotation_format: str | None = None
-    allow_missing: bool = False
-    suffix: str | None = None
-    channels_first: bool = False
-    dtype: str = "float16"
-    codec: str = "none"
-
-    def __post_init__(self) -> None:
-        for name, least in (("gflops", 0), ("clip_frames", 1), ("clips", 1)):
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise UsageError(f"--{name.replace('_', '-')} is {value}; {least} is the least")
-        for name, known in (("dtype", DTYPES), ("codec", CODECS)):
-            if getattr(self, name) not in known:
-                raise UsageError(f"--{name} is {getattr(self, name)}; allowed: {', '.join(known)}")
-        if not self.model.strip():
-            raise UsageError("--model is empty; name what made the features, for example i3d")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,44 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..runtime.dask_cluster import cluster_options
 from ..runtime.signals import interruptible
-from ..store.options import encoding_options
 from ..terminal.log_output import print_log
+from ..terminal.options import options_of
 from ..terminal.text import counted
+from .config import ExtractConfig
 
 if TYPE_CHECKING:
     from .pipeline.events import Event
-
-CommandT = TypeVar("CommandT", bound=Callable[..., Any])
-
-
-def source_options(command: CommandT) -> CommandT:
-    """The argument and options that say which videos: shared by the commands that read a source."""
-    for option in (
-        click.option(
-            "--limit", type=click.IntRange(1), help="Take this many videos, spread over the classes."
-        ),
-        click.option(
-            "--allow-missing", is_flag=True, help="Go on without listed videos that are not on disk."
-        ),
-        click.option(
-            "--follow-links", is_flag=True, help="Take what links lead to outside of the folder, too."
-        ),
-        click.option("--video-root", type=click.Path(), help="Where the videos of an annotation file lie."),
-        click.option(
-            "--format",
-            "annotation_format",
-            help="class-folders, kinetics, mmaction, csv, ucf101, hmdb51 or files; told from the files by default.",
-        ),
-        click.argument("source", nargs=-1, type=click.Path()),
-    ):
-        command = option(command)
-    return command
 
 
 def share_cores() -> None:
@@ -51,11 +25,6 @@ def share_cores() -> None:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         # Asleep at once, they wake too late for the next of many short operations.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-
-def source_of(source: tuple[str, ...]) -> str | tuple[str, ...] | None:
-    """The SOURCE argument as the configuration takes it."""
-    return source if len(source) > 1 else (source[0] if source else None)
 
 
 class FailureLimit(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in newer clicks only
@@ -78,50 +47,7 @@ class FailureLimit(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
 
 
 @click.command("extract")
-@source_options
-@click.option(
-    "--model", "models", multiple=True, required=True, help="A backbone (see: faster models); repeatable."
-)
-@click.option("--store", type=click.Path(), help="The store to write; named after the folder by default.")
-@click.option("--weights", multiple=True, help="A file or URL for each --model, in order [weights/MODEL.*].")
-@click.option(
-    "--allow-random", is_flag=True, help="Random weights where none are found: smoke tests and timing only."
-)
-@click.option(
-    "--clip-frames", type=click.IntRange(1), help="L, frames a clip; the models' own by default, else 8."
-)
-@click.option("--clips", type=click.IntRange(1), help="M, clips a video; 256 / clip frames by default.")
-@click.option(
-    "--size",
-    type=click.IntRange(1, 2048),
-    help="Pixels of a frame's side; each model's own by default, else 224.",
-)
-@click.option(
-    "--views",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Augmented passes over each video beside the centre view, for training to draw from.",
-)
-@click.option(
-    "--view-seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    help="Of scale, crop, mirroring and time offset of the augmented views.",
-)
-@encoding_options
-@click.option(
-    "--every",
-    "every_seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Cut files into segments of this many seconds.",
-)
-@click.option(
-    "--retry-failed",
-    is_flag=True,
-    help="Do the shards again that hold failed videos, after mending their files.",
-)
+@options_of(ExtractConfig)
 @click.option(
     "--max-failed",
     default="5%",
@@ -129,51 +55,11 @@ class FailureLimit(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
     type=FailureLimit(),
     help="Exit code 3 where more of the source's videos failed: a share or a number.",
 )
-@click.option(
-    "--devices", default=None, help="For example cuda:0,cuda:1; the GPU if there is one, else the CPU."
-)
-@cluster_options
-@click.option(
-    "--decoders", type=click.IntRange(1), default=1, show_default=True, help="Decoding processes a device."
-)
-@click.option(
-    "--task",
-    metavar="K/N",
-    help="Do only the shards whose number leaves K when divided by N; auto in a Slurm array.",
-)
-@click.option(
-    "--batch-clips",
-    type=click.IntRange(1),
-    default=8,
-    show_default=True,
-    help="Clips a forward pass; a store keeps to one number.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="What the backbones compute in; auto is bf16 where the device has it in hardware, else float32.",
-)
-@click.option(
-    "--compile/--no-compile",
-    "compiled",
-    default=True,
-    show_default=True,
-    help="Compile the backbones; on a GPU only.",
-)
 @click.option("--dry-run", is_flag=True, help="Say what it would take on disk, and stop.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print events as JSON, one a line; the last is the summary."
 )
-def extract_command(
-    source: tuple[str, ...],
-    devices: str | None,
-    max_failed: Callable[[int], float],
-    dry_run: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def extract_command(max_failed: Callable[[int], float], dry_run: bool, as_json: bool, **options: Any) -> None:
     """Run frozen backbones over every clip of SOURCE and write their maps into a Zarr store.
 
     SOURCE is a folder of videos (class folders, or with an annotation file in it or beside it), an annotation
@@ -192,13 +78,9 @@ def extract_command(
     """
     share_cores()
     with interruptible("nothing was begun"):
-        from .run import ExtractConfig, estimate, extract
+        from .run import estimate, extract
 
-        config = ExtractConfig(
-            source=source_of(source),
-            devices=tuple(devices.split(",")) if devices else None,
-            **options,
-        )
+        config = ExtractConfig(**options)
         print_log(err=True)
         if dry_run:
             would = estimate(config)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..terminal.options import AS_JSON, options_of
 from ..terminal.outputs import output_file, output_folder
 from ..terminal.text import agreeing, counted
+from .options import PredictOptions
 
 if TYPE_CHECKING:
     from .results import Prediction
@@ -30,36 +32,19 @@ if TYPE_CHECKING:
     callback=output_file,
     help="The table.",
 )
-@click.option("--pattern", metavar="E:C", help="Another pattern than the run's; for runs of any pattern.")
-@click.option("--clips", type=click.IntRange(min=1), metavar="N", help="Another number of clips.")
-@click.option("--device", help="cpu, cuda:0, …; the first GPU, or the CPU, by default.")
+@options_of(PredictOptions)
 @click.option("--stream", is_flag=True, help="Print one JSON object a clip: the answer so far and its cost.")
-@click.option(
-    "--exit",
-    "exit_probability",
-    type=click.FloatRange(0, 1, min_open=True),
-    metavar="P",
-    help="Leave a video when a class is this probable, for example 0.95.",
-)
-@click.option(
-    "--budget-gflops",
-    type=click.FloatRange(0, min_open=True),
-    metavar="X",
-    help="Leave a video before the clip that would exceed this cost.",
-)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a video.")
 def predict_command(
     videos: tuple[str, ...],
     run: str,
     weights: tuple[str, ...],
     out: Path,
-    pattern: str | None,
-    clips: int | None,
-    device: str | None,
     stream: bool,
+    as_json: bool,
     exit_probability: float | None,
     budget_gflops: float | None,
-    as_json: bool,
+    **options: Any,
 ) -> None:
     """Classify each of VIDEOS, running on each clip only the backbone that the run's pattern names.
 
@@ -85,7 +70,7 @@ def predict_command(
     from .predictor import Prediction, Predictor, write_predictions
 
     files = {model: file for model, _, file in pairs}
-    predictor = Predictor(run, weights=files, device=device, pattern=pattern, clips=clips)
+    predictor = Predictor(run, weights=files, **options)
     for model in predictor.random_models:
         click.echo(f"note: {model} has random weights: these answers mean nothing", err=True)
     done: list[Prediction] = []
@@ -125,7 +110,7 @@ def predict_command(
     callback=output_folder,
     help="The folder to write.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@AS_JSON
 def export_model_command(run: str, out: Path, as_json: bool) -> None:
     """Write the aggregator of RUN for programs without this package: init, step and readout as .pt2 files.
 

@@ -34,6 +34,7 @@ from ..store import FeatureSpec
 from ..terminal.suggest import did_you_mean
 from ..terminal.text import counted
 from .clip_stream import ClipRequest, ClipStream
+from .options import PredictOptions
 from .results import BUDGET, CONFIDENT, ClipAnswer, Prediction, write_predictions
 
 __all__ = ["ClipAnswer", "Prediction", "Predictor", "write_predictions"]
@@ -68,6 +69,7 @@ class Predictor:
         pattern: str | None = None,
         clips: int | None = None,
     ) -> None:
+        PredictOptions(pattern=pattern, clips=clips)  # refuses others
         run = run if isinstance(run, Run) else load_run(run)
         config = run.config.on(pattern, clips)
         self.run = replace(run, config=config)
@@ -136,12 +138,9 @@ class Predictor:
             budget_gflops: leave each video before the clip that would cost more than this in all.
 
         Raises:
-            UsageError: a probability outside (0, 1], or a budget below the cost of the first clip.
+            UsageError: an option that is not allowed, or a budget below the cost of the first clip.
         """
-        if exit_probability is not None and not 0 < exit_probability <= 1:
-            raise UsageError(
-                f"an exit at probability {exit_probability}; it must lie above 0 and at most at 1"
-            )
+        PredictOptions(exit_probability=exit_probability, budget_gflops=budget_gflops)  # refuses others
         clips = len(self.models)
         if budget_gflops is not None:
             clips = int((self.gflops_after <= budget_gflops).sum())

@@ -11,8 +11,9 @@ import click
 
 from ..errors import one_line
 from ..runtime.dask_cluster import cluster_options
+from ..terminal.options import AS_JSON, options_of
 from ..terminal.text import counted, sized
-from .options import encoding_options
+from .options import EncodingOptions
 
 if TYPE_CHECKING:
     from .maintain.inspect import ModelSummary, StoreSummary
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--videos", type=click.IntRange(1), metavar="N", help="Project the size of N videos from what is there."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@AS_JSON
 def inspect_command(store: Path, videos: int | None, as_json: bool) -> None:
     """Show what STORE holds: videos, splits, models, coverage, failures, sizes and what encoding cost.
 
@@ -143,12 +144,12 @@ def _print_projection(summary: StoreSummary, videos: int) -> None:
 @click.command("convert")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
-@encoding_options
+@options_of(EncodingOptions)
 @click.option(
     "--model", "models", multiple=True, metavar="M", help="Convert this model's maps only; may be repeated."
 )
 @click.option("--processes", type=click.IntRange(1), help="How many convert at once; one a core by default.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@AS_JSON
 def convert_command(store: Path, new: Path, as_json: bool, **options: Any) -> None:
     """Write the maps of STORE in another encoding into the store NEW, with its videos, scores and provenance.
 
@@ -181,7 +182,7 @@ def convert_command(store: Path, new: Path, as_json: bool, **options: Any) -> No
 )
 @click.option("--processes", type=click.IntRange(1), help="How many read at once; one a core by default.")
 @cluster_options
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@AS_JSON
 def verify_command(
     store: Path, repair: bool, processes: int | None, cluster: str | None, as_json: bool
 ) -> None:

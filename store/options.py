@@ -1,28 +1,28 @@
-"""The options that every command shares which writes maps: how they are stored."""
+"""How maps are stored: the settings that everything shares which writes maps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
-import click
-
-Command = Callable[..., Any]
+from ..terminal.settings import check, documented, setting
+from .format.encoding import CODECS, DTYPES
 
 
-def encoding_options(command: Command) -> Command:
-    """--dtype and --codec."""
-    command = click.option(
-        "--codec",
-        type=click.Choice(["none", "zstd"]),
-        default="none",
-        show_default=True,
-        help="Of the stored maps; zstd is 1.7 to 2 times smaller, loses nothing, and is slower to read.",
-    )(command)
-    return click.option(
-        "--dtype",
-        type=click.Choice(["float16", "uint8"]),
-        default="float16",
-        show_default=True,
+@documented
+@dataclass(frozen=True, kw_only=True)
+class EncodingOptions:
+    """How maps are stored."""
+
+    dtype: str = setting(
+        "float16",
         help="Of the stored maps; uint8 is half the size, at an error of some 0.3 %, for maps after a ReLU.",
-    )(command)
+        choices=DTYPES,
+    )
+    codec: str = setting(
+        "none",
+        help="Of the stored maps; zstd is 1.7 to 2 times smaller, loses nothing, and is slower to read.",
+        choices=CODECS,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)

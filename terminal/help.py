@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from .suggest import did_you_mean
@@ -12,7 +10,7 @@ from .suggest import did_you_mean
 class HelpfulGroup(click.Group):
     """A group whose list of commands is never cut, and which names the nearest command, option value or word.
 
-    All values that a command chooses from are seen to here, when the command is looked up.
+    All options of a command are seen to here, when the command is looked up.
     """
 
     def summary(self, ctx: click.Context, name: str) -> str:
@@ -28,9 +26,11 @@ class HelpfulGroup(click.Group):
                 formatter.write_dl(rows)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of this name, whose choices say what is nearest."""
+        """The command of this name, whose options refuse bad values in one form."""
+        from .options import with_own_errors  # here: a list of commands does without
+
         command = self.find(cmd_name)
-        return None if command is None else with_suggestions(command)
+        return None if command is None else with_own_errors(command)
 
     def find(self, name: str) -> click.Command | None:
         """The command of this name as it was made, None where there is none."""
@@ -45,25 +45,3 @@ class HelpfulGroup(click.Group):
             hint = did_you_mean(name, self.list_commands(ctx), most=2)
             ctx.fail(f"No such command {name!r}{hint or '.'}")
         return super().resolve_command(ctx, args)
-
-
-class _Choice(click.Choice):  # type: ignore[type-arg,unused-ignore]  # generic in newer clicks only
-    """A choice that names the nearest of its values for one that it does not have."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As click does it, with the nearest value in the message."""
-        try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter as error:
-            if not (hint := did_you_mean(str(value), map(str, self.choices))):
-                raise
-            self.fail(error.message.rstrip(".") + hint, param, ctx)
-
-
-def with_suggestions(command: click.Command) -> click.Command:
-    """The command itself; each of its choices names the nearest value for one that it does not have."""
-    for parameter in command.params:
-        choice = parameter.type
-        if isinstance(choice, click.Choice) and not isinstance(choice, _Choice):
-            parameter.type = _Choice(choice.choices, choice.case_sensitive)
-    return command

@@ -3,63 +3,64 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..terminal.settings import check, declare, documented, setting
 
-OPTIMIZERS = ("sgd", "adamw")
-PRECISIONS = ("float32", "bf16")
+if TYPE_CHECKING:  # a configuration needs no torch
+    from torch import nn
+    from torch.optim import Optimizer
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """How to train: by default SGD with momentum, a cosine schedule after a linear warm-up (FASTER §4).
 
-    Attributes:
-        optimizer: "sgd" or "adamw".
-        momentum: of SGD; AdamW's first coefficient, its second is 0.999.
-        weight_decay: of weights, not of biases and norms.
-        max_gradient_norm: longer gradients are scaled down to it; one that is not finite ends the run.
-        precision: of the training steps, "float32", or "bf16" by autocast; weights and validation are float32.
-        patience: stop after so many epochs in a row without a better one; None trains them all.
+    The configurations of both training stages declare most of their options like these.
     """
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    warmup_epochs: float = 0.0
-    max_gradient_norm: float = 10.0
-    precision: str = "float32"
-    patience: int | None = None
-    seed: int = 0
-    device: str = "cpu"
+    epochs: int = field(metadata=declare(help="Passes over the videos.", least=1))
+    batch_size: int = field(metadata=declare(help="Samples a step, of all processes together.", least=1))
+    learning_rate: float = field(metadata=declare(help="At the schedule's top.", above=0))
+    optimizer: str = setting("sgd", help="What steps.", choices=("sgd", "adamw"))
+    momentum: float = setting(
+        0.9, help="Of SGD; AdamW's first coefficient.", detail="AdamW's second is 0.999.", least=0, below=1
+    )
+    weight_decay: float = setting(1e-4, help="Of weights, not biases and norms.", least=0)
+    warmup_epochs: float = setting(0.0, help="Epochs of linear rise, before the cosine.", least=0)
+    max_gradient_norm: float = setting(
+        10.0,
+        help="Longer gradients are scaled down to it.",
+        detail="One that is not finite ends the run.",
+        above=0,
+    )
+    precision: str = setting(
+        "float32",
+        help="Of the training steps; weights and validation are float32.",
+        detail="bf16 is by autocast.",
+        choices=("float32", "bf16"),
+    )
+    patience: int | None = setting(
+        None, help="Stop after so many epochs without a better one.", metavar="EPOCHS", least=1
+    )
+    seed: int = setting(0, help="Of all that is random.", least=0, most=2**32 - 1)
+    device: str = setting("cpu", help="Where to train.")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "max_gradient_norm"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("momentum", "weight_decay", "warmup_epochs", "seed"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if not self.momentum < 1:
-            raise UsageError(f"momentum is {self.momentum}; it must be below 1")
+        check(self)
         if self.warmup_epochs > self.epochs:
             raise UsageError(
-                f"warmup_epochs is {self.warmup_epochs}; it must not exceed epochs ({self.epochs})"
+                f"--warmup-epochs is {self.warmup_epochs}; it must not exceed --epochs ({self.epochs})"
             )
-        if self.patience is not None and self.patience < 1:
-            raise UsageError(f"patience is {self.patience}; it must be at least 1")
-        for name, known in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(known)}")
+
+    @classmethod
+    def of(cls, config: object, **settled: Any) -> TrainingOptions:
+        """Those of a configuration, with the values that are settled."""
+        values = {each.name: getattr(config, each.name) for each in fields(cls) if hasattr(config, each.name)}
+        return cls(**{**values, **settled})
 
 
 def learning_rate_at(options: TrainingOptions, step: int, steps_per_epoch: int) -> float:
@@ -73,6 +74,9 @@ def learning_rate_at(options: TrainingOptions, step: int, steps_per_epoch: int) 
 
 def make_optimizer(model: nn.Module, options: TrainingOptions) -> Optimizer:
     """The optimiser of a model's parameters; biases and norms do not decay."""
+    import torch
+    from torch.optim import SGD, AdamW
+
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},

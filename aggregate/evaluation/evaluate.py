@@ -19,6 +19,7 @@ from ...runtime.devices import choose_device
 from ...store import FeatureSpec, Store
 from ...terminal.text import agreeing, counted
 from ...training.distributed import ALONE, Ranks
+from ..config import EvaluateOptions
 from ..data.budgets import budget_name
 from ..data.clip_grid import uniform_subset
 from ..data.loader import ClipReader, uniform_batches
@@ -103,6 +104,7 @@ def evaluate(
     the run or of a backbone in use, or where the store's maps or classes are not those of the run; RunError
     where the run's own store has changed, or is no longer where it was, and is not named.
     """
+    EvaluateOptions(part=part, clips=clips, batch_size=batch_size)  # refuses what cannot be meant
     own_mixture = run.config.pattern, run.config.clips
     config = run.config.on(pattern, clips)
     opened = open_store(config, store, command=["faster", "evaluate", str(run.path)])

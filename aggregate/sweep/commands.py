@@ -8,31 +8,20 @@ from typing import Any
 
 import click
 
-from ...runtime.dask_cluster import cluster_options
 from ...terminal.log_output import print_log
-from ...terminal.outputs import output_file, output_folder
+from ...terminal.options import AS_JSON, options_of
+from ...terminal.outputs import output_file
+from ...terminal.settings import settings_of
 from ...terminal.text import counted
-from ..options import AS_JSON, DEVICE, STORE, model_options, training_options
+from ..config import EvaluateOptions, TrainConfig
+from .config import Grid, SweepConfig
 
 _PARTIAL_FAILURE = 3
-
-
-def _listed(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    words = tuple(text.replace(",", " ").split())
-    if not words:
-        raise click.BadParameter("the list is empty; leave the option out for the default")
-    return words
-
-
-def _numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
-    words = _listed(ctx, parameter, text)
-    if words is None:
-        return None
-    if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
-        raise click.BadParameter(f"{text!r} is not a list of numbers of clips, such as 4,8,16")
-    return tuple(int(word) for word in words)
+# Of a cell's training; the grid settles the rest of TrainConfig, or all cells have its default.
+_TRAINING = (
+    "epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "dropout", "precision",
+    "patience", "skip_scores", "unseen", "device",
+)  # fmt: skip
 
 
 def _page(ctx: click.Context, parameter: click.Parameter, out: str) -> str:
@@ -42,60 +31,13 @@ def _page(ctx: click.Context, parameter: click.Parameter, out: str) -> str:
 
 
 @click.command("sweep")
-@STORE
-@click.option(
-    "--aggregators", metavar="A,…", callback=_listed, help="As --aggregator of train-agg.  [the paper's five]"
-)
-@click.option(
-    "--patterns", metavar="E:C,…", callback=_listed, help="[all-E,1:1,1:3,1:7,1:15,1:31, those that can be]"
-)
-@click.option("--clips", metavar="N,…", callback=_numbers, help="Clips a video.  [all of the store's]")
-@click.option("--table", type=click.Choice(["2", "3", "4", "6"]), help="A table of the paper as the grid.")
-@click.option("--figure", type=click.Choice(["3"]), help="A figure of the paper as the grid.")
-@click.option(
-    "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Seeds a cell, from 0 on."
-)
-@model_options
-@click.option(
-    "--clip-frames", type=click.IntRange(min=1), metavar="L", help="Frames a clip.  [each of the store's]"
-)
+@options_of(TrainConfig, only=["store"])
+@options_of(Grid)
+@options_of(SweepConfig)
 @click.option("--split", metavar="NAME", help="A named split.  [the only one, or the first]")
-@click.option(
-    "--out",
-    metavar="FOLDER",
-    callback=output_folder,
-    help="The sweep's folder; more grids may go in.  [runs/<store>-sweep]",
-)
-@click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that train at once."
-)
-@click.option(
-    "--cache-gib",
-    type=click.FloatRange(min=0),
-    metavar="G",
-    help="For pooled vectors.  [half of free memory]",
-)
-@cluster_options
-@training_options
-@DEVICE
+@options_of(TrainConfig, only=_TRAINING)
 @AS_JSON
-def sweep_command(
-    aggregators: tuple[str, ...] | None,
-    patterns: tuple[str, ...] | None,
-    clips: tuple[int, ...] | None,
-    table: str | None,
-    figure: str | None,
-    seeds: int,
-    expensive: str | None,
-    cheap: str | None,
-    clip_frames: int | None,
-    out: str | None,
-    jobs: int,
-    cache_gib: float | None,
-    cluster: str | None,
-    as_json: bool,
-    **training: Any,
-) -> None:
+def sweep_command(as_json: bool, **values: Any) -> None:
     """Train and report a whole grid of aggregators, patterns, clips and seeds over one store.
 
     Cells that read the same batches share one pass over the data, and aggregators on pooled maps train from memory.
@@ -108,30 +50,12 @@ def sweep_command(
       faster sweep --store ucf101.zarr --aggregators gru,fast-gru --patterns 1:3,1:7 --clips 8,16
     """
     from ...runtime.allocator import keep_freed_memory
-    from ..config import TrainConfig
-    from .grid import Grid
-    from .run import SweepConfig, run_sweep
+    from .run import run_sweep
 
     keep_freed_memory()
-    grid = Grid(
-        aggregators=aggregators,
-        patterns=patterns,
-        clips=clips,
-        clip_frames=clip_frames,
-        expensive=expensive,
-        cheap=cheap,
-        seeds=seeds,
-        table=None if table is None else int(table),
-        figure=None if figure is None else int(figure),
-    )
-    config = SweepConfig(
-        training=TrainConfig(**training),
-        grid=grid,
-        out=out,
-        jobs=jobs,
-        cache_bytes=None if cache_gib is None else int(cache_gib * 2**30),
-        cluster=cluster,
-    )
+    grid = Grid(**{name: values.pop(name) for name in settings_of(Grid)})
+    training = TrainConfig(**{name: values.pop(name) for name in ("store", "split", *_TRAINING)})
+    config = SweepConfig(training=training, grid=grid, **values)
     print_log(err=as_json)
     result = run_sweep(config, progress=not as_json)
     if as_json:
@@ -183,13 +107,7 @@ def report_command(paths: tuple[str, ...], out: str, title: str | None, paper: b
 
 @click.command("oracle")
 @click.option("--run", "run_path", required=True, metavar="RUN", help="A run folder of faster train-agg.")
-@click.option("--store", metavar="S", help="Another store.  [the run's]")
-@click.option("--split", metavar="NAME", help="Another split.  [the run's]")
-@click.option("--part", type=click.Choice(["train", "val", "test"]), help="A part of it.  [the run's]")
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Videos at a time.  [as in the run's own report]"
-)
-@DEVICE
+@options_of(EvaluateOptions, without=["pattern", "clips"])
 @AS_JSON
 def oracle_command(run_path: str, as_json: bool, **values: Any) -> None:
     """How much could choosing the expensive clips video by video gain? The best choice in hindsight bounds it.

@@ -12,13 +12,12 @@ from ...store import Store
 from ...terminal.suggest import did_you_mean
 from ...terminal.text import counted
 from ..data.pattern import ALL_EXPENSIVE, ANY, Pattern
+from .config import Grid
 
 AGGREGATORS = ("average", "concat", "lstm", "gru", "fast-gru")  # the rows of Table 3
 PATTERNS = ("all-E", "1:1", "1:3", "1:7", "1:15", "1:31")  # the rows of Table 4
 TABLE_6_PATTERNS = ("1:1", "1:3")
 CLIPS = (2, 4, 8, 16, 32)  # the columns of Table 3
-TABLES = (2, 3, 4, 6)
-FIGURES = (3,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,47 +63,6 @@ class Holding:
 
     gflops: Mapping[str, float]
     clips: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """What is asked; None is settled from what the store holds.
-
-    Attributes:
-        aggregators, patterns, clips: of a grid of one's own; by default the paper's five, Table 4's patterns, M.
-        clip_frames: one length; by default each that the store has (Table 3 and Figure 3: the shortest,
-            Table 6: the longest).
-        expensive, cheap: models; of two the dearer and the cheaper.
-        seeds: how many, from 0 on.
-        table, figure: of the paper, in place of aggregators, patterns and clips; not both.
-    """
-
-    aggregators: tuple[str, ...] | None = None
-    patterns: tuple[str, ...] | None = None
-    clips: tuple[int, ...] | None = None
-    clip_frames: int | None = None
-    expensive: str | None = None
-    cheap: str | None = None
-    seeds: int = 3
-    table: int | None = None
-    figure: int | None = None
-
-    def __post_init__(self) -> None:
-        preset = self.table is not None or self.figure is not None
-        if self.table is not None and self.figure is not None:
-            raise UsageError(
-                "--table and --figure are two grids; name one, and run the other into the same --out"
-            )
-        if preset and (self.aggregators or self.patterns or self.clips):
-            raise UsageError(
-                "a table or figure of the paper settles aggregators, patterns and clips; leave those out"
-            )
-        if self.table is not None and self.table not in TABLES:
-            raise UsageError(f"table {self.table} is no grid; allowed: {', '.join(map(str, TABLES))}")
-        if self.figure is not None and self.figure not in FIGURES:
-            raise UsageError(f"figure {self.figure} is no grid; allowed: {', '.join(map(str, FIGURES))}")
-        if self.seeds < 1:
-            raise UsageError(f"{counted(self.seeds, 'seed')}; at least 1")
 
 
 def holdings(store: Store, clip_frames: int | None = None) -> dict[int, Holding]:

@@ -26,43 +26,12 @@ from ..models.score_skip import own_heads
 from ..run_setup import versions
 from ..same_store import recorded_sweep_place
 from .cells import Line, cache_bytes, reads_logits
-from .grid import Cell, EmptyCell, Grid, expand, holdings
+from .config import SweepConfig
+from .grid import Cell, EmptyCell, expand, holdings
 from .results import Book, hole_line
 from .units import share_batches, train_units
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepConfig:
-    """What `faster sweep` takes.
-
-    Attributes:
-        training: how each cell is trained, and the store, split and device; what the grid settles is left out.
-        grid: which cells.
-        out: the sweep's folder, by default runs/<store>-sweep. Several grids may go into one.
-        jobs: local processes that train at once; each gets its share of the processor's threads.
-        cache_bytes: the most that pooled vectors may take in memory; by default half of what is free.
-        cluster: dask workers train instead, see `dask_cluster.connect`; `jobs` of them, where they are this machine's.
-    """
-
-    training: TrainConfig
-    grid: Grid
-    out: str | Path | None = None
-    jobs: int = 1
-    cache_bytes: int | None = None
-    cluster: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise UsageError(f"{counted(self.jobs, 'job')}; at least 1")
-        if self.cache_bytes is not None and self.cache_bytes < 0:
-            raise UsageError("the cache cannot be smaller than nothing")
-
-    @property
-    def folder(self) -> Path:
-        """The sweep's folder."""
-        return Path(self.out or Path("runs") / f"{Path(self.training.store).resolve().stem}-sweep")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...terminal.help import HelpfulGroup
+from ...terminal.options import options_of
 from ...terminal.outputs import output_file
 from ...terminal.text import counted
+from .slurm import SlurmJob
 
 if TYPE_CHECKING:
     from .status import ModelStatus, Status
@@ -122,15 +124,7 @@ def submit_group() -> None:
 
 
 @submit_group.command("slurm", short_help="Write a job script of `faster extract` as an array of tasks.")
-@click.option("--tasks", type=click.IntRange(min=1), required=True, metavar="N", help="Tasks of the array.")
-@click.option("--at-once", type=click.IntRange(min=1), metavar="N", help="Tasks that may run at once.  [all]")
-@click.option("--time", default="12:00:00", show_default=True, metavar="T", help="Time limit of a task.")
-@click.option("--gpus", type=click.IntRange(min=0), default=1, show_default=True, help="For each task.")
-@click.option("--cpus", type=click.IntRange(min=1), default=4, show_default=True, help="For each task.")
-@click.option("--memory", default="16G", show_default=True, metavar="M", help="For each task.")
-@click.option("--partition", metavar="P", help="Slurm's partition.  [the cluster's default]")
-@click.option("--account", metavar="A", help="Slurm's account.  [yours]")
-@click.option("--setup", multiple=True, metavar="LINE", help="A shell line before the work; may be repeated.")
+@options_of(SlurmJob)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -8,14 +8,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...errors import StoreError, UsageError
 from ...runtime.atomic import replace, storage_errors
 from ...runtime.file_names import require_text
-from ...store.io.s3 import require_local
+from ...terminal.settings import check, declare, documented, setting
 from .tasks import array_indices
 
 GRACE_SECONDS = 120  # between Slurm's warning and its SIGKILL; a task needs less than 20
@@ -23,37 +23,38 @@ _TASKS = re.compile(r"^# faster: tasks ([1-9][0-9]{0,9})$", re.MULTILINE)
 _TIME = re.compile(r"(\d+-)?\d{1,3}(:\d{2}){0,2}")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class SlurmJob:
-    """What `faster submit slurm` takes.
+    """What `faster submit slurm` takes."""
 
-    Attributes:
-        command: the `faster extract` command, without --task.
-        tasks: in the array; a task does every `tasks`-th shard.
-        at_once: tasks that may run at once, None for all.
-        time: Slurm's time limit, "12:00:00".
-        gpus, cpus: for each task. memory: for each task, "16G".
-        partition, account: of the cluster; None for its defaults.
-        name: of the job.
-        setup: lines of shell before the command, as `module load` or `source env/bin/activate`.
-    """
-
-    command: Sequence[str]
-    tasks: int
-    at_once: int | None = None
-    time: str = "12:00:00"
-    gpus: int = 1
-    cpus: int = 4
-    memory: str = "16G"
-    partition: str | None = None
-    account: str | None = None
-    name: str = "faster-extract"
-    setup: Sequence[str] = ()
+    command: Sequence[str] = field(
+        metadata=declare(help="The `faster extract` command, without --task.", python=True)
+    )
+    tasks: int = field(
+        metadata=declare(
+            help="Tasks of the array.", detail="A task does every `tasks`-th shard.", metavar="N", least=1
+        )
+    )
+    at_once: int | None = setting(None, help="Tasks that may run at once.", unset="all", metavar="N", least=1)
+    time: str = setting("12:00:00", help="Time limit of a task.", metavar="T")
+    gpus: int = setting(1, help="For each task.", least=0)
+    cpus: int = setting(4, help="For each task.", least=1)
+    memory: str = setting("16G", help="For each task.", metavar="M")
+    partition: str | None = setting(
+        None, help="Slurm's partition.", unset="the cluster's default", metavar="P"
+    )
+    account: str | None = setting(None, help="Slurm's account.", unset="yours", metavar="A")
+    name: str = setting("faster-extract", help="Of the job.", python=True)
+    setup: Sequence[str] = setting(
+        (),
+        help="A shell line before the work; may be repeated.",
+        detail="As `module load` or `source env/bin/activate`.",
+        metavar="LINE",
+    )
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "cpus"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name} is {getattr(self, name)}; 1 is the least")
+        check(self)
         if not _TIME.fullmatch(self.time):
             raise UsageError(
                 f"--time is {self.time!r}; Slurm takes minutes, hours:minutes:seconds or days-hours"
@@ -154,6 +155,8 @@ def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, *
     options = extract_command.make_context("extract", list(arguments)).params
     if options["task"] is not None:
         raise UsageError("leave --task out: the script gives each task its own")
+    from ...store.io.s3 import require_local  # slow to import, and a command's help needs it not
+
     if options["store"] is None:
         raise UsageError("name the store (--store), for all tasks must write the same one")
     require_local(Path(options["store"]))

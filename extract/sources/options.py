@@ -5,31 +5,52 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .read import Source, read_source
+from ...terminal.settings import check, documented, setting
+
+if TYPE_CHECKING:
+    from .read import Source
 
 logger = logging.getLogger(__name__)
 
 
+def _one_or_several(
+    _context: object, _parameter: object, source: tuple[str, ...]
+) -> str | tuple[str, ...] | None:
+    """The SOURCE argument as the configuration takes it."""
+    return source if len(source) > 1 else (source[0] if source else None)
+
+
+@documented
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """Where the videos are and what is known of them; see `read_source`.
+    """Where the videos are and what is known of them; see `read_source`."""
 
-    Attributes:
-        source: a folder, an annotation file, or video files; None takes `videos/`, or else the current folder.
-        annotation_format: name of the source's format, where it cannot be told from the files.
-        video_root: where the videos of an annotation file lie.
-        allow_missing: go on without listed videos that are not on disk; they are recorded as missing.
-        limit: this many videos, spread over the classes.
-        follow_links: take what links lead to outside of the source's folder, too.
-    """
+    source: str | tuple[str, ...] | None = setting(
+        None,
+        help="A folder, an annotation file, or video files.",
+        unset="videos/, or the current folder where there is none",
+        argument=True,
+        path=True,
+        callback=_one_or_several,
+    )
+    annotation_format: str | None = setting(
+        None,
+        help="class-folders, kinetics, mmaction, csv, ucf101, hmdb51 or files; told from the files by default.",
+        flag="--format",
+    )
+    video_root: str | None = setting(None, help="Where the videos of an annotation file lie.", path=True)
+    allow_missing: bool = setting(
+        False,
+        help="Go on without listed videos that are not on disk.",
+        detail="They are recorded as missing.",
+    )
+    limit: int | None = setting(None, help="Take this many videos, spread over the classes.", least=1)
+    follow_links: bool = setting(False, help="Take what links lead to outside of the folder, too.")
 
-    source: str | tuple[str, ...] | None = None
-    annotation_format: str | None = None
-    video_root: str | None = None
-    allow_missing: bool = False
-    limit: int | None = None
-    follow_links: bool = False
+    def __post_init__(self) -> None:
+        check(self)
 
     @property
     def place(self) -> str | tuple[str, ...]:
@@ -44,6 +65,8 @@ class SourceOptions:
         Raises:
             UsageError, SourceError: as `read_source` does.
         """
+        from .read import read_source  # slow to import, and a command's help needs it not
+
         source = read_source(
             self.place,
             format=self.annotation_format,

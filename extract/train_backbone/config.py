@@ -2,85 +2,120 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...errors import UsageError
+from ...terminal.settings import declare, documented, like, setting
 from ...training.options import TrainingOptions
 from ..sources.options import SourceOptions
 from .folds import require_fold
-
-CACHES = ("uint8",)
 
 # What does not decide the result, and `init`, of which the weights do.
 _BESIDE = ("source", "video_root", "out", "init", "decoders", "device", "cache_folder", "follow_links")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class TrainBackboneConfig(SourceOptions):
-    """How to train a backbone; `faster train-backbone` has an option for each field.
+    """How to train a backbone; `faster train-backbone` has an option for each field."""
 
-    Attributes:
-        model: name of the backbone.
-        split: the named split whose train part is trained on; None takes the only one, or the first by name.
-        out: folder of the weights file `<model>.safetensors`, and of the run folder `<model>.run` beside it.
-        init: weights to start from, a file, URL or run folder; the classifier is new where the classes differ.
-        freeze: parts of the network that stay as `init` has them, norms' statistics too; "features" is all but the classifier.
-        folds, fold: leave out fold `fold`, from 0, of the train part's groups in `folds` folds, the same for one seed.
-        clip_frames: L. size: pixels of a frame's side; the shorter side is drawn from 256/224 to 320/224 of it.
-        batch_size: clips a step, of all processes together.
-        warmup_epochs: None takes 2, or half of the epochs where that is less.
-        label_smoothing: share of the label's weight that all classes get alike, in [0, 1).
-        precision: of the training steps: "float32", or "bf16" with float32 weights, norms and classifier.
-        patience: stop after so many epochs in a row without a better one.
-        validation_share: share of the train part, by group, on which the best epoch is chosen; 0 trains on all of it, and
-            the last epoch is kept.
-        validation_clips: uniform clips a validation or test video, whose scores are averaged.
-        cache: "uint8" keeps decoded videos in `cache_folder` (`cache` in `out`), and training reads them from there.
-        decoders: decoding processes.
-    """
-
-    model: str
-    split: str | None = None
-    out: str = "weights"
-    init: str | None = None
-    freeze: tuple[str, ...] = ()
-    folds: int | None = None
-    fold: int | None = None
-    clip_frames: int = 8
-    size: int = 224
-    epochs: int = 45
-    batch_size: int = 16
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    warmup_epochs: float | None = None
-    label_smoothing: float = 0.0
-    precision: str = "float32"
-    patience: int | None = None
-    validation_share: float = 0.1
-    validation_clips: int = 4
-    seed: int = 0
-    device: str | None = None
-    cache: str | None = None
-    cache_folder: str | None = None
-    decoders: int = 1
+    model: str = field(
+        metadata=declare(help="A backbone (see: faster models), for example r2d26 or r2plus1d26-w16.")
+    )
+    split: str | None = setting(
+        None, help="Named split whose train part is trained on.", unset="the only one, or the first by name"
+    )
+    out: str = setting(
+        "weights",
+        help="Folder of the weights.",
+        detail="It gets the file <model>.safetensors, and the run folder <model>.run beside it.",
+        path=True,
+    )
+    init: str | None = setting(
+        None,
+        help="Start from these weights (a file, URL or run folder), with a new classifier for other classes.",
+        metavar="RUN",
+    )
+    freeze: tuple[str, ...] = setting(
+        (),
+        help="Keep a part as --init has it: conv1, res2, …, or features, all but the classifier; repeatable.",
+        detail="The statistics of its norms stay, too.",
+        metavar="PART",
+    )
+    folds: int | None = setting(
+        None,
+        help="Part the training list's groups into K folds, …",
+        detail="the same for one seed.",
+        metavar="K",
+        least=2,
+    )
+    fold: int | None = setting(
+        None, help="… and leave out fold k, from 0; its videos stay unseen.", metavar="k", least=0
+    )
+    clip_frames: int = setting(8, help="L, frames a clip.", least=1)
+    size: int = setting(
+        224,
+        help="Pixels of a frame's side.",
+        detail="The shorter side is drawn from 256/224 to 320/224 of it.",
+        least=1,
+        most=2048,
+    )
+    epochs: int = like(TrainingOptions, "epochs", 45, help="Each takes one clip a video.")
+    batch_size: int = like(
+        TrainingOptions, "batch_size", 16, help="Clips a step, of all processes together.", least=2
+    )
+    learning_rate: float = like(TrainingOptions, "learning_rate", 0.05, help="At the end of warm-up.")
+    momentum: float = like(TrainingOptions, "momentum", help="Of SGD.", detail="")
+    weight_decay: float = like(TrainingOptions, "weight_decay")
+    warmup_epochs: float | None = like(
+        TrainingOptions,
+        "warmup_epochs",
+        None,
+        help="Linear rise before the cosine.",
+        unset="2; half of the epochs where fewer",
+    )
+    label_smoothing: float = setting(
+        0.0, help="Share of a label that all classes get alike.", least=0, below=1
+    )
+    precision: str = like(
+        TrainingOptions,
+        "precision",
+        help="Of the training steps; weights, norms and validation are float32.",
+        detail="With bf16 the classifier is float32, too.",
+    )
+    patience: int | None = like(TrainingOptions, "patience")
+    validation_share: float = setting(
+        0.1,
+        help="Share of the train part that chooses the best epoch; 0: train on all, keep the last.",
+        detail="Groups of videos stay together.",
+        least=0,
+        below=1,
+    )
+    validation_clips: int = setting(
+        4,
+        help="N, uniform clips of a validation or test video.",
+        detail="Their scores are averaged.",
+        least=1,
+    )
+    seed: int = like(TrainingOptions, "seed", help="Of weights, order, views, folds and validation share.")
+    device: str | None = setting(
+        None, help="The GPU if there is one, else the CPU; under torchrun each its own."
+    )
+    cache: str | None = setting(
+        None,
+        help="Decode each video once, into files that this and other runs read from.",
+        choices=("uint8",),
+    )
+    cache_folder: str | None = setting(None, help="Where they lie.", unset="cache/ in --out", path=True)
+    decoders: int = setting(1, help="Decoding processes.", least=1)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.validation_share < 1:
-            raise UsageError(
-                f"validation_share is {self.validation_share}; it must be at least 0, and less than 1"
-            )
+        super().__post_init__()
         if self.patience is not None and not self.validation_share:
             raise UsageError(
                 "--patience needs a validation share: without one no epoch is better than another"
             )
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
-        if self.validation_clips < 1:
-            raise UsageError(f"validation_clips is {self.validation_clips}; it must be at least 1")
-        if self.cache is not None and self.cache not in CACHES:
-            raise UsageError(f"cache is {self.cache!r}; allowed: {', '.join(CACHES)}")
         if self.cache is None and self.cache_folder is not None:
             raise UsageError("--cache-folder goes with --cache uint8")
         if self.freeze and self.init is None:
@@ -90,19 +125,8 @@ class TrainBackboneConfig(SourceOptions):
 
     def options(self, device: str) -> TrainingOptions:
         """How to train, every value settled. Raises UsageError."""
-        warmup = self.warmup_epochs
-        return TrainingOptions(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            warmup_epochs=min(2, self.epochs / 2) if warmup is None else warmup,
-            precision=self.precision,
-            patience=self.patience,
-            seed=self.seed,
-            device=device,
-        )
+        warmup = min(2, self.epochs / 2) if self.warmup_epochs is None else self.warmup_epochs
+        return TrainingOptions.of(self, warmup_epochs=warmup, device=device)
 
     def deciding(self, split: str) -> dict[str, Any]:
         """The configuration without what does not decide the result."""

@@ -18,7 +18,6 @@ from ...runtime.signals import interruptible
 from ...terminal.progress_bars import tqdm
 from ...terminal.suggest import did_you_mean
 from ..format import manifest as manifests
-from ..format.encoding import CODECS, DTYPES
 from ..format.receipts import (
     RECEIPT_BYTES_MAX,
     Receipt,
@@ -30,6 +29,7 @@ from ..format.receipts import (
 from ..format.schema import logits_key
 from ..format.spec import FeatureSpec
 from ..io.safe_open import read_regular
+from ..options import EncodingOptions
 from ..read.classifier import read_head
 from ..read.features import Features
 from ..read.store import Store
@@ -110,9 +110,7 @@ def convert(
         Interrupted: SIGTERM, SIGUSR1 or SIGUSR2; whole shards are kept.
     """
     source, target = Path(source), Path(target)
-    for name, value, known in (("dtype", dtype, DTYPES), ("codec", codec, CODECS)):
-        if value not in known:
-            raise UsageError(f"--{name} is {value}; allowed: {', '.join(known)}")
+    EncodingOptions(dtype=dtype, codec=codec)  # refuses what cannot be meant
     if source.resolve() in (target.resolve(), *target.resolve().parents):
         raise UsageError(f"{target} lies in the store that is to be converted; name another place")
     store = Store(source)

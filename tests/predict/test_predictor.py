@@ -221,14 +221,16 @@ def test_a_budget_is_never_exceeded_and_one_below_the_first_clip_is_refused(
         assert prediction.gflops == after[clips - 1] <= budget
         assert prediction.stopped_by == ("budget" if clips < 5 else "")
         assert prediction.saved_clips == 5 - clips
-    for budget in (after[0] * 0.999, 0.0, -1.0, float("nan")):
-        with pytest.raises(UsageError, match=f"the first clip alone costs .*{DEAR}"):
+    with pytest.raises(UsageError, match=f"the first clip alone costs .*{DEAR}"):
+        predictor.answers([video], budget_gflops=after[0] * 0.999)
+    for budget in (0.0, -1.0, float("nan")):
+        with pytest.raises(UsageError, match=f"--budget-gflops is {budget}; it must be above 0"):
             predictor.answers([video], budget_gflops=budget)
 
 
 @pytest.mark.parametrize("probability", [0.0, -0.1, 1.01, float("nan")])
 def test_an_exit_that_means_nothing_is_refused(probability: float, video: Path, predictor: Predictor) -> None:
-    with pytest.raises(UsageError, match="above 0 and at most at 1"):
+    with pytest.raises(UsageError, match="above 0 and at most 1"):
         predictor.predict([video], exit_probability=probability)
 
 

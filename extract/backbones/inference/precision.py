@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-
-import torch
+from typing import TYPE_CHECKING
 
 from ....errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 PRECISIONS = ("auto", "float32", "bf16")
 """What can be asked for."""
@@ -21,6 +23,8 @@ def choose_precision(asked: str, device: torch.device, *, takes_bf16: bool) -> s
     Raises:
         UsageError: `asked` is not one of `PRECISIONS`.
     """
+    import torch  # here, so that what can be asked for is known without it
+
     if asked not in PRECISIONS:
         raise UsageError(f"precision {asked!r}; allowed: {', '.join(PRECISIONS)}")
     if asked == "bf16" or (asked == "auto" and takes_bf16 and has_bf16(device)):
@@ -38,6 +42,8 @@ def has_bf16(device: torch.device) -> bool:
 
     oneDNN takes no more of a processor than the variable ONEDNN_MAX_CPU_ISA says, where it is set.
     """
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     in_hardware = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

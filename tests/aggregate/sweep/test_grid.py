@@ -105,9 +105,9 @@ def test_one_model_leaves_mixtures_empty() -> None:
     [
         ({"table": 3, "figure": 3}, UsageError, "two grids"),
         ({"table": 4, "patterns": ("1:3",)}, UsageError, "leave those out"),
-        ({"table": 5}, UsageError, "table 5 is no grid; allowed: 2, 3, 4, 6"),
-        ({"figure": 4}, UsageError, "figure 4 is no grid"),
-        ({"seeds": 0}, UsageError, "0 seeds"),
+        ({"table": 5}, UsageError, "--table is 5; allowed: 2, 3, 4, 6"),
+        ({"figure": 4}, UsageError, "--figure is 4; allowed: 3"),
+        ({"seeds": 0}, UsageError, "--seeds is 0; it must be at least 1"),
         ({"patterns": ("1-3",)}, UsageError, "not understood"),
         ({"expensive": "resnet"}, DataError, "no maps of resnet at 8 frames; it has r2plus1d50, r2d26"),
         ({}, UsageError, "the store has 3 models, r2plus1d50, r3d50, r2d26; name one with --expensive"),

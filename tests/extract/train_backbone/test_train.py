@@ -313,7 +313,7 @@ def test_parts_that_cannot_be_frozen_are_refused() -> None:
         ({"cache": "float"}, "allowed: uint8"),
         ({"folds": 2}, "go together"),
         ({"label_smoothing": 1.0}, "below 1"),
-        ({"validation_share": 1.0}, "at least 0, and less than 1"),
+        ({"validation_share": 1.0}, "at least 0 and below 1"),
         ({"validation_share": 0.0, "patience": 2}, "needs a validation share"),
         ({"validation_clips": 0}, "at least 1"),
         ({"precision": "fp8"}, "float32, bf16"),
