@@ -20,7 +20,7 @@ ALIGNMENT_BYTES = 4096
 CLIP_VALUES_MAX = 1 << 28  # 512 MiB a clip: more is damage, not a map
 COUNT_MAX = 1_000_000
 
-Size = Annotated[int, Meta(ge=1, le=COUNT_MAX)]
+Length = Annotated[int, Meta(ge=1, le=COUNT_MAX)]
 Plain = str | int | float | bool | None
 
 
@@ -49,16 +49,16 @@ class FeatureSpec:
     model: str
     weights_digest: str
     weights_random: bool
-    clip_frames: Size
-    frame_stride: Size
-    clips: Size
-    views: Size
-    map_shape: tuple[Size, Size, Size, Size]
+    clip_frames: Length
+    frame_stride: Length
+    clips: Length
+    views: Length
+    map_shape: tuple[Length, Length, Length, Length]
     num_classes: Annotated[int, Meta(ge=0, le=COUNT_MAX)]
     class_names: tuple[str, ...] | None
     transform: Mapping[str, Any]
     precision: str
-    batch_clips: Size
+    batch_clips: Length
     dtype: str = "float16"
     codec: str = "none"
 
