@@ -70,9 +70,10 @@ def write_page(
     )
     texts[files.page] = page(rows, meta, figures)
     try:
-        for path, data in {files.plot_png: png, **texts}.items():
+        whole = {files.plot_png: png} | {path: text.encode() for path, text in texts.items()}
+        for path, data in whole.items():
             with replacing(path) as file:
-                file.write(data.encode() if isinstance(data, str) else data)
+                file.write(data)
     except OSError as error:
         raise StorageError(f"cannot write the report into {folder}: {error}") from error
     return files
