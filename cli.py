@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from .errors import FasterError, StorageError, one_line
 from .runtime.spawning import loaded_shadows
 from .terminal.help import HelpfulGroup
 from .terminal.streams import READER_LEFT, give_up, reader_left, settle
+
+if TYPE_CHECKING:
+    from .store.maintain.remake import Makers
 
 # Verb → module and name of its click command, and its line in the list of commands, which imports none of them.
 # A command's module imports nothing heavy.
@@ -135,7 +138,8 @@ def _pipes() -> Iterator[None]:
     cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(__version__, prog_name="faster")
-def group() -> None:
+@click.pass_context
+def group(context: click.Context) -> None:
     """FASTER video classification from a feature cache.
 
     Extract every clip's cheap and expensive feature maps once; then try every mixture of the two in minutes.
@@ -145,6 +149,16 @@ def group() -> None:
         faster extract --model r2plus1d50 --model r2d26
         faster train-agg --store kinetics.zarr
     """
+    context.obj = makers  # for `verify`, whose stage lies below those that make maps
+
+
+def makers() -> Makers:
+    """How the stages that make maps say the commands that make them again."""
+    from .exchange.remake import import_command
+    from .extract.remake import extract_commands
+    from .store.maintain.remake import Makers
+
+    return Makers(extract=extract_commands, import_=import_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

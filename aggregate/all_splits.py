@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from .. import store as stores
 from ..errors import RunError
+from ..runtime.canonical_json import read_as
 from ..terminal.log_output import quiet
 from ..terminal.suggest import did_you_mean
 from ..training.distributed import joined
@@ -142,9 +142,10 @@ def _splits_of(folder: Path) -> list[str]:
             f"{folder} was not trained on every split: its training videos are in other splits' test parts; train with "
             "faster train-agg --split all"
         )
-    splits = read_json(folder / SPLITS_FILE)
-    if not isinstance(splits, list) or not splits or not all(isinstance(name, str) for name in splits):
-        raise RunError(
-            f"{folder / SPLITS_FILE} is damaged: {json.dumps(splits)[:80]}; train again with --split all"
-        )
-    return splits
+    try:
+        splits = read_as(list[str], read_json(folder / SPLITS_FILE))
+        if not splits:
+            raise ValueError("no split")
+        return splits
+    except ValueError as error:
+        raise RunError(f"{folder / SPLITS_FILE} is damaged: {error}; train again with --split all") from error

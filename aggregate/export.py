@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.utils import _pytree as pytree
 from .. import __version__
 from ..errors import UsageError
 from ..runtime.atomic import replace
+from ..runtime.canonical_json import indented_json
 from ..runtime.file_names import file_stem, require_text
 from .models.base import Aggregator
 from .runs import Run, load_run
@@ -112,7 +112,7 @@ def export_model(run: str | Path | Run, out: str | Path) -> ExportedModel:
         "models": {model: dict(entry["spec"]) for model, entry in config.models.items()},
         "versions": {"faster": __version__, "torch": torch.__version__},
     }
-    replace(folder / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False).encode())
+    replace(folder / DESCRIPTION, indented_json(description))
     return ExportedModel(folder=folder, files=tuple(files), description=DESCRIPTION)
 
 

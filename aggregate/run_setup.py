@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from .. import __version__
+from ..runtime.canonical_json import digest
 from ..store import Store
-from ..store.format.checksummed_json import digest
 from ..terminal.text import agreeing, counted
 from ..training.distributed import ALONE, Ranks
 from ..training.loop import run_config

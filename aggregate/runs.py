@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
 from safetensors.torch import load_file
 
 from ..errors import RunError, UsageError
+from ..runtime.canonical_json import Positive, as_json_types, digest, read_as
 from ..runtime.file_names import require_text
 from ..runtime.flop_counter import MapShape
 from ..store import FeatureSpec, Store
-from ..store.format.checksummed_json import digest
 from ..terminal.text import agreeing, counted
 from ..training.run_folder import read_json
 from .data.mix import Mix
@@ -59,7 +59,7 @@ class RunConfig:
     models: Mapping[str, Mapping[str, Any]]
     validation_share: float
     videos: Mapping[str, Any]
-    drawn: bool = False
+    drawn: bool = False  # the last two are not in older runs
     skip_scores: bool = False
 
     def build(self) -> Aggregator[Any]:
@@ -91,21 +91,20 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
-        values: dict[str, Any] = json.loads(json.dumps({**asdict(self), "pattern": str(self.pattern)}))
+        values: dict[str, Any] = as_json_types({**asdict(self), "pattern": str(self.pattern)})
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Read back what `to_dict` gave; other keys are ignored.
+        """Read back what `to_dict` gave; other keys are ignored. Raises ValueError, or UsageError of its pattern."""
+        pattern = Pattern.parse(read_as(_PatternText, values).pattern)
+        return read_as(cls, {**values, "pattern": asdict(pattern)})
 
-        Raises KeyError, TypeError, AttributeError or UsageError.
-        """
-        newer = {"drawn": False, "skip_scores": False}  # not in older runs
-        own = {field.name: values[field.name] for field in fields(cls) if field.name not in newer}
-        own |= {name: values.get(name, default) for name, default in newer.items()}
-        shapes = {model: tuple(shape) for model, shape in own["map_shapes"].items()}
-        pattern, class_names = Pattern.parse(own["pattern"]), tuple(own["class_names"])
-        return cls(**{**own, "pattern": pattern, "map_shapes": shapes, "class_names": class_names})
+
+class _PatternText(Struct):
+    """Of a run's config.json, the pattern as it is written."""
+
+    pattern: str
 
 
 def store_fingerprint(store: Store, mix: Mix) -> str:
@@ -154,6 +153,17 @@ class Run:
     batch_size: int = 32
 
 
+class _Training(Struct):
+    batch_size: Positive
+
+
+class _BatchSizes(Struct):
+    """Of a run's config.json, what a batch is; a run of one process may not say `ranks`."""
+
+    training: _Training
+    ranks: Positive = 1
+
+
 def scoring_batch(batch_size: int, ranks: int) -> int:
     """Videos at a time of validation, report and `evaluate`: what each process has of a training step of `batch_size`.
 
@@ -197,22 +207,19 @@ def load_config(path: Path) -> RunConfig:
         raise RunError(
             f"{path}/config.json is damaged ({error}); make it again: faster train-agg with its settings"
         ) from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         if (path / "cells.jsonl").exists():
             raise RunError(f"{path} is a sweep's folder; name one of its runs, in {path / 'cells'}") from None
-        raise RunError(f"{path}/config.json is not of an aggregator's run ({error!r})") from error
+        raise RunError(f"{path}/config.json is not of an aggregator's run ({error})") from error
 
 
 def _batch_size(path: Path) -> int:
     """The run's own, from its config.json. Raises RunError where that does not say it."""
-    values = read_json(path / "config.json")
     try:
-        size = scoring_batch(values["training"]["batch_size"], values.get("ranks", 1))
-        if type(size) is not int or size < 1:
-            raise ValueError(f"batches of {size}")
-        return size
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise RunError(f"{path}/config.json is not of an aggregator's run ({error!r})") from error
+        sizes = read_as(_BatchSizes, read_json(path / "config.json"))
+    except ValueError as error:
+        raise RunError(f"{path}/config.json is not of an aggregator's run ({error})") from error
+    return scoring_batch(sizes.training.batch_size, sizes.ranks)
 
 
 def load_best(path: Path, aggregator: Aggregator[Any]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from .. import store as stores
 from ..errors import DataError, RunError, StoreError, UsageError
+from ..runtime.canonical_json import digest
 from ..store import Store
-from ..store.format.checksummed_json import digest
 from ..store.io.s3 import SCHEME
 from ..training.run_folder import read_json, run_began, write_json
 from .data.mix import Mix, choose_mix

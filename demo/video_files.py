@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 
 from ..errors import DataError, StorageError
+from ..runtime.atomic import temporary_beside
 from ..terminal.progress_bars import tqdm
 from ..terminal.text import agreeing, counted
 from .events import EventSet, FrameArray, render_frames, render_single
@@ -100,9 +101,9 @@ def _write(
 
 
 def _write_video(config: EventSet, render: Render, video: PlannedVideo, path: Path) -> None:
-    partial = path.with_name(f".{path.stem}.part")
-    encode(render(config, video.label, video.index), partial, fps=config.fps)
-    partial.replace(path)
+    with temporary_beside(path) as (_, partial):
+        encode(render(config, video.label, video.index), partial, fps=config.fps)
+        partial.replace(path)
 
 
 def encode(frames: FrameArray, path: Path, *, fps: int) -> None:

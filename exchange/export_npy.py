@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import StoreError
-from ..runtime.atomic import temporary_beside
+from ..runtime.atomic import replacing
+from ..runtime.canonical_json import json_lines
 from .export_source import Advance, ModelExport, Written, output_errors
 from .sidecar import EXPORT_FORMAT, FAILURES_FILE, INDEX_FILE, file_names, pretty, record_of, sidecar
 
@@ -55,10 +55,7 @@ def write_npy(out: Path, models: Sequence[ModelExport], report: Advance) -> Writ
             for model in models
             for absence in model.absences.values()
         ]
-        _place(
-            out / FAILURES_FILE,
-            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode(),
-        )
+        _place(out / FAILURES_FILE, json_lines(lines))
     return written
 
 
@@ -85,17 +82,14 @@ def _write_video(stem: Path, model: ModelExport, row: int, facts: bytes) -> bool
         )
         if array.stat().st_size == len(header.getvalue()) + model.video_bytes:
             return False
-    with temporary_beside(array) as (file, temporary):
+    # Not durable, as `_place`: an export of many small files is not held up by each, and says at its end that it is whole.
+    with replacing(array, durable=False) as file:
         np.save(file, model.values(row).astype("<f2", copy=False), allow_pickle=False)
-        file.flush()
-        temporary.replace(array)
     _place(beside, facts)
     return True
 
 
 def _place(path: Path, data: bytes) -> None:
     """Give a path these bytes in one step."""
-    with temporary_beside(path) as (file, temporary):
+    with replacing(path, durable=False) as file:
         file.write(data)
-        file.flush()
-        temporary.replace(path)

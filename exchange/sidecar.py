@@ -11,13 +11,13 @@ The HDF5 file holds the same as datasets and attributes.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import StoreError
+from ..runtime.canonical_json import indented_json, read_as
 from ..store.format.manifest import PART_NAMES, Manifest, VideoRecord
 from ..store.format.receipts import ClipFacts
 from ..store.format.spec import FeatureSpec
@@ -74,20 +74,10 @@ def record_of(videos: Manifest, row: int) -> VideoRecord:
 
 def record_from_dict(data: Mapping[str, Any]) -> VideoRecord:
     """A record from JSON. Raises KeyError, TypeError or ValueError where it is none."""
-    splits = {str(name): str(part) for name, part in dict(data["splits"]).items()}
-    if not data["id"] or set(splits.values()) - set(PART_NAMES.values()):
-        raise ValueError(f"no video's record: id {data['id']!r}, splits {splits}")
-    return VideoRecord(
-        id=str(data["id"]),
-        path=str(data["path"]),
-        label=int(data["label"]),
-        splits=splits,
-        group=str(data["group"]),
-        **{
-            name: None if data[name] is None else float(data[name])
-            for name in ("start_seconds", "end_seconds")
-        },
-    )
+    record = read_as(VideoRecord, {field.name: data[field.name] for field in fields(VideoRecord)})
+    if not record.id or set(record.splits.values()) - set(PART_NAMES.values()):
+        raise ValueError(f"no video's record: id {record.id!r}, splits {record.splits}")
+    return record
 
 
 def sidecar(
@@ -133,13 +123,14 @@ def facts_from_sidecar(data: Mapping[str, Any]) -> ClipFacts:
     """The facts of a sidecar. Raises KeyError, TypeError or ValueError where it is none."""
     clips = len(data["padded"])
     known = data["frame_count"] is not None
-    return ClipFacts(
-        frames=int(data["frame_count"]) if known else UNKNOWN_FRAMES,
-        fps=float(data["fps"]) if data["fps"] is not None else 0.0,
-        starts=tuple(map(int, data["starts"])) if known else (0,) * clips,
-        times_seconds=tuple(map(float, data["times_seconds"])) if known else (0.0,) * clips,
-        padded=tuple(map(int, data["padded"])),
-    )
+    facts = {
+        "frames": data["frame_count"] if known else UNKNOWN_FRAMES,
+        "fps": 0.0 if data["fps"] is None else data["fps"],
+        "starts": data["starts"] if known else (0,) * clips,
+        "times_seconds": data["times_seconds"] if known else (0.0,) * clips,
+        "padded": data["padded"],
+    }
+    return read_as(ClipFacts, facts)
 
 
 def file_names(ids: Sequence[str], paths: Sequence[str]) -> list[str]:
@@ -186,4 +177,4 @@ def _that_fits(name: str, full: str) -> str:
 
 def pretty(value: object) -> bytes:
     """JSON for people and programs, UTF-8; never NaN, which is no JSON."""
-    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+    return indented_json(value, indent=1, allow_nan=False) + b"\n"

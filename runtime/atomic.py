@@ -1,6 +1,7 @@
-"""How bytes become part of a store: whole or not at all, and only where nothing was before.
+"""How files are written that another process may read: whole or not at all.
 
-`put_if_absent` is the one seam that another kind of storage would have to fill.
+Of a store, only where nothing was before: `put_if_absent` is the one seam that another kind of storage would have to
+fill. Everything else replaces the file that was there.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def link_if_absent(temporary: Path, path: Path) -> bool:
         ours = False
     else:
         ours = True
-    _fsync_folder(path.parent)  # also of another's name: what we say of that file must not outlive it
+    fsync_folder(path.parent)  # also of another's name: what we say of that file must not outlive it
     return ours
 
 
@@ -85,7 +86,7 @@ def put_if_absent(path: Path, data: bytes) -> bool:
     """
     with storage_errors(path):
         if path.exists():
-            _fsync_folder(path.parent)
+            fsync_folder(path.parent)
             return False
         with temporary_beside(path) as (file, temporary):
             _write_durably(file, data)
@@ -100,8 +101,27 @@ def replace(path: Path, data: bytes) -> None:
     Raises:
         StorageError: the disk failed.
     """
-    with storage_errors(path), temporary_beside(path) as (file, temporary):
-        _write_durably(file, data)
+    with storage_errors(path), replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` in one step when the block ends well; else nothing changes.
+
+    Args:
+        path: the file; its folder is made.
+        durable: whether its bytes are on the disk when it gets its name. Without, a power cut may leave an empty file:
+            for what is many files, and checked or made again as a whole.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    with temporary_beside(path) as (file, temporary):
+        yield file
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
         temporary.replace(path)
 
 
@@ -111,7 +131,8 @@ def _write_durably(file: BinaryIO, data: bytes) -> None:
     os.fsync(file.fileno())
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk: what was made, renamed or removed there."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from .options import EncodingOptions
 
 if TYPE_CHECKING:
     from .maintain.inspect import ModelSummary, StoreSummary
+    from .maintain.remake import Makers
     from .maintain.verify import Verification
 
 
@@ -183,8 +185,14 @@ def convert_command(store: Path, new: Path, as_json: bool, **options: Any) -> No
 @click.option("--processes", type=click.IntRange(1), help="How many read at once; one a core by default.")
 @cluster_options
 @AS_JSON
+@click.pass_obj
 def verify_command(
-    store: Path, repair: bool, processes: int | None, cluster: str | None, as_json: bool
+    makers: Callable[[], Makers] | None,
+    store: Path,
+    repair: bool,
+    processes: int | None,
+    cluster: str | None,
+    as_json: bool,
 ) -> None:
     """Read every receipt of STORE and every byte that it speaks of, and name the shards that do not hold.
 
@@ -196,7 +204,13 @@ def verify_command(
     """
     from .maintain.verify import verify
 
-    found = verify(store, repair=repair, processes=processes, cluster=cluster)
+    found = verify(
+        store,
+        repair=repair,
+        processes=processes,
+        cluster=cluster,
+        makers=None if makers is None else makers(),
+    )
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:

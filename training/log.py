@@ -31,6 +31,7 @@ def epoch_log(run_dir: Path, *, epochs_done: int) -> Iterator[Log]:
     with _events(run_dir, epochs_done) as board:
 
         def write(line: Mapping[str, float]) -> None:
+            # Added to, not replaced: a kill may cut its last line, which belongs to an epoch that is done again.
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             board(line)

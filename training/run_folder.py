@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import RunError, UsageError
 from ..runtime.atomic import TEMPORARY_SUFFIX, replace
+from ..runtime.canonical_json import as_json_types, indented_json
 from ..runtime.file_names import require_text
 from ..terminal.outputs import require_folder
 
@@ -28,7 +29,7 @@ def open_run(run_dir: Path, config: Mapping[str, Any]) -> None:
     require_text(run_dir, "--out")
     if (run_dir / "zarr.json").exists():
         raise UsageError(f"{run_dir} is a store; name another folder with --out")
-    config = json.loads(json.dumps(config))
+    config = as_json_types(config)
     if not path.exists():
         require_folder(run_dir, "--out")
         write_json(path, config)
@@ -100,7 +101,7 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
-    replace(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    replace(path, indented_json(value) + b"\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:

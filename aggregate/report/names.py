@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...store.format.checksummed_json import digest
+from ...runtime.canonical_json import digest
 from ...terminal.text import counted
 from ..runs import RunConfig
 from .rows import grouped

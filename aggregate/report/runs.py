@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from ...errors import RunError, UsageError
-from ...store.format.checksummed_json import digest
+from ...runtime.canonical_json import digest
 from ...terminal.text import counted
 from ...training.run_folder import read_json
 from ..all_splits import SPLITS_FILE

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import StorageError
+from ...runtime.atomic import replacing
 from ...runtime.file_names import require_text
 from .rows import Confusion, ReportMeta, ReportRow, pareto_front, table_text
 
@@ -69,10 +70,10 @@ def write_page(
     )
     texts[files.page] = page(rows, meta, figures)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files.plot_png.write_bytes(png)
-        for path, text in texts.items():
-            path.write_text(text, encoding="utf-8")
+        whole = {files.plot_png: png} | {path: text.encode() for path, text in texts.items()}
+        for path, data in whole.items():
+            with replacing(path) as file:
+                file.write(data)
     except OSError as error:
         raise StorageError(f"cannot write the report into {folder}: {error}") from error
     return files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...errors import DataError, RunError
+from ...runtime.canonical_json import as_json_types
 from ...runtime.devices import choose_device
 from ...store import Store
 from ...store.format.manifest import PARTS
@@ -162,7 +162,7 @@ class CellRunner:
         except DataError as error:
             report(failed_line(one.cell, error))
             return
-        values = json.loads(json.dumps(result.to_dict()))
+        values = as_json_types(result.to_dict())
         report(
             {
                 "cell": one.cell.name,

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from ...errors import RunError
 from ...runtime.atomic import replace
+from ...runtime.canonical_json import json_lines, read_as
 from ...store import Store
 from ..data.mix import choose_mix
 from ..runs import store_fingerprint
@@ -16,6 +19,38 @@ from .cells import Line
 from .grid import Cell, EmptyCell
 
 CELLS_FILE = "cells.jsonl"
+
+
+class _CellLine(Struct):
+    """What every line says of its cell, as far as it is read again."""
+
+    cell: str
+    aggregator: str
+    pattern: str
+    expensive: str | None
+    cheap: str | None
+    clips: int
+    clip_frames: int
+    seed: int
+
+
+class _Metrics(Struct):
+    top1: float
+
+
+class _FinishedLine(_CellLine):
+    run: str
+    store_fingerprint: str
+    metrics: _Metrics
+    gflops_per_video: float
+
+
+class _FailedLine(_CellLine):
+    failed: str
+
+
+class _EmptyLine(_CellLine):
+    empty: str
 
 
 class Book:
@@ -28,8 +63,7 @@ class Book:
     def enter(self, lines: Sequence[Line]) -> None:
         """Put lines in; what an earlier attempt said of the same cell goes."""
         self.lines |= {line["cell"]: line for line in lines}
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines.values())
-        replace(self.path, text.encode())
+        replace(self.path, json_lines(self.lines.values()))
 
     def is_finished(self, cell: Cell) -> bool:
         """Whether a cell has its figures and its run. Raises RunError where the store has changed since."""
@@ -50,8 +84,10 @@ def read_lines(path: Path) -> list[Line]:
     try:
         lines = [json.loads(text) for text in path.read_text(encoding="utf-8").split("\n") if text]
         for number, line in enumerate(lines, 1):
-            if not _is_line(line):
-                raise ValueError(f"line {number} is not a cell's")
+            try:
+                read_as(_kind(line), line)
+            except ValueError as error:
+                raise ValueError(f"line {number} is not a cell's: {error}") from None
     except (ValueError, OSError, RecursionError) as error:
         raise RunError(
             f"{path} is damaged ({error}); remove it, finished cells are only reported again"
@@ -59,26 +95,9 @@ def read_lines(path: Path) -> list[Line]:
     return lines
 
 
-def _is_line(line: Any) -> bool:
-    """Whether JSON is what `CellRunner`, `failed_line` or `hole_line` give, as far as it is read again."""
-    try:
-        words = [line[name] for name in ("cell", "aggregator", "pattern")]
-        names = [line[name] for name in ("expensive", "cheap")]
-        counts = [line[name] for name in ("clips", "clip_frames", "seed")]
-        numbers = []
-        if "metrics" in line:
-            words += [line["run"], line["store_fingerprint"]]
-            numbers = [line["metrics"]["top1"], line["gflops_per_video"]]
-        else:
-            words.append(line["failed"] if "failed" in line else line["empty"])
-    except (TypeError, KeyError):
-        return False
-    return (
-        all(isinstance(word, str) for word in words)
-        and all(isinstance(name, str | None) for name in names)
-        and all(isinstance(count, int) for count in counts)
-        and all(isinstance(number, int | float) for number in numbers)
-    )
+def _kind(line: Any) -> type[_CellLine]:
+    keys = line if isinstance(line, dict) else {}
+    return _FinishedLine if "metrics" in keys else _FailedLine if "failed" in keys else _EmptyLine
 
 
 def hole_line(hole: EmptyCell) -> Line:

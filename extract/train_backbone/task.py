@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ...errors import RunError, SourceError, StorageError, UsageError, VideoError
 from ...runtime.atomic import replace as write_whole
+from ...runtime.canonical_json import json_lines
 from ...runtime.threads import prefetch
 from ...runtime.workarounds import SafeConvolutions
 from ...store import VideoRecord
@@ -139,8 +140,8 @@ class BackboneTask:
             self.failed |= failed
         self.failed = dict(sorted(self.failed.items()))
         if self._ranks.first and self.failed != read_failures(self._failures):
-            lines = [json.dumps({"id": name, "reason": reason}) for name, reason in self.failed.items()]
-            write_whole(self._failures, ("\n".join(lines) + "\n").encode())
+            lines = ({"id": name, "reason": reason} for name, reason in self.failed.items())
+            write_whole(self._failures, json_lines(lines, ascii_only=True))
 
     def figures(self, videos: Sequence[VideoRecord], what: str, *, progress: bool) -> dict[str, float]:
         """ "top1" of videos as the paper tests, uniform clips, softmax scores averaged (§4), and "loss", −ln of the label's mean score.

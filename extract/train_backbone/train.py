@@ -22,11 +22,11 @@ from safetensors.torch import load_file
 
 from ... import __version__
 from ...errors import SourceError, UsageError, WeightsError
+from ...runtime.canonical_json import digest
 from ...runtime.file_names import file_stem, require_text
 from ...runtime.signals import interruptible
 from ...runtime.spawning import require_startable
 from ...store import VideoRecord
-from ...store.format.checksummed_json import digest
 from ...terminal.log_output import quiet
 from ...terminal.outputs import require_folder
 from ...terminal.text import agreeing, counted

@@ -27,7 +27,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from ...errors import StorageError, VideoError
-from ...runtime.atomic import TEMPORARY_SUFFIX, temporary_beside
+from ...runtime.atomic import TEMPORARY_SUFFIX, replacing
 from ...store import VideoRecord
 from ...terminal.outputs import require_folder
 from ...terminal.progress_bars import tqdm
@@ -79,6 +79,7 @@ class ClipCache:
             state = [found.st_size, found.st_mtime_ns]
         except OSError:  # it will fail where it is decoded
             state = []
+        # Not the canonical form, but that of the caches there are: another name would be another file.
         key = json.dumps([_VERSION, str(path.resolve()), state, segment, geometry], sort_keys=True)
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
         return CacheEntry(
@@ -245,13 +246,10 @@ def _is_whole(file: Path) -> bool:
 @contextmanager
 def _array_file(file: Path, shape: tuple[int, ...]) -> Iterator[BinaryIO]:
     """A `.npy` file of uint8 to be written in C order; it gets its name, whole and on the disk, at the end."""
-    with temporary_beside(file) as (opened, temporary):
+    with replacing(file) as opened:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(opened, header)
         yield opened
-        opened.flush()
-        os.fsync(opened.fileno())
-        temporary.replace(file)
 
 
 def _decoded(path: Path, pictures: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:

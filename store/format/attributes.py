@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import StoreError
+from ...runtime.canonical_json import digest
 from ...terminal.text import counted
 from ..io.s3 import RemotePath
 from ..io.safe_open import METADATA_BYTES_MAX, read_regular, require_inside
-from .checksummed_json import digest
 from .spec import FeatureSpec
 
 

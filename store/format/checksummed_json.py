@@ -1,4 +1,4 @@
-"""Small JSON files that show every change: canonical text, its digest, and the file that holds both."""
+"""Small JSON files that show every change: a value's canonical text with a digest of it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...errors import StoreError
+from ...runtime.canonical_json import canonical_json
 
 FORMAT = 1
-
-
-def canonical_json(value: object) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, UTF-8. What is hashed is hashed from this."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def digest(value: object) -> str:
-    """SHA-256 of the value's canonical JSON, in hex."""
-    return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def seal(value: Mapping[str, Any]) -> bytes:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ...errors import StoreError
 from ...runtime.atomic import put_if_absent, replace
+from ...runtime.canonical_json import indented_json
 from ..io.safe_open import METADATA_BYTES_MAX, read_regular
 from .encoding import ZSTD_LEVEL, compress, compressed_size_max, decompress
 from .schema import group_metadata
@@ -41,7 +42,7 @@ class Column:
         if dtype.itemsize > 1:
             codec["configuration"] = {"endian": "little"}
         fill = dtype.type(self.fill).item()
-        return json.dumps(
+        return indented_json(
             {
                 "zarr_format": 3,
                 "node_type": "array",
@@ -59,8 +60,7 @@ class Column:
                 ],
                 "attributes": {},
             },
-            indent=2,
-        ).encode()
+        )
 
     def key(self, chunk: int, shape: tuple[int, ...]) -> str:
         """The file of a chunk, relative to the array's folder."""

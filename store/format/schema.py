@@ -18,12 +18,11 @@ kinetics.zarr/
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from .checksummed_json import digest
+from ...runtime.canonical_json import digest, indented_json
 from .encoding import ZSTD_LEVEL
 from .spec import FeatureSpec
 
@@ -88,7 +87,7 @@ def arrays_metadata(rows: int, shard_videos: int, spec: FeatureSpec) -> dict[str
 
 def group_metadata(attributes: Mapping[str, Any] | None = None) -> bytes:
     """The `zarr.json` of a Zarr v3 group."""
-    return _metadata({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})})
+    return indented_json({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})})
 
 
 def array_metadata(
@@ -100,7 +99,7 @@ def array_metadata(
     codecs: list[dict[str, Any]] | None = None,
 ) -> bytes:
     """The `zarr.json` of an array; its chunks are little-endian bytes where no codecs are given."""
-    return _metadata(
+    return indented_json(
         {
             "zarr_format": 3,
             "node_type": "array",
@@ -141,7 +140,3 @@ def _maps_metadata(rows: int, shard_videos: int, spec: FeatureSpec) -> bytes:
         codecs=[sharding],
         names=["video", "view", "clip", "l", "h", "w", "c"],
     )
-
-
-def _metadata(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, indent=2, ensure_ascii=False).encode()

@@ -6,16 +6,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from math import prod
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from msgspec import Meta
 
 from ...errors import ProvenanceMismatch, StoreError
+from ...runtime.canonical_json import canonical_json, digest, read_as
 from ...runtime.file_names import file_stem
 from ...terminal.text import counted
-from .checksummed_json import canonical_json, digest
 from .encoding import CODECS, DTYPES
 
 ALIGNMENT_BYTES = 4096
 CLIP_VALUES_MAX = 1 << 28  # 512 MiB a clip: more is damage, not a map
+COUNT_MAX = 1_000_000
+
+Length = Annotated[int, Meta(ge=1, le=COUNT_MAX)]
+Plain = str | int | float | bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +49,16 @@ class FeatureSpec:
     model: str
     weights_digest: str
     weights_random: bool
-    clip_frames: int
-    frame_stride: int
-    clips: int
-    views: int
-    map_shape: tuple[int, int, int, int]
-    num_classes: int
+    clip_frames: Length
+    frame_stride: Length
+    clips: Length
+    views: Length
+    map_shape: tuple[Length, Length, Length, Length]
+    num_classes: Annotated[int, Meta(ge=0, le=COUNT_MAX)]
     class_names: tuple[str, ...] | None
     transform: Mapping[str, Any]
     precision: str
-    batch_clips: int
+    batch_clips: Length
     dtype: str = "float16"
     codec: str = "none"
 
@@ -94,33 +100,21 @@ class FeatureSpec:
                 f"provenance lacks {lacks} and has {has} beside what this version writes: the store is damaged or of another "
                 "version; extract into another --store"
             )
-        counts = [data[name] for name in ("clip_frames", "frame_stride", "clips", "views", "batch_clips")]
-        shape, classes = data["map_shape"], data["class_names"]
-        sound = (
-            isinstance(shape, list)
-            and len(shape) == 4
-            and all(_is_count(n, 1, 1_000_000) for n in [*shape, *counts])
-            and _is_count(data["num_classes"], 0, 1_000_000)
-            and isinstance(data["weights_random"], bool)
-            and all(isinstance(data[name], str) for name in ("model", "weights_digest", "precision"))
-            and data["clips"] * data["views"] <= 1_000_000
-            and isinstance(data["transform"], dict)
-            and all(map(_is_plain, data["transform"].values()))
-            and (classes is None or (isinstance(classes, list) and all(isinstance(c, str) for c in classes)))
-        )
-        if not sound or prod(shape) > CLIP_VALUES_MAX:
-            raise StoreError(f"provenance is malformed: map shape {shape}, counts {counts}")
         for name, known in (("dtype", DTYPES), ("codec", CODECS)):
             if data[name] not in known:
                 raise StoreError(f"maps of {name} {data[name]!r}; this version reads {' and '.join(known)}")
-        return cls(
-            **{
-                **data,
-                "map_shape": tuple(shape),
-                "class_names": None if classes is None else tuple(classes),
-                "transform": dict(data["transform"]),
-            }
-        )
+        try:
+            spec = read_as(cls, data)
+            read_as(dict[str, Plain | list[Plain]], data["transform"])  # nothing nested, whatever its depth
+        except ValueError as error:
+            raise StoreError(f"provenance is malformed: {error}") from error
+        for count, most in ((spec.clips * spec.views, COUNT_MAX), (prod(spec.map_shape), CLIP_VALUES_MAX)):
+            if count > most:
+                raise StoreError(
+                    f"provenance is malformed: {spec.clips} clips of {spec.views} views, maps of {spec.map_shape}: "
+                    f"{count} where at most {most} belong"
+                )
+        return spec
 
     def require_same(self, stored: FeatureSpec) -> None:
         """Refuse to mix two kinds of maps in one array.
@@ -150,17 +144,6 @@ class FeatureSpec:
 def features_folder(model: str, clip_frames: int) -> str:
     """Where the maps of a model lie, relative to the store: a model's name as one folder."""
     return f"features/{file_stem(model)}/L{clip_frames}"
-
-
-def _is_count(value: object, least: int, most: int) -> bool:
-    return type(value) is int and least <= value <= most
-
-
-def _is_plain(value: object) -> bool:
-    """A number, text or list of them: nothing nested, whatever its depth."""
-    return all(
-        isinstance(v, str | int | float | None) for v in (value if isinstance(value, list) else [value])
-    )
 
 
 def _short(value: object) -> str:

@@ -1,19 +1,35 @@
-"""Which commands make a store's shards again, once they were removed: told from what the store knows of their making."""
+"""Which commands make a store's shards again, once they were removed: told from what the store knows of their making.
+
+The stages that make maps know their own options; they hand them in as `Makers`, so that the store knows none of them.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ...runtime.flop_counter import paper_clips
 from ..format.spec import FeatureSpec
 from ..read.features import Features
 from ..read.store import Store
 
 
-def remaking_commands(store: Store, models: Iterable[tuple[str, int]]) -> tuple[str, ...]:
-    """The commands that make the removed shards of some models again, one for all models that one command made.
+@dataclass(frozen=True, kw_only=True)
+class Makers:
+    """How the stages that make maps say their commands.
+
+    Attributes:
+        extract: from a store and the models whose maps were extracted to the commands, as words.
+        import_: from a store, a model whose maps were imported, and what its provenance says of that, to the command.
+    """
+
+    extract: Callable[[Store, Sequence[Features]], list[list[str]]]
+    import_: Callable[[Store, Features, Mapping[str, Any]], list[str]]
+
+
+def remaking_commands(store: Store, models: Iterable[tuple[str, int]], makers: Makers) -> tuple[str, ...]:
+    """The commands that make the removed shards of some models again.
 
     A store does not tell everything: an annotation file that was the source, or options such as `--limit`, are not in
     them, and the store that maps were converted from stands as SOURCE.
@@ -21,81 +37,33 @@ def remaking_commands(store: Store, models: Iterable[tuple[str, int]]) -> tuple[
     Args:
         store: the store.
         models: (name, clip frames) of the models.
+        makers: how the stages say their commands.
 
     Raises:
         StoreError: the store does not hold such a model.
     """
     commands: list[list[str]] = []
-    together: dict[tuple[str, ...], list[Features]] = {}
+    extracted: list[Features] = []
     for key in sorted(set(models)):
         features = store.features(*key)
         recorded, spec = features.provenance, features.spec
-        encoding = _options({"--dtype": (spec.dtype, "float16"), "--codec": (spec.codec, "none")})
         if "converted_from" in recorded:
-            commands.append(
-                ["faster", "convert", "SOURCE", str(store.path), "--model", spec.model, *encoding]
-            )
+            model = ["--model", spec.model, *encoding_arguments(spec)]
+            commands.append(["faster", "convert", "SOURCE", str(store.path), *model])
         elif isinstance(imported := recorded.get("imported"), Mapping):
-            commands.append([*_import(store, features, imported), *encoding])
+            commands.append(makers.import_(store, features, imported))
         else:
-            together.setdefault((*_extraction(spec), *encoding), []).append(features)
-    for options, extracted in together.items():
-        commands.append(_extract(store, extracted, options))
+            extracted.append(features)
+    commands += makers.extract(store, extracted)
     return tuple(shlex.join(command) for command in commands)
 
 
-def _import(store: Store, features: Features, imported: Mapping[str, Any]) -> list[str]:
-    spec = features.spec
-    told = (
-        ["--gflops", f"{features.gflops_per_clip:g}", "--clip-frames", str(spec.clip_frames)]
-        if imported.get("of_export") is None  # an export says these itself
-        else []
-    )
-    source = str(imported.get("source", "SOURCE"))
-    model = ["--model", spec.model, "--clips", str(spec.clips)]
-    return ["faster", "import", source, "--store", str(store.path), *model, *told]
+def encoding_arguments(spec: FeatureSpec) -> list[str]:
+    """How the maps are encoded, as options of the command that makes them."""
+    return changed_options({"--dtype": (spec.dtype, "float16"), "--codec": (spec.codec, "none")})
 
 
-def _extraction(spec: FeatureSpec) -> list[str]:
-    """The options that models of one extraction share."""
-    transform = spec.transform
-    return [
-        *(["--allow-random"] if spec.weights_random else []),
-        *_options(
-            {
-                "--clip-frames": (spec.clip_frames, None),  # the default is the model's own
-                "--clips": (spec.clips, paper_clips(spec.clip_frames)),
-                "--size": (transform.get("size"), None),
-                "--precision": ("bf16" if spec.precision == "bf16" else "float32", None),
-                "--batch-clips": (spec.batch_clips, 8),
-                "--views": (spec.views - 1, 0),
-                "--view-seed": (transform.get("view_seed", 0), 0),
-            }
-        ),
-    ]
-
-
-def _extract(store: Store, extracted: list[Features], options: Iterable[str]) -> list[str]:
-    videos = store.videos
-    command = ["faster", "extract", videos.root, "--store", str(store.path)]
-    for features in extracted:
-        command += ["--model", features.model]
-    weights = [features.provenance.get("weights_path") for features in extracted]
-    if all(weights):  # one for each model, or none
-        for path in weights:
-            command += ["--weights", str(path)]
-    command += options
-    segments = [row for row, name in enumerate(videos.ids) if "#t=" in name]
-    if segments:  # the second one of a file starts where the first one ends, after exactly so many seconds
-        starts = videos.start_seconds[segments]
-        seconds = starts[starts > 0].min() if (starts > 0).any() else videos.end_seconds[segments].max()
-        command += ["--every", f"{seconds:.10g}"]
-    if videos.missing:
-        command.append("--allow-missing")
-    return command
-
-
-def _options(values: Mapping[str, tuple[object, object]]) -> list[str]:
+def changed_options(values: Mapping[str, tuple[object, object]]) -> list[str]:
     """Those whose value is not the default."""
     return [
         text for name, (value, default) in values.items() if value != default for text in (name, str(value))

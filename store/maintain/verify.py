@@ -25,7 +25,7 @@ from ..read.features import Features
 from ..read.store import Store
 from ..write.create import fit_arrays
 from ..write.removal import list_tombstones, remove_file, remove_shards
-from .remake import remaking_commands
+from .remake import Makers, remaking_commands
 
 # What says that a shard's file is gone or unreadable; any other error says nothing of the shard.
 _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -90,6 +90,7 @@ def verify(
     processes: int | None = None,
     cluster: str | None = None,
     progress: bool = True,
+    makers: Makers | None = None,
 ) -> Verification:
     """Read every receipt and every byte that it speaks of; with `repair`, remove exactly what does not hold.
 
@@ -99,6 +100,7 @@ def verify(
         processes: how many read at once; one a core by default.
         cluster: dask workers read instead, see `dask_cluster.connect`.
         progress: show a progress bar.
+        makers: how the stages above the store say the commands in `remake`; without, there are none.
 
     Raises:
         UsageError: the store is on object storage.
@@ -162,7 +164,9 @@ def verify(
         bad=tuple(bad),
         descriptions=tuple(descriptions),
         leftovers=tuple(leftovers),
-        remake=remaking_commands(store, _to_remake(models, bad, descriptions)),
+        remake=()
+        if makers is None
+        else remaking_commands(store, _to_remake(models, bad, descriptions), makers),
         repaired=repair,
     )
 

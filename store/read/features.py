@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...errors import StoreError
+from ...runtime.canonical_json import read_as
 from ..format.attributes import read_group_attributes, read_spec
 from ..format.checksummed_json import unseal
 from ..format.encoding import checksum, dequantise
@@ -113,9 +114,10 @@ class Features:
             raise StoreError(
                 f"{file}: {error.strerror}; without it nobody knows which videos the weights saw"
             ) from error
-        if not isinstance(ids, list) or not {str}.issuperset(map(type, ids)):
-            raise StoreError(f"{file}: not a list of videos' ids")
-        return frozenset(ids)
+        try:
+            return read_as(frozenset[str], ids)
+        except ValueError as error:
+            raise StoreError(f"{file}: not a list of videos' ids: {error}") from error
 
     def seen_in_training(self, ids: Sequence[str]) -> list[str]:
         """Those of `ids` whose video the weights' training saw, also as a segment or under another root.

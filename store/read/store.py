@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import StoreError, UsageError
+from ...runtime.canonical_json import digest
 from ...runtime.file_names import require_text
 from ...terminal.suggest import did_you_mean
 from ...terminal.text import counted
 from ..format.attributes import read_spec
-from ..format.checksummed_json import digest
 from ..format.spec import features_folder
 from ..io.s3 import RemotePath, store_location
 from .features import Features

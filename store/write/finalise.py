@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.atomic import replace, storage_errors
+from ...runtime.canonical_json import json_lines
 from ..format.columns import Column, write_arrays
 from ..format.manifest import Manifest
 from ..format.receipts import receipt_times
@@ -62,8 +62,7 @@ def finalise(store: Store) -> None:
                     }
                 )
         _save_videos(store, store.videos)
-    lines = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
-    replace(store.path / "failures.jsonl", lines.encode())
+    replace(store.path / "failures.jsonl", json_lines(failures))
 
 
 def _newer_receipts(folder: Path) -> set[tuple[int, int]]:

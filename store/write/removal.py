@@ -7,12 +7,11 @@ without one says that what is left of the shard's data is to be removed, and not
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ...runtime.atomic import put_if_absent, storage_errors
+from ...runtime.atomic import fsync_folder, put_if_absent, storage_errors
 from ..format.receipts import receipt_path
 from ..format.schema import shard_keys
 from ..format.spec import FeatureSpec
@@ -68,11 +67,7 @@ def remove_file(path: Path, root: Path) -> None:
     require_inside(path.parent, root)
     path.unlink(missing_ok=True)
     if path.parent.is_dir():
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        fsync_folder(path.parent)
 
 
 def _tombstone(folder: Path, shard: int, view: int) -> Path:

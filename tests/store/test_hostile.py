@@ -16,8 +16,9 @@ import pytest
 from commands import Ended, run_commands
 from faster import store as stores
 from faster.errors import StoreError
+from faster.runtime.canonical_json import canonical_json, digest
 from faster.store.format.attributes import sealed_attributes
-from faster.store.format.checksummed_json import canonical_json, digest, seal, unseal
+from faster.store.format.checksummed_json import seal, unseal
 from faster.store.format.encoding import compress
 from stores import make_spec, make_store, make_videos
 from videos import make_video

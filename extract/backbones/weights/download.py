@@ -6,16 +6,16 @@ import hashlib
 import http.client
 import os
 import re
-import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from .... import __version__
 from ....errors import StorageError, WeightsError
-from ....runtime.atomic import replace
+from ....runtime.atomic import replace, replacing
 from ....terminal.progress_bars import tqdm
 
 CHUNK_BYTES = 1 << 20
@@ -68,18 +68,12 @@ def fetch(url: str, *, cache: Path | None = None, progress: bool = True) -> Down
         if file_sha256(path) == sha256:
             return Download(path=path, url=url, sha256=sha256)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}-", delete=False) as file:
-            temporary = Path(file.name)
+        with replacing(path) as file:
+            sha256 = _receive(url, file, folder, name if progress else None)
+            _require_named(sha256, name, url)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror or error}") from error
-    try:
-        sha256 = _receive(url, temporary, name if progress else None)
-        _require_named(sha256, name, url)
-        temporary.replace(path)
-        replace(record, f"{sha256}\n".encode())
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace(record, f"{sha256}\n".encode())
     return Download(path=path, url=url, sha256=sha256)
 
 
@@ -94,21 +88,20 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _receive(url: str, to: Path, shown: str | None) -> str:
-    """Write the file to `to`, on the disk; its SHA-256."""
+def _receive(url: str, file: BinaryIO, folder: Path, shown: str | None) -> str:
+    """Write what the URL gives to `file`, which lies in `folder`; its SHA-256."""
     sha, received = hashlib.sha256(), 0
     try:
         request = urllib.request.Request(url, headers={"User-Agent": f"faster-video/{__version__}"})
-        with _opener().open(request, timeout=TIMEOUT_SECONDS) as answer, to.open("wb") as file:
+        with _opener().open(request, timeout=TIMEOUT_SECONDS) as answer:
             length = answer.headers.get("Content-Length")
             total = int(length) if length and length.isdigit() else None
             with tqdm(total=total, unit="B", unit_scale=True, desc=shown, disable=shown is None) as bar:
                 while part := answer.read(CHUNK_BYTES):
-                    _write(file.fileno(), part, to)
+                    _write(file.fileno(), part, folder)
                     sha.update(part)
                     received += len(part)
                     bar.update(len(part))
-            os.fsync(file.fileno())
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
@@ -119,13 +112,13 @@ def _receive(url: str, to: Path, shown: str | None) -> str:
     return sha.hexdigest()
 
 
-def _write(descriptor: int, part: bytes, to: Path) -> None:
+def _write(descriptor: int, part: bytes, folder: Path) -> None:
     """Write all of it. Raises StorageError, so that a full disk is not taken for a fault of the network."""
     try:
         while part:
             part = part[os.write(descriptor, part) :]
     except OSError as error:
-        raise StorageError(f"{to.parent} cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
 def _opener() -> urllib.request.OpenerDirector:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ....errors import WeightsError
+from ....runtime.canonical_json import read_as
 from ....runtime.file_names import file_stem
 from ....terminal.text import counted
 from ....training.run_folder import write_json, write_tensors
@@ -60,21 +61,9 @@ class WeightsInfo:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> WeightsInfo:
         """Back from `to_dict`. Raises ValueError where keys are unknown or lacking."""
-        known = {f.name for f in fields(cls)} - {"path"}
-        if unknown := set(values) - known:
-            raise ValueError(f"unknown keys {sorted(unknown)}")
-        if lacking := {"model", "digest"} - set(values):
-            raise ValueError(f"no {sorted(lacking)}")
-        names, seen = values.get("class_names"), values.get("trained_on", [])
-        if not isinstance(seen, list | tuple) or not all(isinstance(name, str) for name in seen):
-            raise ValueError(f"trained_on is no list of ids but {str(seen)[:40]!r}")
-        return cls(
-            **{
-                **values,
-                "class_names": None if names is None else tuple(names),
-                "trained_on": tuple(seen),
-            }
-        )
+        if "digest" not in values or "path" in values:
+            raise ValueError('no "digest"' if "digest" not in values else "unknown keys ['path']")
+        return read_as(cls, values, refuse_unknown=True)
 
 
 def load_weights(

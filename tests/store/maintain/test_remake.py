@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from exchanges import contents, features, foreign, run_export, run_import, save
-from faster.cli import group
+from faster.cli import group, makers
 from faster.store.maintain.convert import convert
 from faster.store.maintain.remake import remaking_commands
 from sets import make_bright_set
@@ -99,23 +99,23 @@ def test_segments_tell_their_length(tmp_path: Path, ends: list[float], seconds: 
         for video, start, end in zip(make_videos(4), starts, ends, strict=True)
     ]
     store = make_store(tmp_path / "s.zarr", [make_spec()], videos)
-    (command,) = remaking_commands(store, store.models)
+    (command,) = remaking_commands(store, store.models, makers())
     assert command.endswith(f"--every {seconds}")
 
 
 def test_what_differs_between_models_is_said_for_each(tmp_path: Path) -> None:
     specs = [make_spec(), make_spec("r3d14"), make_spec(clip_frames=16)]
     store = make_store(tmp_path / "s.zarr", specs, make_videos(2), missing=make_videos(3)[2:])
-    eight, sixteen = remaking_commands(store, store.models)
+    eight, sixteen = remaking_commands(store, store.models, makers())
     assert (
         "--model r2d26 --model r3d14 --clip-frames 8 --clips 4 --size 64 --precision float32 --allow-missing"
         in eight
     )
     assert "--model r2d26 --clip-frames 16 --clips 4 --size 64 --precision float32 --allow-missing" in sixteen
-    assert remaking_commands(store, []) == ()
+    assert remaking_commands(store, [], makers()) == ()
     viewed = make_spec(views=3, clips=32, transform={"size": 64, "view_seed": 7})
     store = make_store(tmp_path / "v.zarr", [viewed], make_videos(2))
-    (command,) = remaking_commands(store, store.models)
+    (command,) = remaking_commands(store, store.models, makers())
     assert command.endswith(
         "--model r2d26 --clip-frames 8 --size 64 --precision float32 --views 2 --view-seed 7"
     )
