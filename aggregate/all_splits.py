@@ -13,11 +13,11 @@ from ..errors import RunError
 from ..runtime.canonical_json import read_as
 from ..terminal.log_output import quiet
 from ..terminal.suggest import did_you_mean
-from ..training.distributed import joined
+from ..training.distributed import init_distributed
 from ..training.run_folder import read_json, write_json
 from .config import TrainConfig
 from .data.mix import choose_mix, choose_split
-from .data.partition import choose_parts
+from .data.partition import choose_subsets
 from .evaluation.evaluate import Evaluation, evaluate
 from .init import require_unseen_by
 from .models.registry import require_known
@@ -87,16 +87,16 @@ def train_splits(config: TrainConfig, *, progress: bool = True) -> SplitsResult:
     # What is wrong with the last split must not wait for the first one's training.
     for split in store.videos.split_names:
         with quiet():  # its training will say it
-            parts = choose_parts(store, mix, split, config)
+            parts = choose_subsets(store, mix, split, config)
         if origin is not None:
             require_unseen_by(origin, store, parts, split)
     reports = {}
-    with joined(config.device) as (ranks, _):
+    with init_distributed(config.device) as (ranks, _):
         for split in store.videos.split_names:
             one = replace(config, split=split, out=folder / split)
             reports[split] = train_opened(store, one, progress=progress).report
         result = SplitsResult(folder=folder, reports=reports)
-        if ranks.first:
+        if ranks.is_main:
             write_json(folder / SPLITS_FILE, list(reports))
             write_json(folder / "result.json", result.to_dict())
     return result

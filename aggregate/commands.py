@@ -40,7 +40,7 @@ def train_agg_command(as_json: bool, **values: Any) -> None:
 
     keep_freed_memory()
     config = TrainConfig(**values)
-    speaks = started().first
+    speaks = started().is_main
     print_log(err=as_json)
     if config.split == ALL:
         result = train_splits(config, progress=not as_json)

@@ -13,7 +13,7 @@ from ..errors import DataError
 from ..store import Store
 from ..terminal.text import agreeing, counted
 from ..training.run_folder import read_json, run_began
-from .data.partition import Parts
+from .data.partition import Subsets
 from .models.base import Aggregator
 from .models.score_skip import SCORES
 from .runs import Run, RunConfig
@@ -34,9 +34,9 @@ def start_from(run: Run, aggregator: Aggregator[Any], config: RunConfig) -> str:
             f"{run.path} trained {theirs.aggregator}, and {config.aggregator} is asked; add --aggregator {theirs.aggregator}"
         )
     if theirs.skip_scores != config.skip_scores:
-        mend = "add" if theirs.skip_scores else "leave out"
+        fix = "add" if theirs.skip_scores else "leave out"
         raise DataError(
-            f"{run.path} was trained with{'' if theirs.skip_scores else 'out'} --skip-scores; {mend} it"
+            f"{run.path} was trained with{'' if theirs.skip_scores else 'out'} --skip-scores; {fix} it"
         )
     same_classes = theirs.class_names == config.class_names
     fresh = classifier_names(config)
@@ -69,7 +69,7 @@ def start_from(run: Run, aggregator: Aggregator[Any], config: RunConfig) -> str:
     return f"starts from {run.path}, {counted(len(taken), 'tensor')}, {classifier}{note}"
 
 
-def require_unseen_by(run: Run, store: Store, parts: Parts, split: str) -> None:
+def require_unseen_by(run: Run, store: Store, parts: Subsets, split: str) -> None:
     """Refuse to start from a run that has seen videos which are reported on, told by their ids.
 
     Raises:
@@ -79,7 +79,7 @@ def require_unseen_by(run: Run, store: Store, parts: Parts, split: str) -> None:
     seen = [name for name in ids if name in run.trained_on]
     if seen:
         raise DataError(
-            f"{len(seen)} of the {len(ids)} {parts.report_part} videos of {split} "
+            f"{len(seen)} of the {len(ids)} {parts.report_subset} videos of {split} "
             f"{agreeing(len(seen), 'was', 'were')} in the training of {run.path} "
             f"({seen[0]}, …), so it must not be started from; start from a run on the same split, or on other videos"
         )

@@ -20,12 +20,12 @@ from ..terminal.text import agreeing, counted
 from ..training.distributed import ALONE, Ranks
 from ..training.loop import run_config
 from ..training.options import TrainingOptions
-from ..training.run_folder import open_run, write_json, write_tensors
+from ..training.run_folder import init_run_dir, write_json, write_tensors
 from .config import TrainConfig
 from .data.budgets import BUDGETS_FOLDER, budget_name, budgets
 from .data.loader import ClipReader
 from .data.mix import Mix
-from .data.partition import Parts
+from .data.partition import Subsets
 from .evaluation.evaluate import Evaluation, notes, report
 from .models.score_skip import ScoreSkip, own_heads
 from .models.shape_adapter import ShapeAdapter
@@ -55,7 +55,7 @@ class PreparedRun:
         store: Store,
         mix: Mix,
         split: str,
-        parts: Parts,
+        parts: Subsets,
         *,
         run: Path,
         device: torch.device,
@@ -119,8 +119,8 @@ class PreparedRun:
 
     def record_untrained(self) -> None:
         """Make the run folder of an aggregator without weights."""
-        if self.ranks.first:
-            open_run(self.run, run_config(self.options, self.values))
+        if self.ranks.is_main:
+            init_run_dir(self.run, run_config(self.options, self.values))
             write_tensors(self.run / "best.safetensors", {})
 
     def load_best(self) -> None:
@@ -139,17 +139,17 @@ class PreparedRun:
             self.load_best()
         rows = np.sort(np.concatenate([self.parts.train, self.parts.validation]))
         trained_on = self.seen_before.union(self.store.videos.ids[row] for row in rows)
-        if self.ranks.first:
+        if self.ranks.is_main:
             record_place(self.run, self.store)
             write_json(self.run / "trained_on.json", sorted(trained_on))
         for budget in budgets(self.mix) if self.mix.drawn else ():
             name = self.run / BUDGETS_FOLDER / budget_name(budget.pattern, budget.clips)
             reported = self._report(budget, trained_on, name.with_suffix(".csv"), None)
-            if self.ranks.first:
+            if self.ranks.is_main:
                 settled = {"pattern": str(budget.pattern), "clips": budget.clips}
                 write_json(name.with_suffix(".json"), {**settled, **reported.to_dict()})
         reported = self._report(self.mix, trained_on, self.run / "predictions.csv", logits)
-        if self.ranks.first:
+        if self.ranks.is_main:
             write_json(self.run / "result.json", reported.to_dict())
         return reported
 
@@ -161,7 +161,7 @@ class PreparedRun:
             self.store,
             mix,
             split=self.settled.split,
-            part=self.parts.report_part,
+            part=self.parts.report_subset,
             trained_on=trained_on,
             predictions=predictions,
             batch_size=self.scoring_batch,
@@ -176,7 +176,7 @@ def without_heads(store: Store, mix: Mix) -> list[str]:
     return [model for model, f in mix.features.items() if f.class_names != store.class_names]
 
 
-def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, parts: Parts) -> RunConfig:
+def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, parts: Subsets) -> RunConfig:
     """Every value settled, as config.json holds it."""
     reads = "maps"
     if config.aggregator == "average":
@@ -204,7 +204,7 @@ def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, parts: Part
         store=str(store.path.resolve()),
         store_fingerprint=store_fingerprint(store, mix),
         split=split,
-        report_part=parts.report_part,
+        report_subset=parts.report_subset,
         aggregator=config.aggregator,
         dropout=config.dropout,
         reads=reads,

@@ -45,7 +45,7 @@ class RunConfig:
     store: str
     store_fingerprint: str
     split: str
-    report_part: str
+    report_subset: str
     aggregator: str
     dropout: float
     reads: str

@@ -14,7 +14,7 @@ from ..store import Store
 from ..training.distributed import Ranks
 from .data.budgets import budgets
 from .data.loader import ClipReader, TrainLoader
-from .data.partition import Parts
+from .data.partition import Subsets
 from .evaluation.evaluate import score
 from .evaluation.metrics import measure
 from .models.base import Aggregator
@@ -43,7 +43,7 @@ class AggregatorTask:
         aggregator: Aggregator[Any],
         reader: ClipReader,
         store: Store,
-        parts: Parts,
+        parts: Subsets,
         *,
         batch_size: int,
         seed: int,

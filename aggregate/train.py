@@ -14,14 +14,14 @@ from ..runtime.file_names import file_stem
 from ..store import Store
 from ..terminal.log_output import quiet
 from ..training.checkpoint import BestEpoch
-from ..training.distributed import Ranks, joined
+from ..training.distributed import Ranks, init_distributed
 from ..training.log import has_tensorboard
 from ..training.loop import fit
 from ..training.run_folder import run_began
 from .config import TrainConfig as TrainConfig
 from .data.loader import ClipReader
 from .data.mix import Mix, choose_mix, choose_split
-from .data.partition import choose_parts
+from .data.partition import choose_subsets
 from .data.pattern import ANY
 from .evaluation.evaluate import Evaluation
 from .init import identity, require_unseen_by, start_from
@@ -58,7 +58,7 @@ def train_agg(config: TrainConfig, *, progress: bool = True) -> TrainResult:
 
 def train_opened(store: Store, config: TrainConfig, *, progress: bool) -> TrainResult:
     """`train_agg` on a store that is open already."""
-    with joined(config.device) as (ranks, device), quiet(not ranks.first):
+    with init_distributed(config.device) as (ranks, device), quiet(not ranks.is_main):
         return _train(store, config, progress, ranks, device)
 
 
@@ -72,7 +72,7 @@ def _train(
     names = store.videos.split_names
     first = not config.split and len(names) > 1
     logger.info(f"split: {split}" + (f" (of {', '.join(names)}; the first by name)" if first else ""))
-    parts = choose_parts(store, mix, split, config)
+    parts = choose_subsets(store, mix, split, config)
     prepared = PreparedRun(config, store, mix, split, parts, run=run, ranks=ranks, device=device)
     if config.init is not None:
         origin = load_run(config.init)

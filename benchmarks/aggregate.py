@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from faster.aggregate.data.loader import ClipReader
 from faster.aggregate.data.mix import MixRequest, choose_mix
-from faster.aggregate.data.partition import Parts
+from faster.aggregate.data.partition import Subsets
 from faster.aggregate.models.batch import ClipBatch
 from faster.aggregate.models.cpu_kernels import pack, product
 from faster.aggregate.models.recurrent import fast_gru
@@ -181,7 +181,7 @@ def measure_loading(turns: int) -> dict[str, Any]:
         store = make_store(Path(folder) / "maps.zarr", videos=16, clips=8, shard_videos=8)
         mix = choose_mix(store, MixRequest(pattern="1:7", clips=8))
         rows = np.arange(16, dtype=np.int64)
-        parts = Parts(train=rows, validation=rows[:1], report=rows[:0], report_part="test")
+        parts = Subsets(train=rows, validation=rows[:1], report=rows[:0], report_subset="test")
         reader = ClipReader(mix, store.videos.labels, reads="maps")
         task = AggregatorTask(
             make_aggregator(),

@@ -95,14 +95,16 @@ def measure(model: str, turns: int, clock: Callable[[], float]) -> list[Forward]
         maps[precision] = torch.from_numpy(network(pixels)[0]).float()
         first_seconds[precision] = clock() - began
         contenders[precision] = lambda number, network=network: network(pixels)  # type: ignore[misc]
-        plain_product, packed_product = large_products(PRECISIONS[precision])
-        contenders |= {f"{precision} product": plain_product, f"{precision} packed": packed_product}
-    plain_maps = backbone.features(x)
+        reference_product, packed_product = large_products(PRECISIONS[precision])
+        contenders |= {f"{precision} product": reference_product, f"{precision} packed": packed_product}
+    reference_maps = backbone.features(x)
     seconds = time_turns(contenders, turns=turns, warm_ups=1, clock=clock)
     work = backbone_gflops(model, FRAMES, SIZE) * clips / LARGE_GFLOPS
     found = []
     for precision in precisions:
-        error = (maps[precision] - plain_maps).square().mean().sqrt() / plain_maps.square().mean().sqrt()
+        error = (
+            maps[precision] - reference_maps
+        ).square().mean().sqrt() / reference_maps.square().mean().sqrt()
         steady = float(np.median(seconds[precision]))
         found.append(
             Forward(

@@ -135,7 +135,7 @@ def _random_run(options: argparse.Namespace, pattern: str, aggregator: str) -> R
         store="",
         store_fingerprint="",
         split="",
-        report_part="test",
+        report_subset="test",
         aggregator=aggregator,
         dropout=0.0,
         reads="maps",

@@ -27,7 +27,7 @@ from faster.aggregate.evaluation.evaluate import Evaluation, evaluate
 from faster.aggregate.runs import load_run
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.runtime.atomic import replace
-from faster.store.format.checksummed_json import seal
+from faster.store.format.checksummed_json import encode_checksummed
 from faster.store.format.receipts import list_receipts, read_receipt
 from faster.store.maintain.convert import convert
 from faster.store.write import create as writer
@@ -156,7 +156,7 @@ def make_copies(store: Path, places: dict[str, Path]) -> None:
     convert(store, places["float16"])
     opened = stores.open(places["float16"])
     for model in opened.models:
-        replace(opened.features(*model).folder / "trained_on.json", seal({"ids": []}))
+        replace(opened.features(*model).folder / "trained_on.json", encode_checksummed({"ids": []}))
     convert(places["float16"], places["uint8"], dtype="uint8", codec="zstd")
     if not places["control"].exists():
         with tempfile.TemporaryDirectory(dir=places["control"].parent) as folder:

@@ -25,7 +25,7 @@ import click
 import numpy as np
 from faster import store as stores
 from faster.extract.jobs.tasks import TaskShare
-from faster.store.format.checksummed_json import seal
+from faster.store.format.checksummed_json import encode_checksummed
 from faster.store.format.receipts import ClipFacts, Receipt, StoredObject, VideoEntry, receipt_path
 from faster.store.format.schema import ids_digest, maps_key
 from scale_shard import measure_overhead, measure_syscalls, print_budget
@@ -180,7 +180,7 @@ def _write_receipt(
     value = {**template, "shard": shard, "ids_digest": ids_digest(ids), "videos": entries}
     target = receipt_path(features.folder, shard, 0)
     target.parent.mkdir(exist_ok=True)
-    target.write_bytes(seal(value))
+    target.write_bytes(encode_checksummed(value))
     os.utime(target, (LONG_AGO + shard, LONG_AGO + shard))
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from faster.aggregate.sweep.cells import train_config
-from faster.aggregate.sweep.grid import Grid, expand, holdings
+from faster.aggregate.sweep.grid import Grid, available_features, expand
 from faster.aggregate.sweep.run import SweepConfig, run_sweep
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.store import open as open_store
@@ -65,7 +65,7 @@ def _compare(folder: Path, store: Path, name: str, asked: argparse.Namespace) ->
     aggregators, patterns, seeds = GRIDS[name]
     grid = Grid(aggregators=aggregators, patterns=patterns, seeds=seeds)
     training = TrainConfig(store=store, epochs=asked.epochs, device=asked.device)
-    cells, _ = expand(grid, holdings(open_store(store)))
+    cells, _ = expand(grid, available_features(open_store(store)))
 
     def alone(turn: int) -> None:
         for cell in cells:

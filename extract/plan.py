@@ -39,18 +39,18 @@ def plan(store: Store, specs: Sequence[FeatureSpec], rows: set[int]) -> list[Sha
                 )
     tasks = []
     for shard in sorted(shards):
-        lacking = tuple(
+        pending = tuple(
             (i, view)
             for i, (spec, receipts) in enumerate(zip(specs, whole, strict=True))
             for view in range(spec.views)
             if (shard, view) not in receipts
         )
-        if lacking:
+        if pending:
             first = shard * shard_videos
             members = tuple(
                 row for row in range(first, min(first + shard_videos, manifest.rows)) if manifest.ids[row]
             )
-            tasks.append(ShardTask(shard=shard, rows=members, outputs=lacking, shard_videos=shard_videos))
+            tasks.append(ShardTask(shard=shard, rows=members, outputs=pending, shard_videos=shard_videos))
     return tasks
 
 

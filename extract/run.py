@@ -144,7 +144,7 @@ def extract(
         store = stores.open(path)  # anew: others may have added videos and models meanwhile
         made = [store.features(spec.model, spec.clip_frames) for spec in specs]
         # Of many tasks the last one does it: each would read what all others wrote.
-        if share is None or not any(features.lacking() for features in made):
+        if share is None or not any(features.pending() for features in made):
             stores.finalise(store)
         shards = {row // shard_videos for row in rows}
         reasons = {

@@ -29,7 +29,7 @@ _MENDS = {
 }
 
 
-def mend_of(
+def fix_of(
     error: OSError,
     otherwise: str = "what is whole is kept; run the same command again",
     *,
@@ -46,7 +46,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or path
-        raise StorageError(f"{where}: {error.strerror or error}; {mend_of(error)}") from error
+        raise StorageError(f"{where}: {error.strerror or error}; {fix_of(error)}") from error
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def inspect_command(store: Path, videos: int | None, as_json: bool) -> None:
         )
 
 
-def _print_mend(store: Path, found: Verification) -> None:
+def _print_fix(store: Path, found: Verification) -> None:
     if found.repaired:
         click.echo("the bad shards are removed" if found.bad else "mended")
     else:
@@ -228,6 +228,6 @@ def verify_command(
             files = counted(len(found.leftovers), "leftover file")
             click.echo(f"  {files} of stopped runs, as {found.leftovers[0]}")
         if found.bad or found.leftovers or found.descriptions:
-            _print_mend(store, found)
+            _print_fix(store, found)
     if (found.bad or found.descriptions) and not repair:
         raise click.exceptions.Exit(65)

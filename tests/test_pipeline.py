@@ -284,7 +284,7 @@ def test_models_of_different_frame_sizes_are_each_shown_their_own(project: Path,
         assert prediction.top()[0][1] == pytest.approx(probability, abs=1e-5)
 
 
-def test_stage_one_leaves_weights_that_are_not_its_own(project: Path, tmp_path: Path) -> None:
+def test_backbone_training_leaves_weights_that_are_not_its_own(project: Path, tmp_path: Path) -> None:
     settings = replace(backbone_config(project, CHEAP), out=str(tmp_path))
     (tmp_path / f"{CHEAP}.safetensors").write_bytes(b"mine")
     with pytest.raises(WeightsError, match="is not of this run"):
@@ -297,7 +297,7 @@ def test_evaluation_refuses_videos_that_a_backbone_saw(project: Path) -> None:
         evaluate(load_run(project / "runs/fast-gru"), part="train")
 
 
-def test_stage_one_goes_on_bit_for_bit_where_it_was_stopped(project: Path, tmp_path: Path) -> None:
+def test_backbone_training_goes_on_bit_for_bit_where_it_was_stopped(project: Path, tmp_path: Path) -> None:
     from faster.extract.train_backbone.task import BackboneTask
 
     settings = replace(backbone_config(project, CHEAP), out=str(tmp_path / "weights"))
@@ -326,7 +326,7 @@ def test_stage_one_goes_on_bit_for_bit_where_it_was_stopped(project: Path, tmp_p
     assert (tmp_path / "weights" / name).read_bytes() == (project / "weights" / name).read_bytes()
 
 
-def test_stage_one_refuses_what_it_cannot_learn_from(tmp_path: Path) -> None:
+def test_backbone_training_refuses_what_it_cannot_learn_from(tmp_path: Path) -> None:
     write_bright_video(tmp_path / "videos/only/one.mp4", level=100, frames=10, seed=0)
     with pytest.raises(SourceError, match="fewer than two classes"):
         train_backbone(backbone_config(tmp_path, CHEAP), progress=False)

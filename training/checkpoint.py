@@ -25,7 +25,7 @@ class BestEpoch:
 
 
 @dataclass
-class Standing:
+class TrainState:
     """Where a run stands: `step` steps of `epoch` (both from 0) are done, with these losses summed up."""
 
     epoch: int = 0
@@ -34,7 +34,7 @@ class Standing:
     best: BestEpoch | None = None
 
     @classmethod
-    def from_json(cls, text: str) -> Standing:
+    def from_json(cls, text: str) -> TrainState:
         """Read back what `save_last` wrote. Raises ValueError, KeyError or TypeError."""
         fields = json.loads(text)
         best = fields.pop("best")
@@ -47,7 +47,7 @@ def write_best(run_dir: Path, weights: Mapping[str, Tensor], best: BestEpoch) ->
     write_json(run_dir / "best.json", asdict(best))
 
 
-def save_last(run_dir: Path, model: nn.Module, optimizer: Optimizer, standing: Standing) -> None:
+def save_last(run_dir: Path, model: nn.Module, optimizer: Optimizer, state: TrainState) -> None:
     """Write last.safetensors in one step, so that a kill leaves the file before it or this one.
 
     Raises:
@@ -60,13 +60,13 @@ def save_last(run_dir: Path, model: nn.Module, optimizer: Optimizer, standing: S
                 tensors[f"optimizer/{key}/{name}"] = value
     # One file is one commit: where the run stands travels with its tensors. The .json is for people, and comes
     # first: after a kill between the two the step is done again, and both are written.
-    write_json(run_dir / "last.json", asdict(standing))
+    write_json(run_dir / "last.json", asdict(state))
     write_tensors(
-        run_dir / "last.safetensors", tensors, {"state": json.dumps(asdict(standing), allow_nan=False)}
+        run_dir / "last.safetensors", tensors, {"state": json.dumps(asdict(state), allow_nan=False)}
     )
 
 
-def load_last(run_dir: Path, model: nn.Module, optimizer: Optimizer) -> Standing:
+def load_last(run_dir: Path, model: nn.Module, optimizer: Optimizer) -> TrainState:
     """Put model and optimiser where last.safetensors has them; the start, where there is none.
 
     Raises:
@@ -74,10 +74,10 @@ def load_last(run_dir: Path, model: nn.Module, optimizer: Optimizer) -> Standing
     """
     path = run_dir / "last.safetensors"
     if not path.exists():
-        return Standing()
+        return TrainState()
     try:
         with safe_open(path, framework="pt") as file:
-            standing = Standing.from_json(file.metadata()["state"])
+            state = TrainState.from_json(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         model.load_state_dict(
             {name[len("model/") :]: value for name, value in tensors.items() if name.startswith("model/")}
@@ -93,7 +93,7 @@ def load_last(run_dir: Path, model: nn.Module, optimizer: Optimizer) -> Standing
                 )
     except Exception as error:  # the library has one exception type per cause, none of them ours
         raise RunError(f"{path} cannot be resumed from: {error}; delete {run_dir} to start again") from error
-    return standing
+    return state
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:

@@ -40,17 +40,17 @@ class Ranks:
     count: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the rank that writes and speaks."""
         return self.rank == 0
 
-    def part(self, length: int) -> slice:
+    def shard(self, length: int) -> slice:
         """This rank's share of `length` things: one run of them, equal to the others' up to one thing."""
         size, longer = divmod(length, self.count)
         start = self.rank * size + min(self.rank, longer)
         return slice(start, start + size + (self.rank < longer))
 
-    def gathered(self, value: ValueT) -> list[ValueT]:
+    def all_gather(self, value: ValueT) -> list[ValueT]:
         """Every rank's value, in the order of ranks."""
         if self.count == 1:
             return [value]
@@ -70,7 +70,7 @@ class Ranks:
         """Return when every rank has come here."""
         self.total(0.0)
 
-    def take_buffers_of_first(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Give every rank the first one's buffers: batch statistics are each rank's own until then."""
         if self.count > 1:
             for buffer in model.buffers():
@@ -108,9 +108,9 @@ def started() -> Ranks:
     world = {name: value for name in _SET_BY_TORCHRUN if (value := os.environ.get(name, ""))}
     if world.get("WORLD_SIZE", "1") == "1" or not {"RANK", "LOCAL_RANK"} & world.keys():
         return ALONE  # WORLD_SIZE alone is something else's
-    if lacking := [name for name in _SET_BY_TORCHRUN if name not in world]:
+    if missing := [name for name in _SET_BY_TORCHRUN if name not in world]:
         raise UsageError(
-            _left_over(f"{' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not set")
+            _left_over(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set")
         )
     numbers = [world[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")]
     if not all(number.isascii() and number.isdigit() for number in numbers):
@@ -133,7 +133,7 @@ def _left_over(what: str) -> str:
 
 
 @contextmanager
-def joined(device: str | None) -> Iterator[tuple[Ranks, torch.device]]:
+def init_distributed(device: str | None) -> Iterator[tuple[Ranks, torch.device]]:
     """The ranks that torchrun started and this one's device; without torchrun, `ALONE` and the device named.
 
     Under torchrun `device` is "cpu", or None or "cuda" for the GPU of the rank's own number. May be nested.
@@ -179,16 +179,16 @@ def _meet(ranks: Ranks) -> Any:
         monotonic() + JOINING.total_seconds(),
     )
     try:
-        if not ranks.first:
+        if not ranks.is_main:
             _await_listener(host, port, deadline)
         store: Any = dist.TCPStore(  # type: ignore[attr-defined]  # it is public, and not said to be
-            host, port, ranks.count, is_master=ranks.first, timeout=JOINING, wait_for_workers=False
+            host, port, ranks.count, is_master=ranks.is_main, timeout=JOINING, wait_for_workers=False
         )
         store.set(f"here/{ranks.rank}", "")
         left = max(deadline - monotonic(), 1.0)
         store.wait([f"here/{rank}" for rank in range(ranks.count)], timedelta(seconds=left))
     except (OSError, RuntimeError) as error:  # PyTorch's own errors of networks and stores are RuntimeErrors
-        taken = ranks.first and "EADDRINUSE" in str(error)
+        taken = ranks.is_main and "EADDRINUSE" in str(error)
         what = f"port {port} is taken" if taken else f"not all of them came within {JOINING.seconds} s"
         raise UsageError(_left_over(what)) from error
     store.set_timeout(PATIENCE)

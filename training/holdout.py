@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def hold_out(
+def group_split(
     rows: NDArray[np.int64], labels: NDArray[np.int32], groups: Sequence[str], *, share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Part training rows into (training, validation), about `share` of each class, the same for one seed.

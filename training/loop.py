@@ -32,11 +32,11 @@ from torch.optim import Optimizer
 from ..errors import Interrupted, RunError
 from ..runtime.signals import stop_requests
 from ..terminal.progress_bars import tqdm
-from .checkpoint import BestEpoch, Standing, load_last, save_last, write_best
+from .checkpoint import BestEpoch, TrainState, load_last, save_last, write_best
 from .distributed import ALONE, Ranks
 from .log import Log, epoch_log
 from .options import TrainingOptions, learning_rate_at, make_optimizer
-from .run_folder import alone_in, open_run, remove_unfinished
+from .run_folder import init_run_dir, lock_run_dir, remove_unfinished
 from .task import BatchT, LossOf, Task
 
 # A finite norm this large is an overflow in the making: bf16 convolutions on a CPU gave 1e24 on sound data.
@@ -69,7 +69,7 @@ def fit(
         stop_requests() as stop,
     ):
         while not run.finished:
-            asked = run.train_epoch(lambda: stop.asked, progress and ranks.first)
+            asked = run.train_epoch(lambda: stop.asked, progress and ranks.is_main)
             if not asked:
                 run.end_epoch()
                 asked = ranks.largest(stop.asked)
@@ -109,7 +109,7 @@ class TrainingRun(Generic[BatchT]):
         optimizer: Optimizer,
         options: TrainingOptions,
         run_dir: Path,
-        state: Standing,
+        state: TrainState,
         ranks: Ranks,
         *,
         log: Log,
@@ -139,15 +139,15 @@ class TrainingRun(Generic[BatchT]):
         model = task.model.to(torch.device(options.device))
         optimizer = make_optimizer(model, options)
         with ExitStack() as stack:
-            if ranks.first:
-                open_run(run_dir, run_config(options, config))
-                stack.enter_context(alone_in(run_dir))
+            if ranks.is_main:
+                init_run_dir(run_dir, run_config(options, config))
+                stack.enter_context(lock_run_dir(run_dir))
                 remove_unfinished(run_dir)
             ranks.wait()
             state = load_last(run_dir, model, optimizer)
             ranks.wait()  # until all have read what the first will write over
             log = stack.enter_context(
-                epoch_log(run_dir, epochs_done=state.epoch) if ranks.first else nullcontext(_log_nothing)
+                epoch_log(run_dir, epochs_done=state.epoch) if ranks.is_main else nullcontext(_log_nothing)
             )
             yield cls(task, optimizer, options, run_dir, state, ranks, log=log, varies=varies)
 
@@ -199,7 +199,7 @@ class TrainingRun(Generic[BatchT]):
 
     def _log_time(self, seconds: float, waited: float) -> None:
         """Apart from metrics.jsonl, which a resumed run has bit for bit; of a resumed epoch, the steps since."""
-        if self.ranks.first:
+        if self.ranks.is_main:
             line = {"epoch": self.state.epoch + 1, "seconds": seconds, "waited": waited / seconds}
             with (self.run_dir / "timing.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -232,7 +232,7 @@ class TrainingRun(Generic[BatchT]):
         `validate` stands in for the task's own, where what it needs is known already.
         """
         state, epoch = self.state, self.state.epoch
-        self.ranks.take_buffers_of_first(self.model)
+        self.ranks.broadcast_buffers(self.model)
         bad = [name for name, value in self.model.state_dict().items() if not _is_finite(value)]
         if bad:
             raise RunError(f"epoch {epoch + 1}: {bad[0]} is not finite any more; lower the learning rate")
@@ -246,7 +246,7 @@ class TrainingRun(Generic[BatchT]):
                 )
         if not metrics or state.best is None or _merit(metrics) > _merit(state.best.metrics):
             state.best = BestEpoch(epoch=epoch + 1, metrics=metrics)
-            if self.ranks.first:
+            if self.ranks.is_main:
                 self.keep_best(state.best)
         line: dict[str, float] = {
             "epoch": epoch + 1,
@@ -263,7 +263,7 @@ class TrainingRun(Generic[BatchT]):
 
     def save(self) -> None:
         """Write where the run stands, on the first rank."""
-        if self.ranks.first:
+        if self.ranks.is_main:
             save_last(self.run_dir, self.model, self.optimizer, self.state)
 
     def interruption(self, asked: int) -> BaseException:
@@ -281,7 +281,7 @@ class TrainingRun(Generic[BatchT]):
     def _not_finite(self, what: str, value: float, batch: Any | None) -> RunError:
         """What ends the run, with the videos of the ranks that name a batch."""
         own = [] if batch is None else list(self.task.video_ids(batch))
-        ids = [name for part in self.ranks.gathered(own) for name in part]
+        ids = [name for part in self.ranks.all_gather(own) for name in part]
         shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
         return RunError(
             f"epoch {self.state.epoch + 1}, step {self.state.step + 1}: the {what} is {value:g} on {shown}; "

@@ -19,7 +19,7 @@ from ..runtime.file_names import require_text
 from ..terminal.outputs import require_folder
 
 
-def open_run(run_dir: Path, config: Mapping[str, Any]) -> None:
+def init_run_dir(run_dir: Path, config: Mapping[str, Any]) -> None:
     """Begin a run folder with this config, or make sure that the one there has it.
 
     What stands under "versions" is recorded and not compared. Raises RunError with the difference, and UsageError
@@ -62,8 +62,8 @@ def _is_digest(value: object) -> bool:
 
 
 @contextmanager
-def alone_in(run_dir: Path) -> Iterator[None]:
-    """Keep other processes out of a folder that `open_run` opened, to the end of the block or of this process.
+def lock_run_dir(run_dir: Path) -> Iterator[None]:
+    """Keep other processes out of a folder that `init_run_dir` opened, to the end of the block or of this process.
 
     Raises RunError where another is in it. Where the file system has no locks, nobody is kept out.
     """

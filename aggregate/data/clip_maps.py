@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from ... import store as stores
 from ...errors import DataError, UsageError
 from .loader import ClipReader, ReadPlan, drawn_clips, uniform_clips
-from .mix import Mix, MixRequest, choose_mix, choose_split, no_videos, part_rows, require_unseen
+from .mix import Mix, MixRequest, choose_mix, choose_split, no_videos, require_unseen, subset_rows
 from .pattern import ANY
 
 
@@ -74,7 +74,7 @@ class ClipMaps(Dataset[dict[str, Any]]):
         )
         opened, mix = self._open()
         self.split = choose_split(opened, split)
-        self.rows, self.coverage = part_rows(opened, mix, self.split, part)
+        self.rows, self.coverage = subset_rows(opened, mix, self.split, part)
         if not len(self.rows):
             raise DataError(no_videos(opened, mix, self.split, part, options="split or part"))
         if part != "train":

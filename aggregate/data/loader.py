@@ -167,7 +167,7 @@ class TrainLoader:
 
         def load(step: int) -> ClipBatch:
             plan = self.plan(epoch, step)
-            mine = self.ranks.part(len(plan.rows))
+            mine = self.ranks.shard(len(plan.rows))
             return self.reader.read(*(values[mine] for values in plan))
 
         steps = range(start_step, self.steps_per_epoch)
@@ -186,4 +186,4 @@ def uniform_batches(
         return reader.read(*uniform_clips(reader.mix, rows[step * batch_size : (step + 1) * batch_size]))
 
     steps = range(-(-len(rows) // batch_size))
-    return prefetch(map(load, steps[ranks.part(len(steps))]), depth=reader.depth, name="clips")
+    return prefetch(map(load, steps[ranks.shard(len(steps))]), depth=reader.depth, name="clips")

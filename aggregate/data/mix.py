@@ -267,7 +267,7 @@ def choose_split(store: Store, name: str | None) -> str:
     return name or names[0]
 
 
-def part_rows(store: Store, mix: Mix, split: str, part: str) -> tuple[NDArray[np.int64], PartCoverage]:
+def subset_rows(store: Store, mix: Mix, split: str, part: str) -> tuple[NDArray[np.int64], PartCoverage]:
     """The labelled rows of a split's part whose maps are whole, increasing, and the part's coverage."""
     if part not in PARTS:
         raise UsageError(f"no part is called {part!r}; allowed: {', '.join(PARTS)}")
@@ -295,9 +295,9 @@ def no_videos(store: Store, mix: Mix, split: str, part: str, *, options: str = "
     """
     listed = (store.videos.split(split) == PARTS[part]) & store.videos.exists
     start = f"{store.path}: no labelled {part} video of {split} has maps"
-    _, coverage = part_rows(store, mix, split, part)
+    _, coverage = subset_rows(store, mix, split, part)
     if not coverage.listed:
-        has = [name for name in PARTS if part_rows(store, mix, split, name)[1].listed]
+        has = [name for name in PARTS if subset_rows(store, mix, split, name)[1].listed]
         return (
             f"{start}: it lists only {' and '.join(has)} videos; name another with {options} (splits: "
             f"{', '.join(store.videos.split_names)}), or add some: faster extract SOURCE --store {store.path}"

@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 from ...errors import DataError
 from ...store import Store
 from ...terminal.text import agreeing, counted
-from ...training.holdout import hold_out
+from ...training.holdout import group_split
 from ..config import TrainConfig
-from .mix import Mix, no_videos, part_rows, require_unseen, training_is_known
+from .mix import Mix, no_videos, require_unseen, subset_rows, training_is_known
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class Subsets:
     """Rows of the store, int64, for training, validation and the report; "test" or "val" is reported on."""
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     report: NDArray[np.int64]
-    report_part: str
+    report_subset: str
 
     @property
     def rows(self) -> dict[str, NDArray[np.int64]]:
@@ -33,12 +33,12 @@ class Parts:
         return {"train": self.train, "validation": self.validation, "report": self.report}
 
 
-def choose_parts(
+def choose_subsets(
     store: Store,
     mix: Mix,
     split: str,
     config: TrainConfig,
-) -> Parts:
+) -> Subsets:
     """Part the split's videos, say what is covered, and refuse what cannot give sound figures.
 
     With `config.unseen`, videos that a backbone in use was trained on are left out of training and validation.
@@ -48,16 +48,16 @@ def choose_parts(
     """
     rows = {}
     for part in ("train", "val", "test"):
-        rows[part], coverage = part_rows(store, mix, split, part)
+        rows[part], coverage = subset_rows(store, mix, split, part)
         if coverage.listed:
             logger.info(f"{part}: {coverage}")
     if not len(rows["train"]):
         raise DataError(no_videos(store, mix, split, "train"))
     if config.unseen:
         rows["train"] = _unseen(store, mix, rows["train"], split)
-    report_part = "test" if len(rows["test"]) else "val"
-    if not len(rows[report_part]):
-        listed = [part for part in ("test", "val") if part_rows(store, mix, split, part)[1].listed]
+    report_subset = "test" if len(rows["test"]) else "val"
+    if not len(rows[report_subset]):
+        listed = [part for part in ("test", "val") if subset_rows(store, mix, split, part)[1].listed]
         reason = no_videos(store, mix, split, (listed or ["test"])[0])
         raise DataError(f"nothing could be reported: {reason}")
     labels = store.videos.labels
@@ -67,17 +67,17 @@ def choose_parts(
             f"{store.path}: all {counted(len(rows['train']), 'train video')} of {split} are of one class, "
             f"{store.class_names[classes[0]]}; add videos of another: faster extract SOURCE --store {store.path}"
         )
-    require_unseen(store, mix, rows[report_part], split, report_part)
-    train, validation = hold_out(
+    require_unseen(store, mix, rows[report_subset], split, report_subset)
+    train, validation = group_split(
         rows["train"], labels, store.videos.groups, share=config.validation_share, seed=config.seed
     )
     if not len(validation):
-        mend = f"add videos: faster extract SOURCE --store {store.path}"
+        fix = f"add videos: faster extract SOURCE --store {store.path}"
         if config.unseen:
-            mend = "leave out --unseen, or extract with weights that were trained on fewer: faster train-backbone … --folds 2 --fold 0"
+            fix = "leave out --unseen, or extract with weights that were trained on fewer: faster train-backbone … --folds 2 --fold 0"
         raise DataError(
             f"{store.path}: each class has one {'unseen ' * config.unseen}train video or group in {split}, which leaves none to choose "
-            f"the best epoch by; {mend}"
+            f"the best epoch by; {fix}"
         )
     by = "group" if any(store.videos.groups[row] for row in rows["train"]) else "video"
     logger.info(
@@ -95,7 +95,9 @@ def choose_parts(
             f"{model}: {shares[0]:.0%} of the {len(train)} training and {shares[1]:.0%} of the {len(validation)} validation "
             "videos were in its own training"
         )
-    return Parts(train=train, validation=validation, report=rows[report_part], report_part=report_part)
+    return Subsets(
+        train=train, validation=validation, report=rows[report_subset], report_subset=report_subset
+    )
 
 
 def _unseen(store: Store, mix: Mix, rows: NDArray[np.int64], split: str) -> NDArray[np.int64]:

@@ -29,9 +29,9 @@ from ..data.mix import (
     choose_mix,
     choose_split,
     no_videos,
-    part_rows,
     require_unseen,
     shared_groups,
+    subset_rows,
     training_is_known,
 )
 from ..models.base import Aggregator
@@ -108,7 +108,7 @@ def evaluate(
     own_mixture = run.config.pattern, run.config.clips
     config = run.config.on(pattern, clips)
     opened = open_store(config, store, command=["faster", "evaluate", str(run.path)])
-    split, part = choose_split(opened, split or config.split), part or config.report_part
+    split, part = choose_split(opened, split or config.split), part or config.report_subset
     mix = choose_mix(opened, config)
     _require_same_maps(opened, mix, config)
     changes = store_changes(config, opened, mix)
@@ -118,7 +118,7 @@ def evaluate(
             f"faster evaluate {run.path} --store {opened.path}"
         )
     own_store = not changes or str(opened.path.resolve()) == config.store
-    own = own_store and (split, part) == (config.split, config.report_part)
+    own = own_store and (split, part) == (config.split, config.report_subset)
     name = "predictions" if own else f"predictions-{opened.path.stem}-{split}-{part}"
     if (config.pattern, config.clips) != own_mixture:
         name += f"-{budget_name(mix.pattern, mix.clips)}"
@@ -154,10 +154,10 @@ def report(
     """Score a part of a split, write the predictions file, and say what the figures cover.
 
     Several ranks share the batches; each returns the whole, and the first writes. `logits` (n, K) are those of
-    the part's `part_rows`, where they are known already. Unless the predictions `must_write`, a note says that they
+    the part's `subset_rows`, where they are known already. Unless the predictions `must_write`, a note says that they
     could not be written.
     """
-    rows, coverage = part_rows(store, mix, split, part)
+    rows, coverage = subset_rows(store, mix, split, part)
     if not len(rows):
         raise DataError(no_videos(store, mix, split, part, options="--split or --part"))
     require_unseen(store, mix, rows, split, part)
@@ -180,7 +180,7 @@ def report(
         )
     written: Path | None = predictions
     lines = [*notes(mix), *_group_notes(store, split, part)]
-    if ranks.first:
+    if ranks.is_main:
         try:
             write_predictions(predictions, store, rows, logits)
         except StorageError as error:
@@ -221,7 +221,7 @@ def score(
             here = batch.to(device)
             for aggregator, found in zip(aggregators, own, strict=True):
                 found.append(aggregator(here).double().cpu().numpy())
-    everyones = ranks.gathered(own)
+    everyones = ranks.all_gather(own)
     return [
         np.concatenate([logits for part in everyones for logits in part[index]])
         for index in range(len(aggregators))
@@ -282,10 +282,10 @@ def _require_same_maps(store: Store, mix: Mix, config: RunConfig) -> None:
         changed = [name for name in _SAME_MAPS if getattr(trained, name) != getattr(features.spec, name)]
         if changed:
             own = str(store.path.resolve()) == config.store
-            mend = f"train on them: faster train-agg --store {store.path}"
+            fix = f"train on them: faster train-agg --store {store.path}"
             if not own:
-                mend = f"extract with the weights and settings of {config.store}, or {mend}"
+                fix = f"extract with the weights and settings of {config.store}, or {fix}"
             raise DataError(
                 f"{store.path}: the maps of {model} are not those of the run, they differ in "
-                f"{', '.join(changed)}; {mend}"
+                f"{', '.join(changed)}; {fix}"
             )

@@ -118,7 +118,7 @@ def average_to(maps: Tensor, size: tuple[int, int, int]) -> Tensor:
     return F.adaptive_avg_pool3d(maps.movedim(-1, 1), size).movedim(1, -1)
 
 
-def plain(module: ShapeAdapter, clips: Sequence[Tensor], models: Sequence[str]) -> Tensor:
+def reference(module: ShapeAdapter, clips: Sequence[Tensor], models: Sequence[str]) -> Tensor:
     """The definition, clip by clip, projected first: clips (B, l, h, w, c), each of its model; the inner one's x."""
     adapted_clips = []
     for x, model in zip(clips, models, strict=True):

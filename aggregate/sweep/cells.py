@@ -20,8 +20,8 @@ from ...terminal.log_output import quiet
 from ...training.checkpoint import BestEpoch
 from ..config import TrainConfig
 from ..data.loader import ClipReader
-from ..data.mix import Mix, choose_mix, choose_split, part_rows
-from ..data.partition import Parts, choose_parts
+from ..data.mix import Mix, choose_mix, choose_split, subset_rows
+from ..data.partition import Subsets, choose_subsets
 from ..data.pooled import PooledReader, PooledVectors, pool_maps, pooled_bytes
 from ..evaluation.evaluate import score
 from ..models.registry import class_of
@@ -98,7 +98,7 @@ class CellRunner:
             mix = choose_mix(self.store, cells[0])
             config = replace(self.template, seed=cells[0].seed)
             with quiet():  # the sweep speaks for its cells
-                parts = choose_parts(self.store, mix, self.split, config)
+                parts = choose_subsets(self.store, mix, self.split, config)
         except DataError as error:
             for cell in cells:
                 report(failed_line(cell, error))
@@ -123,7 +123,7 @@ class CellRunner:
         self._vectors.clear()
         torch.set_num_threads(self._threads_before)
 
-    def _prepare(self, cell: Cell, mix: Mix, parts: Parts) -> PreparedRun:
+    def _prepare(self, cell: Cell, mix: Mix, parts: Subsets) -> PreparedRun:
         config = train_config(self.template, cell, self.folder)
         run = Path(config.out or "")
         with quiet():
@@ -201,7 +201,7 @@ def rows_of_split(store: Store, mix: Mix, split: str, model: str) -> NDArray[np.
     """The labelled rows of a split whose maps of one model are whole: all that training and report can read."""
     features = mix.features[model]
     alone = Mix.of_one(features, mix.clips)
-    return np.concatenate([part_rows(store, alone, split, part)[0] for part in PARTS])
+    return np.concatenate([subset_rows(store, alone, split, part)[0] for part in PARTS])
 
 
 def cache_bytes(store: Store, split: str, mixes: Sequence[Mix]) -> int:

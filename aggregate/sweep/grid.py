@@ -58,21 +58,21 @@ class EmptyCell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Holding:
+class AvailableFeatures:
     """What a store holds at one clip length: each model's GFLOPs a clip, dearest first, and M, its clips a video."""
 
     gflops: Mapping[str, float]
     clips: int
 
 
-def holdings(store: Store, clip_frames: int | None = None) -> dict[int, Holding]:
+def available_features(store: Store, clip_frames: int | None = None) -> dict[int, AvailableFeatures]:
     """What the store holds, by clip length, shortest first. Raises DataError where that is nothing."""
     found = {}
     for length in sorted({frames for _, frames in store.models}):
         features = [store.features(name, frames) for name, frames in store.models if frames == length]
         if clip_frames in (None, length):
             features.sort(key=lambda f: -f.gflops_per_clip)
-            found[length] = Holding(
+            found[length] = AvailableFeatures(
                 gflops={f.model: f.gflops_per_clip for f in features}, clips=min(f.clips for f in features)
             )
     if not found:
@@ -83,7 +83,7 @@ def holdings(store: Store, clip_frames: int | None = None) -> dict[int, Holding]
     return found
 
 
-def expand(grid: Grid, held: Mapping[int, Holding]) -> tuple[list[Cell], list[EmptyCell]]:
+def expand(grid: Grid, held: Mapping[int, AvailableFeatures]) -> tuple[list[Cell], list[EmptyCell]]:
     """All cells of a grid, and those that cannot be, each once, in the grid's order with the seeds innermost.
 
     Raises UsageError for a pattern that is none, and DataError where the store lacks a model that is named.
@@ -93,12 +93,12 @@ def expand(grid: Grid, held: Mapping[int, Holding]) -> tuple[list[Cell], list[Em
     elif grid.table == 6:
         held = {max(held): held[max(held)]}
     for name in (grid.expensive, grid.cheap):
-        lacking = [length for length, holding in held.items() if name and name not in holding.gflops]
-        if lacking:
-            known = held[lacking[0]].gflops
+        missing = [length for length, available in held.items() if name and name not in available.gflops]
+        if missing:
+            known = held[missing[0]].gflops
             hint = did_you_mean(str(name), known)
             raise DataError(
-                f"the store has no maps of {name} at {counted(lacking[0], 'frame')}; it has {', '.join(known)}{hint}"
+                f"the store has no maps of {name} at {counted(missing[0], 'frame')}; it has {', '.join(known)}{hint}"
             )
     cells: dict[Cell, None] = {}
     empty: dict[Cell, EmptyCell] = {}
@@ -111,17 +111,17 @@ def expand(grid: Grid, held: Mapping[int, Holding]) -> tuple[list[Cell], list[Em
     return list(cells), list(empty.values())
 
 
-def _asked(grid: Grid, held: Mapping[int, Holding]) -> Iterator[Cell]:
+def _asked(grid: Grid, held: Mapping[int, AvailableFeatures]) -> Iterator[Cell]:
     """The cells that the grid names, possible or not, with seed 0."""
     one_length = next(iter(held))  # where the grid is of one length
     if grid.table == 2:
-        for length, holding in held.items():
-            for model in holding.gflops:
+        for length, available in held.items():
+            for model in available.gflops:
                 if model in (grid.expensive, grid.cheap) or not (grid.expensive or grid.cheap):
                     yield Cell(
                         aggregator="average",
                         pattern=ALL_EXPENSIVE,
-                        clips=holding.clips,
+                        clips=available.clips,
                         clip_frames=length,
                         expensive=model,
                         cheap=None,
@@ -145,15 +145,15 @@ def _asked(grid: Grid, held: Mapping[int, Holding]) -> Iterator[Cell]:
                 yield _cell(named, held, one_length, "fast-gru", pattern, held[one_length].clips)
     else:
         aggregators = ("fast-gru",) if grid.table == 4 else grid.aggregators or AGGREGATORS
-        for length, holding in held.items():
+        for length, available in held.items():
             for aggregator in aggregators:
-                for clips in grid.clips or (holding.clips,):
+                for clips in grid.clips or (available.clips,):
                     for pattern in grid.patterns or PATTERNS:
                         yield _cell(grid, held, length, aggregator, pattern, clips)
 
 
 def _cell(
-    grid: Grid, held: Mapping[int, Holding], length: int, aggregator: str, pattern: str, clips: int
+    grid: Grid, held: Mapping[int, AvailableFeatures], length: int, aggregator: str, pattern: str, clips: int
 ) -> Cell:
     """The cell with the models that its pattern uses; of two the dearer and the cheaper."""
     parsed = Pattern.parse(pattern, ANY)
@@ -182,7 +182,7 @@ def _only(models: Sequence[str], place: int, other: str | None, role: str) -> st
     return left[place]
 
 
-def _cannot_be(cell: Cell, held: Holding) -> str:
+def _cannot_be(cell: Cell, held: AvailableFeatures) -> str:
     """Why a cell is left empty; "" where it can be."""
     pattern = cell.pattern
     group = pattern.expensive + pattern.cheap

@@ -20,7 +20,7 @@ from ...errors import DataError
 from ...runtime.devices import choose_device
 from ...store import Features, Store
 from ..data.loader import ClipReader, uniform_batches
-from ..data.mix import Mix, choose_mix, choose_split, part_rows
+from ..data.mix import Mix, choose_mix, choose_split, subset_rows
 from ..evaluation.evaluate import evaluate
 from ..models.base import Aggregator
 from ..models.batch import ClipBatch
@@ -100,7 +100,7 @@ def oracle(
         )
     plain = evaluate(run, store=store, split=split, part=part, batch_size=batch_size, device=device)
     split, part, batch_size = choose_split(opened, plain.split), plain.part, batch_size or run.batch_size
-    rows, _ = part_rows(opened, mix, split, part)
+    rows, _ = subset_rows(opened, mix, split, part)
     where = choose_device(device)
     choices = _Choices(mix)
     best, fixed, means, chosen = [], [], [], []

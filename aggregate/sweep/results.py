@@ -53,7 +53,7 @@ class _EmptyLine(_CellLine):
     empty: str
 
 
-class Book:
+class ResultsLog:
     """The lines of cells.jsonl by cell; the file is written whole after every change."""
 
     def __init__(self, folder: Path, store: Store) -> None:

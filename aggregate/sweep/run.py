@@ -15,10 +15,10 @@ from ...errors import DataError, UsageError
 from ...store import Store
 from ...terminal.progress_bars import tqdm
 from ...terminal.text import counted
-from ...training.run_folder import alone_in, open_run
+from ...training.run_folder import init_run_dir, lock_run_dir
 from ..config import TrainConfig
 from ..data.mix import choose_mix, choose_split
-from ..data.partition import choose_parts
+from ..data.partition import choose_subsets
 from ..data.pooled import free_memory_bytes
 from ..models.base import Aggregator
 from ..models.registry import build, class_of, require_known
@@ -27,8 +27,8 @@ from ..run_setup import versions
 from ..same_store import recorded_sweep_place
 from .cells import Line, cache_bytes, reads_logits
 from .config import SweepConfig
-from .grid import Cell, EmptyCell, expand, holdings
-from .results import Book, hole_line
+from .grid import Cell, EmptyCell, available_features, expand
+from .results import ResultsLog, hole_line
 from .units import share_batches, train_units
 
 logger = logging.getLogger(__name__)
@@ -72,19 +72,19 @@ def run_sweep(config: SweepConfig, *, progress: bool = True) -> SweepResult:
         require_known(name)
     store = stores.open(training.store)
     split = choose_split(store, training.split)
-    cells, empty = expand(config.grid, holdings(store, config.grid.clip_frames))
+    cells, empty = expand(config.grid, available_features(store, config.grid.clip_frames))
     cells, empty = _buildable(store, _once(store, cells), empty, skip_scores=training.skip_scores)
     if not cells:
         reasons = "; ".join(sorted({hole.reason for hole in empty}))
         raise UsageError(f"no cell of this grid can be: {reasons}")
     first = replace(training, seed=cells[0].seed)
-    choose_parts(store, choose_mix(store, cells[0]), split, first)
+    choose_subsets(store, choose_mix(store, cells[0]), split, first)
     folder = config.folder
     place = recorded_sweep_place(folder, store)
-    open_run(folder, _identity(training, store, split, place))
+    init_run_dir(folder, _identity(training, store, split, place))
     if place != str(store.path.resolve()):
         logger.info(f"the sweep was begun on {place}; {store.path} is the same store by its fingerprint")
-    with alone_in(folder):
+    with lock_run_dir(folder):
         return _run_grid(config, store, split, cells, empty, progress)
 
 
@@ -98,9 +98,9 @@ def _run_grid(
 ) -> SweepResult:
     """Train what of the grid is not finished into the sweep's folder, which nobody else writes."""
     training, folder = config.training, config.folder
-    book = Book(folder, store)
-    book.enter([hole_line(hole) for hole in empty])
-    todo = [cell for cell in cells if not book.is_finished(cell)]
+    results_log = ResultsLog(folder, store)
+    results_log.enter([hole_line(hole) for hole in empty])
+    todo = [cell for cell in cells if not results_log.is_finished(cell)]
     for hole in empty:
         logger.info(
             f"empty: {hole.cell.aggregator} {hole.cell.pattern} of {counted(hole.cell.clips, 'clip')}: "
@@ -113,7 +113,7 @@ def _run_grid(
     with tqdm(total=len(todo), desc="sweep", unit="cell", disable=not progress) as bar:
 
         def report(line: Line) -> None:
-            book.enter([line])
+            results_log.enter([line])
             bar.update()
             _log_line(line)
 
@@ -131,7 +131,7 @@ def _run_grid(
                 cluster=config.cluster,
             )
     names = [*(cell.name for cell in cells), *(hole.cell.name for hole in empty)]
-    return SweepResult(folder=folder, lines=tuple(book.lines[name] for name in names))
+    return SweepResult(folder=folder, lines=tuple(results_log.lines[name] for name in names))
 
 
 def _threads(jobs: int, cells: Sequence[Cell]) -> int:

@@ -117,16 +117,16 @@ class ExtractWorker:
 
     def _not_done(self, task: ShardTask, report: Report) -> ShardTask:
         """The task without what is whole by now, as where a result was lost with its worker; that is only reported."""
-        lacking = []
+        pending = []
         for model, view in task.outputs:
             folder = Path(self._job.store) / self._specs[model].folder
             if receipt_path(folder, task.shard, view).exists():
                 report(shard_event(self._specs[model].model, read_receipt(folder, task.shard, view)))
             else:
-                lacking.append((model, view))
+                pending.append((model, view))
         root = Path(self._job.root)
         if (
-            lacking
+            pending
             and not task.trial
             and not any((root / self._manifest.paths[row]).exists() for row in task.rows)
         ):
@@ -134,7 +134,7 @@ class ExtractWorker:
                 f"the worker on {socket.gethostname()} finds none of the videos of shard {task.shard} in {root}; all must "
                 "see the same ones"
             )
-        return replace(task, outputs=tuple(lacking))
+        return replace(task, outputs=tuple(pending))
 
     def _open_pool(self, shape: Shape, slots: int) -> AbstractContextManager[DecoderPool]:
         """Decoders; on dask, where a task is one shard, they are kept for the next."""

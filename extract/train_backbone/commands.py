@@ -46,7 +46,7 @@ def train_backbone_command(as_json: bool, **options: Any) -> None:
         config = TrainBackboneConfig(**options)
         print_log(err=True)
         result = train_backbone(config, progress=not as_json)
-    if not started().first:
+    if not started().is_main:
         return
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))

@@ -87,11 +87,11 @@ class BackboneTask:
         self._logits = _forward(config, model, device)
         clips = min(config.batch_size, len(parts.train))
         if clips < 2 * ranks.count:
-            mend = "add videos" if clips < config.batch_size else "raise --batch-size"
+            fix = "add videos" if clips < config.batch_size else "raise --batch-size"
             raise UsageError(
                 f"batches of {counted(clips, 'clip')} for {counted(ranks.count, 'process', 'processes')}: "
                 "batch norm needs two clips in each; "
-                f"{mend}, or start fewer"
+                f"{fix}, or start fewer"
             )
 
     @property
@@ -136,10 +136,10 @@ class BackboneTask:
 
     def keep_failures(self) -> None:
         """Put the ranks' failures together, and write them down, in order of ids."""
-        for failed in self._ranks.gathered(self.failed):
+        for failed in self._ranks.all_gather(self.failed):
             self.failed |= failed
         self.failed = dict(sorted(self.failed.items()))
-        if self._ranks.first and self.failed != read_failures(self._failures):
+        if self._ranks.is_main and self.failed != read_failures(self._failures):
             lines = ({"id": name, "reason": reason} for name, reason in self.failed.items())
             write_whole(self._failures, json_lines(lines, ascii_only=True))
 
@@ -152,14 +152,14 @@ class BackboneTask:
         network = FrozenBackbone(
             self.model, device=self._device, batch_clips=self._config.validation_clips, compiled=False
         )
-        mine = videos[self._ranks.part(len(videos))]
+        mine = videos[self._ranks.shard(len(videos))]
         scores: list[tuple[int, NDArray[np.float32]]] = []
         results = tqdm(
             self._pool.run([self._uniform_job(i, video) for i, video in enumerate(mine)]),
             total=len(mine),
             desc=what,
             unit="video",
-            disable=not (progress and self._ranks.first),
+            disable=not (progress and self._ranks.is_main),
         )
         for i, video in results:
             if isinstance(video, VideoFailure):
@@ -170,9 +170,9 @@ class BackboneTask:
             except VideoError as error:
                 raise RunError(f"{mine[i].id}: {error}; lower the learning rate") from error
             scores.append((mine[i].label, torch.from_numpy(logits).softmax(-1).mean(0).numpy()))
-        everyones = [each for part in self._ranks.gathered(scores) for each in part]
+        everyones = [each for part in self._ranks.all_gather(scores) for each in part]
         if not everyones:
-            failed = {name: why for part in self._ranks.gathered(self.failed) for name, why in part.items()}
+            failed = {name: why for part in self._ranks.all_gather(self.failed) for name, why in part.items()}
             raise SourceError(f"none of {len(videos)} {what} videos can be decoded: {failed[videos[0].id]}")
         labels = np.array([label for label, _ in everyones])
         mean_scores = np.stack([score for _, score in everyones]).astype(np.float64)
@@ -197,7 +197,7 @@ class BackboneTask:
             order[step * config.batch_size : (step + 1) * config.batch_size]
             for step in range(start_step, self.steps_per_epoch)
         ]
-        mine = [rows[self._ranks.part(len(rows))].tolist() for rows in steps]
+        mine = [rows[self._ranks.shard(len(rows))].tolist() for rows in steps]
         results = self._pool.run(self._training_job(epoch, i) for rows in mine for i in rows)
         for rows in mine:
             shape = (len(rows), config.clip_frames, config.size, config.size, 3)

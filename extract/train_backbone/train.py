@@ -30,10 +30,10 @@ from ...store import VideoRecord
 from ...terminal.log_output import quiet
 from ...terminal.outputs import require_folder
 from ...terminal.text import agreeing, counted
-from ...training.distributed import Ranks, joined
-from ...training.holdout import hold_out
+from ...training.distributed import Ranks, init_distributed
+from ...training.holdout import group_split
 from ...training.loop import fit, run_config
-from ...training.run_folder import open_run, read_json, write_json
+from ...training.run_folder import init_run_dir, read_json, write_json
 from ..backbones import Backbone, build, require_known
 from ..backbones.weights.load import WeightsInfo, load_weights, save_weights
 from ..sources.read import Source
@@ -63,7 +63,7 @@ def train_backbone(config: TrainBackboneConfig, *, progress: bool = True) -> Tra
         StorageError: the disk has no room for the cache, or fails.
         Interrupted: stopped by a signal; the state is saved.
     """
-    with joined(config.device) as (ranks, device), quiet(not ranks.first):
+    with init_distributed(config.device) as (ranks, device), quiet(not ranks.is_main):
         return _train(config, progress, ranks, device)
 
 
@@ -74,7 +74,7 @@ def _train(
     require_text(config.out, "--out")
     require_startable()
     source = _labelled_source(config)
-    parts = choose_parts(config, source)
+    parts = choose_subsets(config, source)
     run_dir = Path(config.out) / f"{file_stem(config.model)}.run"
     target = Path(config.out) / f"{file_stem(config.model)}.safetensors"
     model, origin = _network(config, source)
@@ -92,8 +92,8 @@ def _train(
         "versions": _versions(),
     }
     if (run_dir / "result.json").exists():
-        open_run(run_dir, run_config(options, settled))
-        if ranks.first and not target.exists():
+        init_run_dir(run_dir, run_config(options, settled))
+        if ranks.is_main and not target.exists():
             finished, info = load_weights(config.model, path=run_dir)
             save_weights(finished, target, info)
         logger.info(f"{run_dir} is finished: nothing to do")
@@ -151,7 +151,7 @@ def _train(
         unseen=len(parts.unseen),
         failed=task.failed,
     )
-    if ranks.first:
+    if ranks.is_main:
         # Both the run folder and the plain file can be given to `faster extract --weights`, and both say what they saw.
         save_weights(model, run_dir / "best.safetensors", info)
         save_weights(model, target, info)
@@ -164,7 +164,7 @@ def _train(
     return result
 
 
-def choose_parts(config: TrainBackboneConfig, source: Source) -> BackboneTrainingVideos:
+def choose_subsets(config: TrainBackboneConfig, source: Source) -> BackboneTrainingVideos:
     """Which videos are trained on, validated, tested and left out.
 
     Raises:
@@ -242,10 +242,10 @@ def _cache(
         for video in videos
     }
     failed: dict[str, str] = {}
-    if ranks.first:
+    if ranks.is_main:
         with interruptible("cached videos are kept"):
             failed = cache.fill(list(entries.values()), decoders=config.decoders, progress=progress)
-    failed = ranks.gathered(failed)[0]
+    failed = ranks.all_gather(failed)[0]
     return {name: entry for name, entry in entries.items() if name not in failed}
 
 
@@ -277,7 +277,7 @@ def _share_out(
         return list(videos), []
     labels = np.array([video.label for video in videos], dtype=np.int32)
     groups = [video.group for video in videos]
-    kept, held = hold_out(
+    kept, held = group_split(
         np.arange(len(videos)), labels, groups, share=config.validation_share, seed=config.seed
     )
     train, validation = [videos[i] for i in kept], [videos[i] for i in held]

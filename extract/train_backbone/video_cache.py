@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 _VERSION = 1  # of what the files hold
 _PART_FRAMES = 512  # of a long video, between two signs of life
-_MEND = "free some space, name another disk with --cache-folder, or leave out --cache"
+_FIX = "free some space, name another disk with --cache-folder, or leave out --cache"
 _ABANDONED_SECONDS = 600.0  # after so long a file that is being written has been left
 
 
@@ -97,8 +97,8 @@ class ClipCache:
         Raises:
             StorageError: the disk has not the room, told before anything is written, or it fails.
         """
-        lacking = [entry for entry in entries if not _is_whole(entry.file)]
-        if not lacking:
+        missing = [entry for entry in entries if not _is_whole(entry.file)]
+        if not missing:
             logger.info(f"cache: {self.folder} holds all {counted(len(entries), 'video')}")
             return {}
         require_folder(self.folder, "--cache-folder")
@@ -110,19 +110,19 @@ class ClipCache:
                 with tqdm(total=len(jobs), desc=title, unit="video", disable=not progress) as shown:
                     for i, result in pool.run(jobs):
                         if isinstance(result, VideoFailure):
-                            failed[lacking[i].id] = result.reason
+                            failed[missing[i].id] = result.reason
                         else:
                             yield i, result
                         shown.update(not getattr(result, "more", False))
 
             sizes = {
-                i: self._bytes(lacking[i], result.starts.tolist())
-                for i, result in work("measure", [self._measuring(i, e) for i, e in enumerate(lacking)])
+                i: self._bytes(missing[i], result.starts.tolist())
+                for i, result in work("measure", [self._measuring(i, e) for i, e in enumerate(missing)])
             }
-            self._require_room(sum(sizes.values()), len(sizes), len(entries) - len(lacking))
-            for _, result in work("cache", [self._writing(i, lacking[i]) for i in sizes]):
+            self._require_room(sum(sizes.values()), len(sizes), len(entries) - len(missing))
+            for _, result in work("cache", [self._writing(i, missing[i]) for i in sizes]):
                 if result.frames < 0:
-                    raise StorageError(f"{self.folder}: {os.strerror(-result.frames)}; {_MEND}")
+                    raise StorageError(f"{self.folder}: {os.strerror(-result.frames)}; {_FIX}")
         return failed
 
     def _measuring(self, key: int, entry: CacheEntry) -> DecodeJob[int]:
@@ -147,7 +147,7 @@ class ClipCache:
         have = f", {there} {agreeing(there, 'is', 'are')} there" if there else ""
         what = f"cache: {counted(videos, 'decoded video')} {agreeing(videos, 'takes', 'take')} {sized(needed)} in {self.folder}{have}; {sized(free)} are free"
         if needed > free:
-            raise StorageError(f"{what}: {_MEND}")
+            raise StorageError(f"{what}: {_FIX}")
         logger.info(what)
 
     def _remove_abandoned(self) -> None:

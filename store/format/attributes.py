@@ -32,10 +32,10 @@ def read_group_attributes(folder: Path) -> dict[str, Any]:
         sealed = attributes.pop("digest", None)
         fits = sealed == digest(attributes)
     except OSError as error:
-        mend = f"make one: faster extract --store {folder} --model …"
+        fix = f"make one: faster extract --store {folder} --model …"
         if isinstance(folder, RemotePath):
-            mend = "look there with an S3 client, or copy a store to it"
-        raise StoreError(f"{folder} is not a store ({error.strerror}); {mend}") from error
+            fix = "look there with an S3 client, or copy a store to it"
+        raise StoreError(f"{folder} is not a store ({error.strerror}); {fix}") from error
     except KeyError as error:
         raise StoreError(f"{folder} is a Zarr group, and not one that faster wrote") from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -13,7 +13,7 @@ from ...runtime.canonical_json import canonical_json
 FORMAT = 1
 
 
-def seal(value: Mapping[str, Any]) -> bytes:
+def encode_checksummed(value: Mapping[str, Any]) -> bytes:
     """The file of a value: its canonical JSON with the format, and a digest over both that makes any change show."""
     sealed = {"format": FORMAT, **value}
     # Each member's text is written once and copied once, for some are large.
@@ -33,8 +33,8 @@ def _parts(texts: Mapping[str, bytes]) -> Iterator[bytes]:
     yield b"}"
 
 
-def unseal(data: bytes, *, name: str) -> dict[str, Any]:
-    """Read back what `seal` gave, but for the digest.
+def decode_checksummed(data: bytes, *, name: str) -> dict[str, Any]:
+    """Read back what `encode_checksummed` gave, but for the digest.
 
     Raises:
         StoreError: it is not JSON, of another format, or was changed since; `name` says where.

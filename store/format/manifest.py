@@ -22,7 +22,7 @@ from ...runtime.allocator import collector_paused
 from ...runtime.atomic import put_if_absent
 from ...terminal.text import counted
 from ..io.safe_open import read_regular
-from .checksummed_json import seal, unseal
+from .checksummed_json import decode_checksummed, encode_checksummed
 
 PARTS = {"train": 1, "val": 2, "test": 3}
 SEGMENT_BYTES_MAX = 1 << 28
@@ -284,11 +284,11 @@ def _segment(
         "missing": {video.id: {"label": video.label, "splits": dict(video.splits)} for video in missing},
     }
     _require_sound(columns)
-    return seal(columns)
+    return encode_checksummed(columns)
 
 
 def _parse(file: Path, data: bytes) -> dict[str, Any]:
-    column = unseal(data, name=str(file))
+    column = decode_checksummed(data, name=str(file))
     try:
         _require_sound(column)
     except StoreError as error:

@@ -17,7 +17,7 @@ from typing import Self
 from ...errors import StorageError, StoreError, one_line
 from ...runtime.canonical_json import Count, UInt31, UInt32, read_as
 from ..io.safe_open import read_regular
-from .checksummed_json import seal, unseal
+from .checksummed_json import decode_checksummed, encode_checksummed
 from .schema import ids_digest
 
 OK = 1
@@ -106,7 +106,7 @@ class Receipt:
 
     def to_bytes(self) -> bytes:
         """The receipt's file."""
-        return seal(asdict(self))
+        return encode_checksummed(asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes, *, name: str) -> Self:
@@ -115,7 +115,7 @@ class Receipt:
         Raises:
             StoreError: it is not one, or was changed since.
         """
-        value = unseal(data, name=name)
+        value = decode_checksummed(data, name=name)
         try:
             receipt = read_as(cls, value)
         except ValueError as error:

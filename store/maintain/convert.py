@@ -278,17 +278,15 @@ def _require_sound(features: Features, receipt: Receipt) -> None:
     """The new receipt vouches for what is copied, so this one must; the maps are checked clip by clip."""
     store, first = features.store, receipt.shard * features.store.shard_videos
     ids = store.videos.ids[first : first + store.shard_videos]
-    mend = f"run: faster verify {store.path} --repair"
+    fix = f"run: faster verify {store.path} --repair"
     if why := receipt.misfit(features.spec.fingerprint, ids):
-        raise StoreError(f"{features.folder}, shard {receipt.shard}: {why}; {mend}")
+        raise StoreError(f"{features.folder}, shard {receipt.shard}: {why}; {fix}")
     key = logits_key(receipt.shard, receipt.view)
     for stored in receipt.objects:
         if stored.key == key:
             try:
                 data = read_regular(features.folder / key, size_max=stored.size_bytes)
             except OSError as error:
-                raise StoreError(f"{features.folder / key}: {error.strerror}; {mend}") from error
+                raise StoreError(f"{features.folder / key}: {error.strerror}; {fix}") from error
             if hashlib.sha256(data).hexdigest() != stored.sha256:
-                raise StoreError(
-                    f"{features.folder / key}: its bytes are not those that were written; {mend}"
-                )
+                raise StoreError(f"{features.folder / key}: its bytes are not those that were written; {fix}")

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ...errors import StoreError
 from ...runtime.canonical_json import read_as
 from ..format.attributes import read_group_attributes, read_spec
-from ..format.checksummed_json import unseal
+from ..format.checksummed_json import decode_checksummed
 from ..format.encoding import checksum, dequantise
 from ..format.manifest import SEGMENT_BYTES_MAX
 from ..format.receipts import list_receipts
@@ -109,7 +109,9 @@ class Features:
         """Ids of the videos that the weights' training saw."""
         file = self.folder / "trained_on.json"
         try:
-            ids = unseal(read_regular(file, size_max=SEGMENT_BYTES_MAX), name=str(file)).get("ids")
+            ids = decode_checksummed(read_regular(file, size_max=SEGMENT_BYTES_MAX), name=str(file)).get(
+                "ids"
+            )
         except OSError as error:
             raise StoreError(
                 f"{file}: {error.strerror}; without it nobody knows which videos the weights saw"
@@ -136,7 +138,7 @@ class Features:
             self.folder, self.spec, videos=self.store.videos, shard_videos=self.store.shard_videos
         )
 
-    def lacking(self) -> list[tuple[int, int]]:
+    def pending(self) -> list[tuple[int, int]]:
         """The (shard, view) that hold videos and have no receipt, sorted. Opens no receipt."""
         size = self.store.shard_videos
         shards = set((np.flatnonzero(self.store.videos.exists) // size).tolist())

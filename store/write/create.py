@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...errors import StorageError, StoreError
 from ...runtime.atomic import (
     TEMPORARY_SUFFIX,
-    mend_of,
+    fix_of,
     put_if_absent,
     replace,
     storage_errors,
@@ -22,7 +22,7 @@ from ...runtime.atomic import (
 )
 from ...runtime.file_names import require_text
 from ..format.attributes import read_spec, sealed_attributes
-from ..format.checksummed_json import FORMAT, seal
+from ..format.checksummed_json import FORMAT, encode_checksummed
 from ..format.manifest import Manifest
 from ..format.schema import array_metadata, arrays_metadata, group_metadata
 from ..format.spec import FeatureSpec
@@ -85,8 +85,8 @@ def require_writable(path: Path, option: str = "--store") -> None:
             os.link(probe, linked)  # how a store is written; some file systems cannot
             linked.unlink()
     except OSError as error:
-        mend = mend_of(error, f"choose another place with {option}", place=option)
-        raise StorageError(f"{path}: {parent} takes no store ({error.strerror or error}); {mend}") from error
+        fix = fix_of(error, f"choose another place with {option}", place=option)
+        raise StorageError(f"{path}: {parent} takes no store ({error.strerror or error}); {fix}") from error
 
 
 def declare(
@@ -111,7 +111,7 @@ def declare(
         StorageError: the disk failed.
     """
     folder = path / spec.folder
-    put_if_absent(folder / "trained_on.json", seal({"ids": sorted(set(trained_on))}))
+    put_if_absent(folder / "trained_on.json", encode_checksummed({"ids": sorted(set(trained_on))}))
     for above in (path / "features", folder.parent):
         put_if_absent(above / "zarr.json", group_metadata())
     if head is not None:

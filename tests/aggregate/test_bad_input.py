@@ -11,7 +11,7 @@ import pytest
 from faster.cli import main
 from faster.store import VideoRecord
 from faster.store.format import manifest as manifests
-from faster.store.format.checksummed_json import seal, unseal
+from faster.store.format.checksummed_json import decode_checksummed, encode_checksummed
 from stores import make_spec, make_store, make_videos, write_shard
 
 SPECS = [make_spec("dear", clips=8), make_spec("cheap", clips=8)]
@@ -81,8 +81,8 @@ def shard_lost() -> None:
 
 def label_out_of_range() -> None:
     file = Path("s.zarr/manifest/000000.json")
-    columns = unseal(file.read_bytes(), name="manifest")
-    file.write_bytes(seal({**columns, "labels": [7, *columns["labels"][1:]]}))
+    columns = decode_checksummed(file.read_bytes(), name="manifest")
+    file.write_bytes(encode_checksummed({**columns, "labels": [7, *columns["labels"][1:]]}))
 
 
 def grown() -> None:
@@ -144,13 +144,13 @@ CASES: dict[str, tuple[Damage, list[str], str, str]] = {
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("case", CASES)
 def test_bad_input_is_one_line_and_exit_code_65(case: str, capsys: pytest.CaptureFixture[str]) -> None:
-    damage, command, wrong, mend = CASES[case]
+    damage, command, wrong, fix = CASES[case]
     damage()
     capsys.readouterr()
     assert faster(*command) == 65
     *progress, line = capsys.readouterr().err.splitlines()
     assert all(not text or text.startswith("epoch 1/1") for text in progress)
-    assert line.startswith("faster: ") and wrong in line and mend in line
+    assert line.startswith("faster: ") and wrong in line and fix in line
 
 
 @pytest.mark.usefixtures("here")

@@ -153,11 +153,11 @@ def test_a_sweep_that_goes_on_with_its_last_cells_has_as_many_threads(
 ) -> None:
     """Two processes share the threads; the one unit that is left over runs in this process, with no more than its share."""
     seen: list[int] = []
-    plain = sweep_cells.CellRunner.run
+    reference = sweep_cells.CellRunner.run
 
     def noting(self: Any, cells: Any, report: Any) -> None:
         seen.append(torch.get_num_threads())
-        plain(self, cells, report)
+        reference(self, cells, report)
 
     def go(*clips: int) -> None:
         grid = Grid(aggregators=("gru",), patterns=("1:3",), clips=clips, seeds=1)

@@ -15,7 +15,7 @@ import torch
 from faster.aggregate.all_splits import train_splits
 from faster.aggregate.data.loader import ClipReader, TrainLoader
 from faster.aggregate.data.mix import MixRequest, choose_mix
-from faster.aggregate.data.partition import choose_parts
+from faster.aggregate.data.partition import choose_subsets
 from faster.aggregate.evaluation.evaluate import evaluate
 from faster.aggregate.init import classifier_names
 from faster.aggregate.models.registry import build, known_names
@@ -50,7 +50,7 @@ def run(store: Store, out: Path, *, lines: list[str] | None = None, **changes: A
 def task_of(store: Store, name: str, *, rank: int = 0, count: int = 1, depth: int = 2, **changes: Any):
     """A fresh aggregator of the store's maps and its task, as one of several ranks would have it."""
     mix = choose_mix(store, MixRequest(pattern="1:3", clips=4))
-    parts = choose_parts(store, mix, "split1", TrainConfig(store=store.path, validation_share=0.2))
+    parts = choose_subsets(store, mix, "split1", TrainConfig(store=store.path, validation_share=0.2))
     with torch.random.fork_rng():
         torch.manual_seed(5)
         aggregator = build(name, map_shapes=mix.map_shapes, num_classes=3)

@@ -18,7 +18,7 @@ from faster import store as stores
 from faster.errors import StoreError
 from faster.runtime.canonical_json import canonical_json, digest
 from faster.store.format.attributes import sealed_attributes
-from faster.store.format.checksummed_json import seal, unseal
+from faster.store.format.checksummed_json import decode_checksummed, encode_checksummed
 from faster.store.format.encoding import compress
 from stores import make_spec, make_store, make_videos
 from videos import make_video
@@ -32,9 +32,9 @@ def resealed(file: str, change: Callable[[dict[str, Any]], object]) -> Damage:
     """Change a sealed file's value and seal it again: whoever is hostile can count digests too."""
 
     def damage(store: Path) -> None:
-        value = unseal((store / file).read_bytes(), name=file)
+        value = decode_checksummed((store / file).read_bytes(), name=file)
         change(value)
-        (store / file).write_bytes(seal(value))
+        (store / file).write_bytes(encode_checksummed(value))
 
     return damage
 
@@ -264,7 +264,7 @@ UNUSED: dict[str, Damage] = {
 
 def rewrite(file: Path, first_id: str) -> None:
     """The manifest with a text in place of its first id that JSON can say and UTF-8 cannot."""
-    value = {"format": 1, **unseal(file.read_bytes(), name=file.name)}
+    value = {"format": 1, **decode_checksummed(file.read_bytes(), name=file.name)}
     value["ids"][0] = "PLACE"
     bare = canonical_json(value).replace(b"PLACE", first_id.encode())
     import hashlib
@@ -365,9 +365,9 @@ def test_a_bomb_in_a_compressed_shard_is_not_unpacked(tmp_path: Path) -> None:
         data[int(index[0, 0, 0]) : int(index[0, 0, 0]) + len(bomb)] = bomb
         (copied.folder / "maps/c/0/0/0/0/0/0/0").write_bytes(bytes(data))
         path = copied.folder / "receipts/000000.v0.json"
-        value = unseal(path.read_bytes(), name="receipt")
+        value = decode_checksummed(path.read_bytes(), name="receipt")
         value["videos"][0]["crc32c"][0] = google_crc32c.value(bomb)
-        path.write_bytes(seal(value))
+        path.write_bytes(encode_checksummed(value))
         shutil.rmtree(copied.folder / "index")
         with pytest.raises(StoreError, match=r"zstd frame|decompressed"):
             copied.read_maps(0, 0, 0)

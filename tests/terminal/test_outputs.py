@@ -12,7 +12,7 @@ import pytest
 from faster.cli import main
 from faster.errors import StorageError, UsageError
 from faster.terminal.outputs import require_file, require_folder
-from faster.training.run_folder import open_run
+from faster.training.run_folder import init_run_dir
 from reference import commands
 from sets import make_bright_set
 from stores import make_spec, make_store, make_videos
@@ -135,6 +135,6 @@ def test_what_can_be_written_passes_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_run_that_cannot_be_begun_names_out_and_one_that_is_there_is_read(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"name another place with --out"):
-        open_run(Path("/proc/none/run"), {"a": 1})
-    open_run(tmp_path / "run", {"a": 1})
-    open_run(tmp_path / "run", {"a": 1})
+        init_run_dir(Path("/proc/none/run"), {"a": 1})
+    init_run_dir(tmp_path / "run", {"a": 1})
+    init_run_dir(tmp_path / "run", {"a": 1})

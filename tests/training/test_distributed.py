@@ -14,7 +14,7 @@ import pytest
 import torch
 from faster.aggregate.train import TrainConfig, train_agg
 from faster.errors import UsageError
-from faster.training.distributed import ALONE, Ranks, joined, started
+from faster.training.distributed import ALONE, Ranks, init_distributed, started
 from places import SUPPORT
 from safetensors.torch import load_file
 from stores import make_spec, make_store, make_videos
@@ -105,16 +105,16 @@ def test_two_processes_train_as_one_on_any_pattern(tmp_path: Path) -> None:
 def test_ranks_share_a_batch_as_equally_as_can_be(length: int, count: int) -> None:
     things = np.arange(length)
     for rank, expected in enumerate(np.array_split(things, count)):
-        assert things[Ranks(rank=rank, count=count).part(length)].tolist() == expected.tolist()
+        assert things[Ranks(rank=rank, count=count).shard(length)].tolist() == expected.tolist()
 
 
 def test_without_torchrun_there_is_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     assert started() == ALONE
     monkeypatch.setenv("WORLD_SIZE", "4")  # a leftover of something else
     assert started() == ALONE
-    with joined("cpu") as (ranks, device):
+    with init_distributed("cpu") as (ranks, device):
         assert ranks is ALONE and device == torch.device("cpu")
-        assert (ranks.total(2.5), ranks.largest(3), ranks.gathered("a")) == (2.5, 3, ["a"])
+        assert (ranks.total(2.5), ranks.largest(3), ranks.all_gather("a")) == (2.5, 3, ["a"])
 
 
 def test_one_gpu_cannot_be_named_for_several_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +128,10 @@ def test_one_gpu_cannot_be_named_for_several_ranks(monkeypatch: pytest.MonkeyPat
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     assert started() == Ranks(rank=1, count=2)
-    with pytest.raises(UsageError, match="leave it out, and each takes its own GPU"), joined("cuda:0"):
+    with (
+        pytest.raises(UsageError, match="leave it out, and each takes its own GPU"),
+        init_distributed("cuda:0"),
+    ):
         pass
 
 
@@ -216,7 +219,7 @@ def test_a_port_that_is_taken_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         set_only(monkeypatch, {**WORLD, "MASTER_PORT": port})
-        with pytest.raises(UsageError, match=f"port {port} is taken"), joined("cpu"):
+        with pytest.raises(UsageError, match=f"port {port} is taken"), init_distributed("cpu"):
             pass
 
 
@@ -224,7 +227,7 @@ def test_a_port_that_is_taken_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_processes_that_something_else_started_find_each_other(tmp_path: Path) -> None:
     code = (
         "from datetime import timedelta\nfrom faster.training import distributed as ranks\nranks.JOINING = timedelta(minutes=1)\n"
-        "with ranks.joined('cpu') as (r, d): print(r.total(r.rank + 1))"
+        "with ranks.init_distributed('cpu') as (r, d): print(r.total(r.rank + 1))"
     )
     port = free_port()
     both = [

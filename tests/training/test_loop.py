@@ -17,7 +17,7 @@ from faster.errors import Interrupted, RunError, StorageError, UsageError
 from faster.runtime.atomic import replace
 from faster.training.loop import TrainingRun, _is_finite, fit, own_randomness, run_config, step_seed
 from faster.training.options import learning_rate_at
-from faster.training.run_folder import open_run
+from faster.training.run_folder import init_run_dir
 from processes import started
 from safetensors.torch import load_file
 from signals import interrupts
@@ -130,10 +130,10 @@ def test_a_run_driven_step_by_step_is_the_run_that_fit_trains(
 
 
 def test_two_processes_do_not_train_into_one_folder(tmp_path: Path) -> None:
-    open_run(tmp_path, run_config(options(), CONFIG))
+    init_run_dir(tmp_path, run_config(options(), CONFIG))
     hold = (
-        "import sys; from pathlib import Path; from faster.training.run_folder import alone_in\n"
-        "with alone_in(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from faster.training.run_folder import lock_run_dir\n"
+        "with lock_run_dir(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", hold, str(tmp_path)]
     with started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -191,23 +191,23 @@ def test_another_config_is_refused_with_the_difference(whole: tuple[Path, Blobs]
 
 def test_digests_that_differ_come_last_and_are_not_spelt_out(tmp_path: Path) -> None:
     begun = {"classes": "0" * 64, "train": {"epochs": 2}}
-    open_run(tmp_path, begun)
+    init_run_dir(tmp_path, begun)
     with pytest.raises(
         RunError, match=r"another config: train\.epochs is 2 there, 3 asked; classes differs; name"
     ):
-        open_run(tmp_path, {"classes": "1" * 64, "train": {"epochs": 3}})
+        init_run_dir(tmp_path, {"classes": "1" * 64, "train": {"epochs": 3}})
 
 
 def test_an_option_that_an_older_version_did_not_have_was_off(tmp_path: Path) -> None:
-    open_run(tmp_path, {"a": 1})
-    open_run(tmp_path, {"a": 1, "newer": False})
+    init_run_dir(tmp_path, {"a": 1})
+    init_run_dir(tmp_path, {"a": 1, "newer": False})
     with pytest.raises(RunError, match="newer is None there, True asked"):
-        open_run(tmp_path, {"a": 1, "newer": True})
+        init_run_dir(tmp_path, {"a": 1, "newer": True})
 
 
 def test_versions_are_recorded_and_not_compared(tmp_path: Path) -> None:
-    open_run(tmp_path, {"a": 1, "versions": {"torch": "1"}})
-    open_run(tmp_path, {"a": 1, "versions": {"torch": "2"}})
+    init_run_dir(tmp_path, {"a": 1, "versions": {"torch": "1"}})
+    init_run_dir(tmp_path, {"a": 1, "versions": {"torch": "2"}})
     assert json.loads((tmp_path / "config.json").read_text())["versions"] == {"torch": "1"}
 
 

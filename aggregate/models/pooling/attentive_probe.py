@@ -97,7 +97,7 @@ class AttentiveProbe(Aggregator[State]):
         return clips * self.step_gflops(map_shape) + map_shape[3] ** 2 / 1e9
 
 
-def plain(module: AttentiveProbe, x: Tensor) -> Tensor:
+def reference(module: AttentiveProbe, x: Tensor) -> Tensor:
     """The definition, head by head: x (B, N, l, h, w, c), logits (B, K)."""
     c = module.channels
     x = x.flatten(1, 4)  # (B, positions, c)

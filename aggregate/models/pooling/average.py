@@ -108,7 +108,7 @@ class Average(Aggregator[tuple[Tensor, int]]):
         return sum(self.step_gflops(map_shapes[model]) for model in models)
 
 
-def plain(module: Average, x: Tensor, models: list[str]) -> Tensor:
+def reference(module: Average, x: Tensor, models: list[str]) -> Tensor:
     """The definition, clip by clip: x (B, N, …), models the model of each time; logits (B, K)."""
     scores = []
     for t, model in enumerate(models):

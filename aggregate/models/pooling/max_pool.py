@@ -47,7 +47,7 @@ class MaxPool(Aggregator[Tensor]):
         return 0.0
 
 
-def plain(module: MaxPool, x: Tensor) -> Tensor:
+def reference(module: MaxPool, x: Tensor) -> Tensor:
     """The definition, the clips joined to one long map: x (B, N, l, h, w, c), logits (B, K)."""
     joined = x.flatten(1, 2).movedim(-1, 1)  # (B, c, N·l, h, w)
     pooled = F.adaptive_max_pool3d(joined, 1).flatten(1)

@@ -77,7 +77,7 @@ class NetVLAD(Aggregator[Tensor]):
         return clips * self.step_gflops(map_shape)
 
 
-def plain(module: NetVLAD, x: Tensor) -> Tensor:
+def reference(module: NetVLAD, x: Tensor) -> Tensor:
     """Eq. 3 and 4 of [2], cluster by cluster: x (B, N, l, h, w, c), logits (B, K)."""
     x = x.flatten(1, 4)  # (B, positions, c)
     x = x / x.norm(dim=-1, keepdim=True)

@@ -89,7 +89,7 @@ class TemporalConv(Aggregator[State]):
         return clips * self.step_gflops(map_shape)
 
 
-def plain(module: TemporalConv, x: Tensor) -> Tensor:
+def reference(module: TemporalConv, x: Tensor) -> Tensor:
     """The definition with torch's own convolution: x (B, N, l, h, w, c), logits (B, K)."""
     h = x.mean((2, 3, 4)).movedim(1, 2)  # (B, c, N)
     for weight, bias in zip(module.weight, module.bias.chunk(LAYERS), strict=True):

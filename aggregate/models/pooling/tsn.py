@@ -44,7 +44,7 @@ class TSN(Average):
         return F.cross_entropy(self(batch), batch.labels, reduction="none", label_smoothing=label_smoothing)
 
 
-def plain(module: TSN, x: Tensor, models: list[str]) -> Tensor:
+def reference(module: TSN, x: Tensor, models: list[str]) -> Tensor:
     """The definition, clip by clip: x (B, N, …), models the model of each time; logits (B, K)."""
     scores = []
     for t, model in enumerate(models):

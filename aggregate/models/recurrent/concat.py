@@ -88,7 +88,7 @@ class Concat(Aggregator[tuple[Tensor, int]]):
         return frames * height * width * 2 * c * c / 1e9
 
 
-def plain(module: Concat, x: Tensor) -> Tensor:
+def reference(module: Concat, x: Tensor) -> Tensor:
     """Eq. 5, line by line, as 1×1×1 convolutions: x (B, N, l, h, w, c), logits (B, K)."""
     U = module.input_weight[:, :, None, None, None]
     W = module.state_weight[:, :, None, None, None]

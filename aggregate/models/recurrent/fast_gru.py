@@ -211,7 +211,7 @@ class _Recurrence(torch.autograd.Function):
         return d_x, d_U_x, *d_weights, *d_biases
 
 
-def plain(module: FastGRU, x: Tensor) -> Tensor:
+def reference(module: FastGRU, x: Tensor) -> Tensor:
     """Eq. 4 and 3, line by line, as 1×1×1 convolutions: x (B, N, l, h, w, c), logits (B, K)."""
     n, c = module.narrow, module.channels
 

@@ -122,7 +122,7 @@ class _Recurrence(torch.autograd.Function):
         return d_x, *d_weights, d.sum(0, dtype=grad.dtype)
 
 
-def plain(module: GRU, x: Tensor) -> Tensor:
+def reference(module: GRU, x: Tensor) -> Tensor:
     """Eq. 2 and 3, line by line: x (B, N, l, h, w, c), logits (B, K)."""
     G_rx, G_zx, V_x = module.input_weight.chunk(3)
     G_ro, G_zo = module.gate_weight.chunk(2)

@@ -122,7 +122,7 @@ class _Recurrence(torch.autograd.Function):
         return d_x, *d_weights, d.sum(0, dtype=d_cell.dtype)
 
 
-def plain(module: LSTM, x: Tensor) -> Tensor:
+def reference(module: LSTM, x: Tensor) -> Tensor:
     """[13], Eq. 7 to 11 without peepholes, line by line: x (B, N, l, h, w, c), logits (B, K)."""
     W_xi, W_xf, W_xo, W_xc = module.input_weight.chunk(4)
     W_hi, W_hf, W_ho, W_hc = module.state_weight.chunk(4)

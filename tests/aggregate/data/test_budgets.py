@@ -110,11 +110,11 @@ def test_every_budget_is_reported_as_evaluate_does(store: Store, trained: TrainR
 
 
 def test_validation_is_the_mean_over_the_patterns_of_n_clips(trained: TrainResult, store: Store) -> None:
-    from faster.aggregate.data.partition import choose_parts
+    from faster.aggregate.data.partition import choose_subsets
     from faster.aggregate.run_setup import PreparedRun
 
     asked, mix = config(store, trained.run), choose_mix(store, MixRequest(pattern="any", clips=4))
-    parts = choose_parts(store, mix, "split1", TrainConfig(store=store.path))
+    parts = choose_subsets(store, mix, "split1", TrainConfig(store=store.path))
     cpu = torch.device("cpu")
     prepared = PreparedRun(asked, store, mix, "split1", parts, run=trained.run, device=cpu)
     task = prepared.task(ClipReader(mix, store.videos.labels, reads="maps"))

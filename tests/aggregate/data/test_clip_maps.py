@@ -12,7 +12,7 @@ import torch
 from faster import store as stores
 from faster.aggregate import ClipMaps
 from faster.aggregate.data.loader import ClipReader, TrainLoader, drawn_clips, uniform_batches
-from faster.aggregate.data.mix import MixRequest, choose_mix, part_rows
+from faster.aggregate.data.mix import MixRequest, choose_mix, subset_rows
 from faster.errors import DataError, UsageError
 from faster.store import Store
 from stores import make_maps, make_spec, make_store, make_videos
@@ -40,7 +40,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 def test_the_test_part_is_what_an_evaluation_reads(store: Store) -> None:
     data = ClipMaps(store.path, pattern="1:3", part="test", clips=4)
     reader = reader_of(store, pattern="1:3", clips=4)
-    rows, _ = part_rows(store, reader.mix, "split1", "test")
+    rows, _ = subset_rows(store, reader.mix, "split1", "test")
     assert len(data) == len(rows) and data.models == ("dear", "cheap") and data.class_names == ("a", "b", "c")
     (batch,) = uniform_batches(reader, rows, batch_size=len(rows))
     collated = default_collate([data[i] for i in range(len(data))])

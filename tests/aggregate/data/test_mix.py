@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faster import store as stores
-from faster.aggregate.data.mix import MixRequest, choose_mix, choose_split, part_rows, require_unseen
+from faster.aggregate.data.mix import MixRequest, choose_mix, choose_split, require_unseen, subset_rows
 from faster.errors import DataError, UsageError
 from faster.store import VideoRecord
-from faster.training.holdout import hold_out
+from faster.training.holdout import group_split
 from stores import make_spec, make_store, make_videos
 
 GFLOPS = {"dear": 30.0, "middle": 9.0, "cheap": 3.0}
@@ -35,7 +35,7 @@ def three(tmp_path_factory: pytest.TempPathFactory):
     return store_of(tmp_path_factory.mktemp("three"), "cheap", "dear", "middle")
 
 
-def test_of_two_models_the_dearer_is_expensive(two) -> None:
+def test_of_two_models_the_one_with_more_gflops_is_expensive(two) -> None:
     mix = choose_mix(two, MixRequest())
     assert names(mix) == ("dear", "cheap")
     assert (str(mix.pattern), mix.clips, mix.grid, mix.clip_frames) == ("1:7", 4, 4, 8)
@@ -121,15 +121,15 @@ def test_coverage_counts_every_listed_video_once(tmp_path: Path) -> None:
     )
     (tmp_path / "s.zarr/features/cheap/L8/receipts/000001.v0.json").unlink()  # rows 4 to 7 are still to do
     store = stores.open(tmp_path / "s.zarr")
-    rows, coverage = part_rows(store, choose_mix(store, MixRequest()), "split1", "test")
+    rows, coverage = subset_rows(store, choose_mix(store, MixRequest()), "split1", "test")
     assert rows.tolist() == [0, 1]
     assert str(coverage) == "10 listed, 3 whole, 1 failed, 4 waiting, 2 missing, 1 unlabelled"
-    rows, coverage = part_rows(
+    rows, coverage = subset_rows(
         store, choose_mix(store, MixRequest(pattern="all-E", expensive="dear")), "split1", "test"
     )
     assert rows.tolist() == [0, 1, 4, 5, 6, 7]
     with pytest.raises(UsageError, match="no part is called 'tset'; allowed: train, val, test"):
-        part_rows(store, choose_mix(store, MixRequest()), "split1", "tset")
+        subset_rows(store, choose_mix(store, MixRequest()), "split1", "tset")
 
 
 def test_splits_are_named(two, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_videos_that_a_backbone_saw_are_refused(tmp_path: Path) -> None:
 
 def held(labels: list[int], groups: list[str], share: float = 0.2, seed: int = 0) -> list[int]:
     rows = np.arange(len(labels))
-    train, validation = hold_out(rows, np.array(labels, dtype=np.int32), groups, share=share, seed=seed)
+    train, validation = group_split(rows, np.array(labels, dtype=np.int32), groups, share=share, seed=seed)
     assert sorted([*train, *validation]) == rows.tolist()
     assert set(np.array(labels)[train]) == set(labels)
     return validation.tolist()

@@ -139,8 +139,8 @@ def test_fast_grus_float32_products_on_a_cpu_are_the_equations() -> None:
     batch = make_batch(5, shapes=dict(shapes), dtype=torch.float32)
     single.loss(batch).backward()
     x = batch.dense(torch.float64)
-    F.cross_entropy(fast_gru.plain(double, x), batch.labels).backward()
-    torch.testing.assert_close(single(batch).double(), fast_gru.plain(double, x), rtol=1e-5, atol=1e-5)
+    F.cross_entropy(fast_gru.reference(double, x), batch.labels).backward()
+    torch.testing.assert_close(single(batch).double(), fast_gru.reference(double, x), rtol=1e-5, atol=1e-5)
     for ours, exact in zip(single.parameters(), double.parameters(), strict=True):
         assert ours.grad is not None and exact.grad is not None and ours.grad.dtype == torch.float32
         assert (ours.grad - exact.grad).norm() <= 1e-5 * exact.grad.norm()
@@ -156,9 +156,9 @@ def test_fast_grus_gradients_in_bf16_are_as_near_as_autograds() -> None:
         return list(torch.autograd.grad(F.cross_entropy(logits, batch.labels), list(module.parameters())))
 
     double = copy.deepcopy(aggregator).double()
-    exact = gradients(double, fast_gru.plain(double, batch.dense(torch.float64)))
+    exact = gradients(double, fast_gru.reference(double, batch.dense(torch.float64)))
     with torch.autocast("cpu", torch.bfloat16):
-        logits, plainly = aggregator(batch), fast_gru.plain(aggregator, batch.dense(torch.float32))
+        logits, plainly = aggregator(batch), fast_gru.reference(aggregator, batch.dense(torch.float32))
     ours, theirs = gradients(aggregator, logits), gradients(aggregator, plainly)
     for (name, parameter), a, b, right in zip(
         aggregator.named_parameters(), ours, theirs, exact, strict=True
@@ -357,7 +357,7 @@ def test_the_attentive_probes_softmax_does_not_overflow() -> None:
     state = probe.init(*batch.at(0))
     for t in range(1, 6):
         state = probe.step(state, *batch.at(t))
-    expected = attentive_probe.plain(copy.deepcopy(probe).double(), batch.dense(torch.float64))
+    expected = attentive_probe.reference(copy.deepcopy(probe).double(), batch.dense(torch.float64))
     torch.testing.assert_close(probe.readout(state).double(), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(probe(batch).double(), expected, rtol=1e-4, atol=1e-4)
 

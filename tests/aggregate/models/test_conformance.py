@@ -50,13 +50,15 @@ def test_what_reads_maps_has_something_to_train(name: str, reads: str) -> None:
 @pytest.mark.parametrize(("name", "reads"), CASES)
 def test_it_is_the_equations(name: str, reads: str, clips: int, training: bool) -> None:
     aggregator = maker(name, reads)(1).train(training)
-    plain = sys.modules[type(aggregator).__module__].plain
+    reference = sys.modules[type(aggregator).__module__].reference
     batch = batch_for(aggregator, clips)
     inputs = [tensor.requires_grad_() for tensor in batch.inputs.values()]
     whole = outcome(aggregator, aggregator(batch), inputs)
     x = batch.dense(torch.float64)
     models = [MODELS[index] for index in batch.model_of[0]]
-    by_hand = plain(aggregator, x, models) if isinstance(aggregator, Average) else plain(aggregator, x)
+    by_hand = (
+        reference(aggregator, x, models) if isinstance(aggregator, Average) else reference(aggregator, x)
+    )
     assert_same(whole, outcome(aggregator, by_hand, inputs), len(list(aggregator.parameters())) + 2)
 
 

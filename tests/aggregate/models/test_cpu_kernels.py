@@ -13,7 +13,7 @@ from faster.aggregate.models.recurrent import gru, lstm
 from faster.aggregate.models.registry import build
 from torch.nn import functional as F
 
-PLAIN = {"gru": gru.plain, "lstm": lstm.plain, "temporal-conv": temporal_conv.plain}
+REFERENCE = {"gru": gru.reference, "lstm": lstm.reference, "temporal-conv": temporal_conv.reference}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -35,8 +35,8 @@ def test_linear_has_torchs_gradients() -> None:
     given = torch.randn(3, 5, 33)
     ours = torch.autograd.grad(linear(x, weight, bias), (x, weight, bias), given)
     theirs = torch.autograd.grad(F.linear(x, weight, bias), (x, weight, bias), given)
-    for mine, plain in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, plain)
+    for mine, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, reference)
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm"])
@@ -64,8 +64,8 @@ def test_gradients_on_pooled_maps_are_the_plain_versions(name: str, bf16: bool) 
         aggregator.loss(batch).backward()  # type: ignore[no-untyped-call]
     exact = copy.deepcopy(aggregator).double()
     exact.zero_grad()
-    F.cross_entropy(PLAIN[name](exact, batch.dense(torch.float64)), batch.labels).backward()  # type: ignore[operator]
-    for (key, ours), plain in zip(aggregator.named_parameters(), exact.parameters(), strict=True):
-        assert ours.grad is not None and plain.grad is not None and ours.grad.dtype == torch.float32, key
-        error = (ours.grad - plain.grad).norm() / plain.grad.norm()
+    F.cross_entropy(REFERENCE[name](exact, batch.dense(torch.float64)), batch.labels).backward()  # type: ignore[operator]
+    for (key, ours), reference in zip(aggregator.named_parameters(), exact.parameters(), strict=True):
+        assert ours.grad is not None and reference.grad is not None and ours.grad.dtype == torch.float32, key
+        error = (ours.grad - reference.grad).norm() / reference.grad.norm()
         assert error <= (0.03 if bf16 else 1e-5), (key, error)

@@ -14,8 +14,8 @@ from faster.aggregate.models.shape_adapter import (
     ShapeAdapter,
     adapted_shape,
     average_to,
-    plain,
     projection_gflops,
+    reference,
 )
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -46,8 +46,8 @@ def test_it_is_the_aggregator_of_pooled_and_projected_maps(name: str) -> None:
     aggregator = make(name).eval()
     batch = make_batch(5, shapes=dict(SHAPES))
     clips = [batch.at(t) for t in range(5)]
-    x = plain(aggregator, [map_ for map_, _ in clips], [model for _, model in clips])
-    expected = sys.modules[type(aggregator.inner).__module__].plain(aggregator.inner, x)
+    x = reference(aggregator, [map_ for map_, _ in clips], [model for _, model in clips])
+    expected = sys.modules[type(aggregator.inner).__module__].reference(aggregator.inner, x)
     torch.testing.assert_close(aggregator(batch), expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(by_steps(aggregator, batch), expected, rtol=1e-9, atol=1e-9)
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from faster.aggregate.sweep.grid import Grid, Holding, expand
+from faster.aggregate.sweep.grid import AvailableFeatures, Grid, expand
 from faster.aggregate.sweep.units import share_batches
 from faster.errors import DataError, UsageError
 
 HELD = {
-    8: Holding(gflops={"r2plus1d50": 30.0, "r2d26": 3.2}, clips=32),
-    16: Holding(gflops={"r2plus1d50": 60.0, "r2d26": 6.3}, clips=16),
-    32: Holding(gflops={"r2plus1d50": 119.9, "r3d50": 117.8, "r2d26": 12.7}, clips=8),
+    8: AvailableFeatures(gflops={"r2plus1d50": 30.0, "r2d26": 3.2}, clips=32),
+    16: AvailableFeatures(gflops={"r2plus1d50": 60.0, "r2d26": 6.3}, clips=16),
+    32: AvailableFeatures(gflops={"r2plus1d50": 119.9, "r3d50": 117.8, "r2d26": 12.7}, clips=8),
 }
 TWO = {length: HELD[length] for length in (8, 16)}
 
 
 def test_table_4_leaves_the_cells_empty_that_the_paper_leaves_empty() -> None:
-    held = {**TWO, 32: Holding(gflops={"r2plus1d50": 119.9, "r2d26": 12.7}, clips=8)}
+    held = {**TWO, 32: AvailableFeatures(gflops={"r2plus1d50": 119.9, "r2d26": 12.7}, clips=8)}
     cells, empty = expand(Grid(table=4, seeds=2), held)
     assert len(cells) == 2 * 15 and {cell.aggregator for cell in cells} == {"fast-gru"}
     assert [(hole.cell.clip_frames, str(hole.cell.pattern)) for hole in empty] == [
@@ -94,7 +94,7 @@ def test_a_grid_of_ones_own() -> None:
 
 
 def test_one_model_leaves_mixtures_empty() -> None:
-    alone = {8: Holding(gflops={"r2plus1d50": 30.0}, clips=8)}
+    alone = {8: AvailableFeatures(gflops={"r2plus1d50": 30.0}, clips=8)}
     cells, empty = expand(Grid(aggregators=("gru",), seeds=1), alone)
     assert [str(cell.pattern) for cell in cells] == ["all-E"]
     assert empty[0].reason == "1:1 needs two models, the store has r2plus1d50"

@@ -366,9 +366,11 @@ def test_frozen_it_gives_maps_and_logits_of_bytes(torchvision: ModuleType, timm:
         backbone = build(name, 4).eval()
         maps, logits = FrozenBackbone(backbone, batch_clips=2, precision="float32")(pixels)
         with torch.no_grad():
-            plain = backbone.maps_and_logits(normalise(torch.from_numpy(pixels), backbone.mean, backbone.std))
-        np.testing.assert_allclose(maps, plain[0].numpy(), rtol=5e-3, atol=1e-3)
-        np.testing.assert_allclose(logits, plain[1].numpy(), rtol=1e-3, atol=1e-3)
+            reference = backbone.maps_and_logits(
+                normalise(torch.from_numpy(pixels), backbone.mean, backbone.std)
+            )
+        np.testing.assert_allclose(maps, reference[0].numpy(), rtol=5e-3, atol=1e-3)
+        np.testing.assert_allclose(logits, reference[1].numpy(), rtol=1e-3, atol=1e-3)
 
 
 def test_weights_of_torchvision_load_and_none_name_where_they_are(

@@ -113,7 +113,7 @@ def test_width_scales_every_channel_count():
 # --- against plain code ---------------------------------------------------------------------------------------------
 
 
-def plain_features(kind: str, blocks: tuple[int, ...], state: dict[str, Tensor], x: Tensor) -> Tensor:
+def reference_features(kind: str, blocks: tuple[int, ...], state: dict[str, Tensor], x: Tensor) -> Tensor:
     """A bottleneck network, layer by layer as Table 1 reads."""
 
     def conv_norm(x: Tensor, key: str, stride=(1, 1, 1)) -> Tensor:
@@ -155,7 +155,7 @@ def test_features_and_logits_equal_plain_code(kind):
     with torch.no_grad():
         maps, logits = backbone.features(x), backbone(x)
     state = dict(backbone.state_dict())
-    expected = plain_features(kind, (2, 2, 2, 2), state, x)
+    expected = reference_features(kind, (2, 2, 2, 2), state, x)
     assert expected.std() > 0.01
     torch.testing.assert_close(maps, expected, rtol=1e-9, atol=1e-9)
     pooled = expected.reshape(2, -1, backbone.channels).mean(1)

@@ -225,7 +225,7 @@ class TestKinetics:
         with pytest.raises(SourceError, match=rf"a\.csv:3: .*{what}"):
             read_source(file)
 
-    def test_a_lacking_column(self, tmp_path: Path) -> None:
+    def test_a_missing_column(self, tmp_path: Path) -> None:
         file = write(tmp_path / "a.csv", "label,youtube_id,split", "yoga,a,train")
         with pytest.raises(SourceError, match=r"a\.csv:1: the header lacks time_end, time_start"):
             read_source(file, format="kinetics")

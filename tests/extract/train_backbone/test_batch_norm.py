@@ -9,7 +9,7 @@ from faster.extract.train_backbone.batch_norm import norm_relu
 from torch import Tensor, nn
 
 
-def plain(x: Tensor, norm: nn.BatchNorm3d, *, relu: bool) -> Tensor:
+def reference(x: Tensor, norm: nn.BatchNorm3d, *, relu: bool) -> Tensor:
     y = norm(x.t().reshape(1, x.shape[1], len(x), 1, 1)).reshape(x.shape[1], len(x)).t()
     return y.relu() if relu else y
 
@@ -24,10 +24,10 @@ def test_values_gradients_and_statistics_are_those_of_the_module(n: int, c: int,
     theirs = copy.deepcopy(ours).double()
     x = torch.randn(n, c) * 2 + 5
     # Where y is about 0 rounding decides whether ReLU lets the gradient through.
-    sure = plain(x.double(), copy.deepcopy(theirs), relu=False).abs() > 1e-3
+    sure = reference(x.double(), copy.deepcopy(theirs), relu=False).abs() > 1e-3
     gradient = torch.randn(n, c) * sure
     results = []
-    for norm, function in ((ours, norm_relu), (theirs, plain)):
+    for norm, function in ((ours, norm_relu), (theirs, reference)):
         leaf = x.to(norm.weight.dtype, copy=True).requires_grad_()
         y = function(leaf, norm, relu=relu)
         y.backward(gradient.to(y.dtype))

@@ -27,7 +27,7 @@ def gradient(network: nn.Module) -> Tensor:
     return torch.cat([p.grad.flatten().double() for p in network.parameters() if p.grad is not None])
 
 
-def plain_loss(network: Backbone, clips: Tensor, labels: Tensor) -> Tensor:
+def reference_loss(network: Backbone, clips: Tensor, labels: Tensor) -> Tensor:
     dtype = next(network.parameters()).dtype
     return F.cross_entropy(network(normalise(clips, network.mean, network.std).to(dtype)), labels)
 
@@ -44,7 +44,7 @@ def test_losses_gradients_and_statistics_are_those_of_the_plain_network(model: s
     ours, rounded = copy.deepcopy(exact), copy.deepcopy(exact)
     begun = copy.deepcopy(exact.state_dict())
     exact.double()
-    expected = plain_loss(exact, clips, labels)
+    expected = reference_loss(exact, clips, labels)
     expected.backward()
     forward = train_forward(ours, torch.float32)
     assert forward is not None
@@ -67,7 +67,7 @@ def test_losses_gradients_and_statistics_are_those_of_the_plain_network(model: s
     usual.load_state_dict(begun)
     usual.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
-        plain_loss(usual, clips, labels).backward()
+        reference_loss(usual, clips, labels).backward()
     error = relative(gradient(rounded), gradient(exact))
     usual_error = relative(gradient(usual), gradient(exact))
     assert error < 0.3 and not error > 1.2 * usual_error  # which is NaN where the plain network's is
@@ -87,7 +87,7 @@ def test_norms_in_evaluation_mode_keep_their_statistics() -> None:
     loss.backward()
     found = gradient(network)
     network.zero_grad()
-    expected = plain_loss(network, clips, labels)
+    expected = reference_loss(network, clips, labels)
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert relative(found, gradient(network)) < 1e-4

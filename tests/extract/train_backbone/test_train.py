@@ -23,7 +23,7 @@ from faster.extract.train_backbone.task import BackboneTask
 from faster.extract.train_backbone.train import (
     TrainBackboneConfig,
     TrainBackboneResult,
-    choose_parts,
+    choose_subsets,
     train_backbone,
 )
 from faster.extract.video.decoder_pool import DecoderPool
@@ -120,7 +120,7 @@ def test_stopped_runs_go_on_bit_for_bit(videos: Path, tmp_path: Path) -> None:
 
 def test_folds_leave_each_video_out_once_and_say_so(videos: Path, tmp_path: Path) -> None:
     unseen: list[set[str]] = []
-    whole = choose_parts(config_of(videos, tmp_path), config_of(videos, tmp_path).read())
+    whole = choose_subsets(config_of(videos, tmp_path), config_of(videos, tmp_path).read())
     for fold in range(2):
         config = config_of(videos, tmp_path / str(fold), epochs=1, folds=2, fold=fold)
         result, said = train(config)
@@ -128,7 +128,7 @@ def test_folds_leave_each_video_out_once_and_say_so(videos: Path, tmp_path: Path
         unseen.append(set(info.extra["unseen"]))
         assert not unseen[fold] & set(info.trained_on) and len(unseen[fold]) == result.unseen
         assert any(f"{result.unseen} left out (fold {fold} of 2)" in line for line in said)
-        again = choose_parts(config, config.read())
+        again = choose_subsets(config, config.read())
         assert {video.id for video in again.unseen} == unseen[fold]
     assert not unseen[0] & unseen[1]
     assert unseen[0] | unseen[1] == {video.id for video in (*whole.train, *whole.validation)}
@@ -140,7 +140,7 @@ def test_without_a_validation_share_all_videos_train_and_the_last_epoch_is_kept(
     videos: Path, tmp_path: Path
 ) -> None:
     shared, whole = (
-        choose_parts(config, config.read())
+        choose_subsets(config, config.read())
         for config in (config_of(videos, tmp_path), config_of(videos, tmp_path, validation_share=0.0))
     )
     assert {v.id for v in whole.train} == {v.id for v in (*shared.train, *shared.validation)}
@@ -198,7 +198,7 @@ def test_the_same_classes_keep_their_classifier_and_frozen_parts_their_weights(
 
 
 def test_weights_that_saw_a_test_video_or_the_fold_are_not_started_from(videos: Path, tmp_path: Path) -> None:
-    parts = choose_parts(config_of(videos, tmp_path, folds=2, fold=0), config_of(videos, tmp_path).read())
+    parts = choose_subsets(config_of(videos, tmp_path, folds=2, fold=0), config_of(videos, tmp_path).read())
     for seen, what in ((parts.test[0], "test videos"), (parts.unseen[0], "videos of fold 0")):
         info = WeightsInfo(model=MODEL, class_names=("x", "y"), trained_on=(seen.id,))
         save_weights(build(MODEL, 2), tmp_path / "w.safetensors", info)
@@ -269,7 +269,7 @@ def test_other_labels_are_another_run(videos: Path, tmp_path: Path) -> None:
 def test_few_videos_are_not_shared_by_more_processes(videos: Path, tmp_path: Path) -> None:
     config = config_of(videos, tmp_path)
     source = config.read()
-    parts = choose_parts(config, source)
+    parts = choose_subsets(config, source)
     shape = (2, 8, 32, 32, 3)
     with DecoderPool(1, shape=shape, slots=2) as pool, pytest.raises(UsageError, match="add videos"):
         BackboneTask(

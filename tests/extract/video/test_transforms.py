@@ -94,7 +94,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_video(path, frames=61, width=96, height=72, numbered=False)
 
 
-def plain_clips(path: Path, view: int, *, name: str, seed: int) -> tuple[NDArray[np.uint8], list[int]]:
+def reference_clips(path: Path, view: int, *, name: str, seed: int) -> tuple[NDArray[np.uint8], list[int]]:
     """A view's clips by the obvious loop: every frame decoded and scaled whole, then cut by numpy; and their starts."""
     draw = draw_view(name, view, seed=seed, size=SIZE)
     with av.open(str(path)) as container:
@@ -140,7 +140,7 @@ def test_each_views_clips_are_those_of_the_obvious_loop(video: Path, slot_clips:
     assert len(parts) == -(-20 // slot_clips) and (np.diff(starts) >= 0).all()
     assert parts[-1].decode_seconds > parts[0].decode_seconds - 1e-9 > 0
     for view in range(4):
-        expected, expected_starts = plain_clips(video, view, name="name", seed=3)
+        expected, expected_starts = reference_clips(video, view, name="name", seed=3)
         assert starts[views == view].tolist() == expected_starts
         np.testing.assert_array_equal(clips[views == view], expected)
 

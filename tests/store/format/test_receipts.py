@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from faster.errors import StoreError
-from faster.store.format.checksummed_json import seal, unseal
+from faster.store.format.checksummed_json import decode_checksummed, encode_checksummed
 from faster.store.format.receipts import (
     ClipFacts,
     Receipt,
@@ -76,11 +76,11 @@ def test_a_reason_becomes_one_line() -> None:
     ],
 )
 def test_what_is_no_receipt_is_told_by_its_key(place: tuple[Any, ...], wrong: object, told: str) -> None:
-    value = unseal(receipt(WHOLE).to_bytes(), name="r")
+    value = decode_checksummed(receipt(WHOLE).to_bytes(), name="r")
     inner = value
     for step in place[:-1]:
         inner = inner[step]
     inner[place[-1]] = wrong
     with pytest.raises(StoreError) as caught:
-        Receipt.from_bytes(seal(value), name="r.json")
+        Receipt.from_bytes(encode_checksummed(value), name="r.json")
     assert str(caught.value) == f"r.json: not a receipt: {told}"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from faster import store as stores
 from faster.errors import StorageError, StoreError
-from faster.store.format.checksummed_json import seal, unseal
+from faster.store.format.checksummed_json import decode_checksummed, encode_checksummed
 from faster.store.maintain.verify import verify
 from faster.store.write import create as writer
 from stores import make_spec, make_store, make_videos, write_shard
@@ -107,8 +107,8 @@ def test_corruption_is_found_and_repair_leaves_the_rest(
 def test_a_receipt_of_other_videos_or_other_maps_does_not_hold(copied: Path) -> None:
     for shard, field in ((0, "fingerprint"), (1, "ids_digest")):
         file = copied / make_spec().folder / f"receipts/00000{shard}.v0.json"
-        value = unseal(file.read_bytes(), name="receipt")
-        file.write_bytes(seal({**value, field: "0" * 64}))
+        value = decode_checksummed(file.read_bytes(), name="receipt")
+        file.write_bytes(encode_checksummed({**value, field: "0" * 64}))
     assert [bad.shard for bad in verify(copied, progress=False, processes=1).bad] == [0, 1]
 
 

@@ -58,7 +58,7 @@ def test_finalise_opens_only_receipts_that_the_index_lacks_or_that_are_newer(tmp
     newer.write_bytes(b"not opened either")
     assert features.coverage.reasons == {(3, 0): FAILED[3], (8, 0): "gone since"}
     assert features.reasons({0, 2}) == features.coverage.reasons
-    assert features.coverage.ok[9, 0] and not features.lacking()
+    assert features.coverage.ok[9, 0] and not features.pending()
 
 
 def test_finalise_reads_a_receipt_that_came_later_whatever_time_it_carries(tmp_path: Path) -> None:

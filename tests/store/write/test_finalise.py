@@ -65,7 +65,7 @@ def derived(path: Path) -> dict[str, bytes]:
     }
 
 
-def test_finalising_killed_at_any_step_misleads_nobody_and_is_mended_by_the_next(tmp_path: Path) -> None:
+def test_finalising_killed_at_any_step_misleads_nobody_and_is_fixed_by_the_next(tmp_path: Path) -> None:
     whole = half_consolidated(tmp_path / "whole.zarr")
     begun = derived(whole)
     stores.finalise(stores.open(whole))

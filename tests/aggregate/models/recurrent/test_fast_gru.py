@@ -12,7 +12,7 @@ from batches import MODELS, NUM_CLASSES, make_batch
 from faster.aggregate.models import cpu_kernels
 from faster.aggregate.models.batch import ClipBatch
 from faster.aggregate.models.cpu_kernels import pack, pack_once, product
-from faster.aggregate.models.recurrent.fast_gru import FastGRU, plain
+from faster.aggregate.models.recurrent.fast_gru import FastGRU, reference
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -44,7 +44,7 @@ def by_steps(aggregator: FastGRU, batch: ClipBatch) -> Tensor:
 
 
 def exact(aggregator: FastGRU, batch: ClipBatch) -> Tensor:
-    return plain(copy.deepcopy(aggregator).double(), batch.dense(torch.float64)).detach()
+    return reference(copy.deepcopy(aggregator).double(), batch.dense(torch.float64)).detach()
 
 
 @pytest.mark.parametrize("run", [at_once, by_steps])
@@ -61,7 +61,7 @@ def test_without_a_gradient_it_is_the_equations(
             single = run(aggregator, batch)
             with torch.autocast("cpu", torch.bfloat16):
                 half.append(run(aggregator, batch))
-                plainly.append(plain(aggregator, batch.dense(torch.float32)))
+                plainly.append(reference(aggregator, batch.dense(torch.float32)))
         torch.testing.assert_close(single.double(), right[-1], rtol=1e-5, atol=1e-5)
     error = (torch.cat(half) - torch.cat(right)).norm()
     assert error < 0.02 * torch.cat(right).norm()
@@ -124,7 +124,7 @@ def test_weights_made_in_inference_mode_may_change_without_a_trace() -> None:
         aggregator(batch)
         aggregator.candidate_weight.mul_(2)
         after = aggregator(batch)
-        right = plain(aggregator, batch.dense(torch.float32))
+        right = reference(aggregator, batch.dense(torch.float32))
     torch.testing.assert_close(after, right, rtol=1e-5, atol=1e-5)
 
 
@@ -142,7 +142,7 @@ def test_what_is_packed_is_packed_once_and_goes_with_its_weight() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_a_packed_weight_multiplies_as_the_plain_one(dtype: torch.dtype) -> None:
+def test_a_packed_weight_multiplies_as_the_unpacked_one(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(7, 48, generator=generator).to(dtype)
     wide = torch.randn(48, 40, generator=generator).to(dtype)

@@ -16,7 +16,7 @@ def clips(n: int, *, frames: int = 8, size: int = 48, seed: int = 0) -> np.ndarr
     return np.random.default_rng(seed).integers(0, 256, (n, frames, size, size, 3), dtype=np.uint8)
 
 
-def plain(backbone, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def reference(backbone, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Maps and logits, one clip at a time, unfolded."""
     mean, std = torch.tensor(backbone.mean), torch.tensor(backbone.std)
     x = ((torch.from_numpy(pixels) / 255 - mean) / std).permute(0, 4, 1, 2, 3)
@@ -47,7 +47,7 @@ def test_folding_keeps_the_maps(name):
 def test_maps_and_logits_are_the_plain_networks(name, frames, size, precision):
     backbone, pixels = randomised(name, 5), clips(5, frames=frames, size=size)
     maps, logits = FrozenBackbone(backbone, batch_clips=2, precision=precision)(pixels)
-    expected_maps, expected_logits = plain(backbone, pixels)
+    expected_maps, expected_logits = reference(backbone, pixels)
     assert maps.dtype == np.float16 and maps.shape == tuple(expected_maps.shape) and maps.flags.c_contiguous
     assert logits.dtype == np.float32 and logits.shape == (5, 5)
     # float16 keeps 11 bits: 2**-11 of each value at most, plus what folding does.
@@ -108,7 +108,7 @@ def test_without_onednns_convolutions_the_maps_are_the_same(monkeypatch):
         backbone, pixels = randomised(name, 5), clips(2, size=50)
         with pytest.warns(RuntimeWarning, match=r"slower than it could: .* \(other arguments\)$"):
             frozen = FrozenBackbone(backbone)
-        assert relative_rms(torch.from_numpy(frozen(pixels)[1]), plain(backbone, pixels)[1]) < 1e-5
+        assert relative_rms(torch.from_numpy(frozen(pixels)[1]), reference(backbone, pixels)[1]) < 1e-5
 
 
 # What torch tells its users on that one release of Python; a graph it is all the same.
@@ -119,7 +119,7 @@ def test_the_form_for_gpus_compiles_into_one_graph():
     forward = fast_forward(backbone.requires_grad_(False), dtype=torch.float32, onednn=False)
     compiled = torch.compile(forward, backend="eager", fullgraph=True, dynamic=False)
     maps, logits = compiled(torch.from_numpy(pixels))
-    expected_maps, expected_logits = plain(backbone, pixels)
+    expected_maps, expected_logits = reference(backbone, pixels)
     assert relative_rms(maps, expected_maps) < 1e-5 and relative_rms(logits, expected_logits) < 1e-5
 
 
@@ -141,7 +141,7 @@ def test_a_network_with_layers_of_the_users_own_is_run_as_it_is(extra):
     backbone, pixels = randomised("r2d14-w8", 5), clips(2)
     backbone.res5.append(extra)
     maps, _ = FrozenBackbone(backbone)(pixels)
-    assert relative_rms(torch.from_numpy(maps).float(), plain(backbone, pixels)[0]) < 2**-11
+    assert relative_rms(torch.from_numpy(maps).float(), reference(backbone, pixels)[0]) < 2**-11
     fold_norms(backbone)
     assert fast_forward(backbone, dtype=torch.float32, onednn=True) is None
 
@@ -249,7 +249,7 @@ def test_on_a_gpu_as_on_the_cpu():
     for precision, bound in (("float32", 5e-3), ("bf16", 2e-2)):  # float32 may be TF32
         frozen = FrozenBackbone(backbone, device="cuda", batch_clips=2, precision=precision)
         maps, _ = frozen(pixels)
-        assert relative_rms(torch.from_numpy(maps).float(), plain(backbone, pixels)[0]) < bound
+        assert relative_rms(torch.from_numpy(maps).float(), reference(backbone, pixels)[0]) < bound
         assert frozen(pixels[3:4])[0].tobytes() == maps[3:4].tobytes()
 
 

@@ -97,14 +97,16 @@ def test_a_layer_that_the_file_lacks_is_never_left_random(
         load_weights(MODEL, path=tmp_path / "w.pth", allow_random=True, num_classes=5)
 
 
-def test_wrappers_prefixes_and_lacking_counts_do_not_matter(tmp_path: Path) -> None:
+def test_wrappers_prefixes_and_missing_counts_do_not_matter(tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = on_meta("r2d14-w4", 3).state_dict()
-    plain = {name: torch.rand(value.shape) for name, value in state.items() if not name.endswith("tracked")}
+    reference = {
+        name: torch.rand(value.shape) for name, value in state.items() if not name.endswith("tracked")
+    }
     digests = []
     for number, prefix in enumerate(("", "module.", "_orig_mod.", "module._orig_mod.")):
         path = tmp_path / f"{number}.pth"
-        torch.save({"state_dict": {prefix + name: value for name, value in plain.items()}}, path)
+        torch.save({"state_dict": {prefix + name: value for name, value in reference.items()}}, path)
         digests.append(load_weights("r2d14-w4", path=path)[1].digest)
     assert len(set(digests)) == 1
 
@@ -173,9 +175,9 @@ def test_what_lies_beside_the_tensors_is_named_and_the_command_that_is_told_mend
     if legacy:  # the command is the same
         return
     run_what_is_told(told)
-    plain = tmp_path / "it's w-tensors.pth"
-    assert told.endswith(f"--weights {shlex.quote(str(plain))}")
-    backbone, _ = load_weights("r2d14-w4", path=plain)
+    reference = tmp_path / "it's w-tensors.pth"
+    assert told.endswith(f"--weights {shlex.quote(str(reference))}")
+    backbone, _ = load_weights("r2d14-w4", path=reference)
     assert backbone.num_classes == 3
 
 
