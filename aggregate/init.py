@@ -79,7 +79,7 @@ def require_unseen_by(run: Run, store: Store, parts: Subsets, split: str) -> Non
     seen = [name for name in ids if name in run.trained_on]
     if seen:
         raise DataError(
-            f"{len(seen)} of the {len(ids)} {parts.report_subset} videos of {split} "
+            f"{len(seen)} of the {len(ids)} {parts.report_part} videos of {split} "
             f"{agreeing(len(seen), 'was', 'were')} in the training of {run.path} "
             f"({seen[0]}, …), so it must not be started from; start from a run on the same split, or on other videos"
         )

@@ -45,7 +45,7 @@ class RunConfig:
     store: str
     store_fingerprint: str
     split: str
-    report_subset: str
+    report_part: str
     aggregator: str
     dropout: float
     reads: str
@@ -203,14 +203,13 @@ def load_config(path: Path) -> RunConfig:
         raise RunError(f"{path} holds a run of each split; name one of them: {splits}")
     try:
         return RunConfig.from_dict(read_json(path / "config.json"))
-    except UsageError as error:  # its pattern is none
-        raise RunError(
-            f"{path}/config.json is damaged ({error}); make it again: faster train-agg with its settings"
-        ) from None
-    except ValueError as error:
+    except (ValueError, UsageError) as error:  # UsageError: of its pattern
         if (path / "cells.jsonl").exists():
             raise RunError(f"{path} is a sweep's folder; name one of its runs, in {path / 'cells'}") from None
-        raise RunError(f"{path}/config.json is not of an aggregator's run ({error})") from error
+        raise RunError(
+            f"{path}/config.json is damaged, or not of an aggregator's run ({error}); make it again: faster "
+            "train-agg with its settings"
+        ) from error
 
 
 def _batch_size(path: Path) -> int:

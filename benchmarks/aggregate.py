@@ -181,7 +181,7 @@ def measure_loading(turns: int) -> dict[str, Any]:
         store = make_store(Path(folder) / "maps.zarr", videos=16, clips=8, shard_videos=8)
         mix = choose_mix(store, MixRequest(pattern="1:7", clips=8))
         rows = np.arange(16, dtype=np.int64)
-        parts = Subsets(train=rows, validation=rows[:1], report=rows[:0], report_subset="test")
+        parts = Subsets(train=rows, validation=rows[:1], report=rows[:0], report_part="test")
         reader = ClipReader(mix, store.videos.labels, reads="maps")
         task = AggregatorTask(
             make_aggregator(),

@@ -135,7 +135,7 @@ def _random_run(options: argparse.Namespace, pattern: str, aggregator: str) -> R
         store="",
         store_fingerprint="",
         split="",
-        report_subset="test",
+        report_part="test",
         aggregator=aggregator,
         dropout=0.0,
         reads="maps",

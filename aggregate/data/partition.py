@@ -25,7 +25,7 @@ class Subsets:
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     report: NDArray[np.int64]
-    report_subset: str
+    report_part: str
 
     @property
     def rows(self) -> dict[str, NDArray[np.int64]]:
@@ -55,8 +55,8 @@ def choose_subsets(
         raise DataError(no_videos(store, mix, split, "train"))
     if config.unseen:
         rows["train"] = _unseen(store, mix, rows["train"], split)
-    report_subset = "test" if len(rows["test"]) else "val"
-    if not len(rows[report_subset]):
+    report_part = "test" if len(rows["test"]) else "val"
+    if not len(rows[report_part]):
         listed = [part for part in ("test", "val") if subset_rows(store, mix, split, part)[1].listed]
         reason = no_videos(store, mix, split, (listed or ["test"])[0])
         raise DataError(f"nothing could be reported: {reason}")
@@ -67,7 +67,7 @@ def choose_subsets(
             f"{store.path}: all {counted(len(rows['train']), 'train video')} of {split} are of one class, "
             f"{store.class_names[classes[0]]}; add videos of another: faster extract SOURCE --store {store.path}"
         )
-    require_unseen(store, mix, rows[report_subset], split, report_subset)
+    require_unseen(store, mix, rows[report_part], split, report_part)
     train, validation = group_split(
         rows["train"], labels, store.videos.groups, share=config.validation_share, seed=config.seed
     )
@@ -95,9 +95,7 @@ def choose_subsets(
             f"{model}: {shares[0]:.0%} of the {len(train)} training and {shares[1]:.0%} of the {len(validation)} validation "
             "videos were in its own training"
         )
-    return Subsets(
-        train=train, validation=validation, report=rows[report_subset], report_subset=report_subset
-    )
+    return Subsets(train=train, validation=validation, report=rows[report_part], report_part=report_part)
 
 
 def _unseen(store: Store, mix: Mix, rows: NDArray[np.int64], split: str) -> NDArray[np.int64]:

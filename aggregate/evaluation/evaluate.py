@@ -108,7 +108,7 @@ def evaluate(
     own_mixture = run.config.pattern, run.config.clips
     config = run.config.on(pattern, clips)
     opened = open_store(config, store, command=["faster", "evaluate", str(run.path)])
-    split, part = choose_split(opened, split or config.split), part or config.report_subset
+    split, part = choose_split(opened, split or config.split), part or config.report_part
     mix = choose_mix(opened, config)
     _require_same_maps(opened, mix, config)
     changes = store_changes(config, opened, mix)
@@ -118,7 +118,7 @@ def evaluate(
             f"faster evaluate {run.path} --store {opened.path}"
         )
     own_store = not changes or str(opened.path.resolve()) == config.store
-    own = own_store and (split, part) == (config.split, config.report_subset)
+    own = own_store and (split, part) == (config.split, config.report_part)
     name = "predictions" if own else f"predictions-{opened.path.stem}-{split}-{part}"
     if (config.pattern, config.clips) != own_mixture:
         name += f"-{budget_name(mix.pattern, mix.clips)}"

@@ -31,7 +31,7 @@ def make_run(name: str, reads: str, path: Path, shapes: dict[str, tuple[int, ...
         store="s.zarr",
         store_fingerprint="",
         split="split1",
-        report_subset="test",
+        report_part="test",
         aggregator=name,
         dropout=0.5,
         reads=reads,

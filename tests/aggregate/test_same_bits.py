@@ -153,11 +153,11 @@ def test_a_sweep_that_goes_on_with_its_last_cells_has_as_many_threads(
 ) -> None:
     """Two processes share the threads; the one unit that is left over runs in this process, with no more than its share."""
     seen: list[int] = []
-    reference = sweep_cells.CellRunner.run
+    prepare = sweep_cells.CellRunner._prepare
 
-    def noting(self: Any, cells: Any, report: Any) -> None:
+    def noting(self: Any, *args: Any) -> Any:
         seen.append(torch.get_num_threads())
-        reference(self, cells, report)
+        return prepare(self, *args)
 
     def go(*clips: int) -> None:
         grid = Grid(aggregators=("gru",), patterns=("1:3",), clips=clips, seeds=1)
@@ -166,7 +166,7 @@ def test_a_sweep_that_goes_on_with_its_last_cells_has_as_many_threads(
         )
         run_sweep(config, progress=False)
 
-    monkeypatch.setattr(sweep_cells.CellRunner, "run", noting)
+    monkeypatch.setattr(sweep_cells.CellRunner, "_prepare", noting)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

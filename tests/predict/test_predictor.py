@@ -54,7 +54,7 @@ def make_run(
         store="s.zarr",
         store_fingerprint="",
         split="split1",
-        report_subset="test",
+        report_part="test",
         aggregator=aggregator,
         dropout=0.0,
         reads="maps",
