@@ -144,7 +144,7 @@ def models_command(as_json: bool) -> None:
 
 
 def _with_models(setting: Setting, models: tuple[str, ...], size: int | None) -> Setting:
-    """The setting with the user's models: two, or one for both places."""
+    """Return the setting with the user's models: two, or one for both roles."""
     from ..aggregate.data.pattern import Pattern
     from .tables import order_by_cost
 
