@@ -1,4 +1,4 @@
-"""Starting from another data set's aggregator, with a new classifier (FASTER §4.4, Table 8)."""
+"""Start from another data set's aggregator, with a new classifier (FASTER §4.4, Table 8)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .runs import Run, RunConfig
 
 
 def start_from(run: Run, aggregator: Aggregator[Any], config: RunConfig) -> str:
-    """Put the run's weights into a fresh aggregator of `config`, and return a line that says what was taken.
+    """Load the run's weights into a fresh aggregator of `config`; return a line that says what was loaded.
 
-    Where the class names differ, the classifier, everything whose size depends on the number of classes,
-    keeps its fresh weights.
+    If the class names differ, the classifier keeps its fresh weights: all tensors whose size depends on the
+    number of classes.
 
     Raises:
-        DataError: the run's is another aggregator, on maps of another shape, or has nothing but a classifier.
+        DataError: the run has another aggregator, or maps of another shape, or only a classifier.
     """
     theirs = run.config
     if theirs.aggregator != config.aggregator:
@@ -70,7 +70,7 @@ def start_from(run: Run, aggregator: Aggregator[Any], config: RunConfig) -> str:
 
 
 def require_unseen_by(run: Run, store: Store, parts: Subsets, split: str) -> None:
-    """Refuse to start from a run that has seen videos which are reported on, told by their ids.
+    """Refuse to start from a run that has seen videos of the report, compared by id.
 
     Raises:
         DataError: it has.
@@ -86,9 +86,10 @@ def require_unseen_by(run: Run, store: Store, parts: Subsets, split: str) -> Non
 
 
 def identity(run: Run, *, begun: Path) -> dict[str, str]:
-    """Which run it was, for the new one's config.json; where that was begun from the same weights, as it has it.
+    """Return which run it was, for the new run's config.json.
 
-    It is known by its weights, wherever its folder lies now. Raises RunError where the new one's config.json is no JSON.
+    The weights identify it, in any folder. If the new run began from the same weights, the recorded path is
+    kept. Raises RunError if the new run's config.json is not JSON.
     """
     sha256 = hashlib.sha256((run.path / "best.safetensors").read_bytes()).hexdigest()
     recorded = read_json(begun / "config.json").get("init") if run_began(begun) else None
@@ -98,7 +99,7 @@ def identity(run: Run, *, begun: Path) -> dict[str, str]:
 
 
 def classifier_names(config: RunConfig) -> set[str]:
-    """Names of the tensors whose size depends on the number of classes."""
+    """Return the names of the tensors whose size depends on the number of classes."""
     wider = replace(config, class_names=(*config.class_names, ""))
     with torch.device("meta"):  # sizes only, no weights
         sizes, other = config.build().state_dict(), wider.build().state_dict()

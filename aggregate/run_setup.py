@@ -1,4 +1,4 @@
-"""A run that is ready to train: what was asked, settled against a store, and the aggregator as it begins."""
+"""A run that is ready to train: its options, settled against a store, and the initial aggregator."""
 
 from __future__ import annotations
 
@@ -37,16 +37,17 @@ logger = logging.getLogger(__name__)
 
 
 class PreparedRun:
-    """One run, whether `train_agg` trains it alone or a sweep beside others.
+    """One run, trained alone by `train_agg` or with others by a sweep.
 
-    Raises DataError where scores are to be added, and the store keeps no classifier of a model in use.
+    Raises DataError if scores are to be added and the store has no classifier of a model in use.
 
     Attributes:
         run: its folder.
-        settled: what config.json says of the store, the mix and the aggregator; its path of the store is the one that the
-            run was begun with, where that was the same store.
+        settled: what config.json says of the store, the mix and the aggregator. Its path of the store is the
+            one that the run began with, if that was the same store.
         aggregator: with the weights that the seed gives.
-        init: what config.json says of the run that it starts from. seen_before: ids of the videos that that one saw.
+        init: what config.json says of the run that it starts from.
+        seen_before: ids of the videos that this earlier run saw.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class PreparedRun:
 
     @property
     def trains(self) -> bool:
-        """Whether the aggregator has weights to train; averaging the backbones' own scores has none."""
+        """Whether the aggregator has weights to train. The average of the backbones' own scores has none."""
         return any(parameter.requires_grad for parameter in self.aggregator.parameters())
 
     @property
@@ -86,12 +87,12 @@ class PreparedRun:
 
     @property
     def scoring_batch(self) -> int:
-        """Videos at a time in its report."""
+        """Videos per batch in its report."""
         return scoring_batch(self.config.batch_size, self.ranks.count)
 
     @property
     def values(self) -> dict[str, Any]:
-        """What config.json holds beside the options."""
+        """What config.json holds besides the options."""
         return {
             **self.settled.to_dict(),
             "label_smoothing": self.config.label_smoothing,
@@ -103,7 +104,7 @@ class PreparedRun:
         }
 
     def task(self, reader: ClipReader) -> AggregatorTask:
-        """What `fit` trains."""
+        """Return what `fit` trains."""
         return AggregatorTask(
             self.aggregator,
             reader,
@@ -124,15 +125,15 @@ class PreparedRun:
             write_tensors(self.run / "best.safetensors", {})
 
     def load_best(self) -> None:
-        """Put the best epoch's weights into the aggregator, ready to answer."""
+        """Load the best epoch's weights into the aggregator, in evaluation mode."""
         load_best(self.run, self.aggregator)
         self.aggregator.to(self.device).eval()
 
     def report(self, logits: NDArray[np.float64] | None = None) -> Evaluation:
-        """Say in the folder what the run saw, and make its one report, with the best epoch's weights.
+        """Record which videos the run saw, and make its report with the best epoch's weights.
 
-        Where the pattern is drawn, each mixture has a report of its own, in the folder `budgets`.
-        `logits` (n, K) are the reported videos', where they are known already. Raises DataError where a reported
+        If the pattern is drawn, each mixture also has its own report in the folder `budgets`.
+        `logits` (n, K) are those of the reported videos, if already known. Raises DataError if a reported
         video was in a backbone's training.
         """
         if logits is None:
@@ -172,12 +173,12 @@ class PreparedRun:
 
 
 def without_heads(store: Store, mix: Mix) -> list[str]:
-    """The models that have no classifier for the store's classes; where none is, "average" has nothing to train."""
+    """Return the models without a classifier for the store's classes. If none, "average" trains nothing."""
     return [model for model, f in mix.features.items() if f.class_names != store.class_names]
 
 
 def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, parts: Subsets) -> RunConfig:
-    """Every value settled, as config.json holds it."""
+    """Settle every value, as config.json holds it."""
     reads = "maps"
     if config.aggregator == "average":
         own = without_heads(store, mix)
@@ -239,7 +240,7 @@ def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, parts: Subs
 
 
 def versions() -> dict[str, str]:
-    """Of what computes: for config.json."""
+    """Return the versions of the libraries that compute, for config.json."""
     return {
         "faster": __version__,
         "torch": torch.__version__,
