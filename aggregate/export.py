@@ -167,8 +167,7 @@ def _export(module: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
 
 
 def _names(what: str, programs: dict[str, ExportedProgram]) -> dict[str, str]:
-    """Return file names: one for all models if their programs and weights are the same, else one per model.
-    """
+    """Return file names: one for all models if their programs are the same, else one per model."""
     distinct = {
         (program.graph_module.code, *(spec.target for spec in program.graph_signature.input_specs))
         for program in programs.values()

@@ -96,7 +96,9 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Read back what `to_dict` gave, ignoring other keys. Raises ValueError, UsageError for its pattern.
+        """Read back what `to_dict` gave. Raises ValueError, UsageError for its pattern.
+
+        Other keys are ignored.
         """
         pattern = Pattern.parse(read_as(_PatternText, values).pattern)
         return read_as(cls, {**values, "pattern": asdict(pattern)})
@@ -184,9 +186,7 @@ def load_run(path: str | Path) -> Run:
         raise RunError(f"{path} is not finished; run its train-agg command again, it goes on where it was")
     trained_on = read_json(path / "trained_on.json")
     expected = config.videos["train"] + config.videos["validation"]
-    if (
-        not isinstance(trained_on, list) or len(trained_on) < expected
-    ):  # more, if it began from another run
+    if not isinstance(trained_on, list) or len(trained_on) < expected:  # more, if it began from another run
         raise RunError(f"{path}/trained_on.json is damaged: it should list {counted(expected, 'video')}")
     return Run(
         path=path,

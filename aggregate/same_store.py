@@ -41,8 +41,7 @@ def open_store(config: RunConfig, named: str | Path | None, *, command: Sequence
 
 
 def recorded_place(run: Path, store: Store, mix: Mix) -> str:
-    """Return the path that the run in this folder began with, if it is the same store; else the store's own.
-    """
+    """Return the path that the run in this folder began with if the store is the same, else its own."""
     here = str(store.path.resolve())
     try:
         begun = load_config(run) if run_began(run) else None
@@ -116,8 +115,7 @@ def _place(config: RunConfig) -> tuple[str, str]:
 
 
 def _facts(config: RunConfig) -> dict[Any, str]:
-    """Return what a run knows of its store's maps: a digest per model, and one for all its models together.
-    """
+    """Return what a run knows of its store's maps: a digest per model, and one for all together."""
     specs: dict[Any, str] = {model: digest(entry["spec"]) for model, entry in config.models.items()}
     return {**specs, tuple(sorted(config.models)): config.store_fingerprint}
 

@@ -100,8 +100,7 @@ class AggregatorTask:
         return self.figures(logits)
 
     def validation_logits(self, aggregators: Sequence[Aggregator[Any]]) -> list[NDArray[np.float64]]:
-        """Return each aggregator's logits (patterns · n, K) of the validation share, reading it once for all.
-        """
+        """Return each aggregator's logits (patterns · n, K) of the validation share, read once for all."""
         found = [
             score(
                 aggregators,

@@ -1,5 +1,7 @@
 """From raw video to classes: per clip the backbone that the pattern names, then the aggregator.
 
+Example:
+
     from faster.predict import Predictor
 
     predictor = Predictor("runs/kinetics-fast-gru-1-7-n32-s0")
@@ -184,8 +186,7 @@ class Predictor:
             return state, self._aggregator.readout(state)[0].double().softmax(-1).cpu().numpy()
 
     def _answers(self, paths: list[str], enough: float, clips: int) -> Iterator[ClipAnswer | Prediction]:
-        """Yield what `answers` does; `enough` is the probability to stop at, `clips` what the budget allows.
-        """
+        """Yield what `answers` does; stop at the probability `enough`, and after the first `clips`."""
         class_names, planned = self.run.config.class_names, len(self.models)
         with ExitStack() as stack:
             streams = {
@@ -232,8 +233,7 @@ class Predictor:
                 )
 
     def _requests(self, clips: int) -> dict[tuple[int, int], ClipRequest]:
-        """Return what to decode for the first `clips` clips. Models that see the same frames share a decode.
-        """
+        """Return what to decode for the first `clips`. Models that see the same frames share a decode."""
         places: dict[tuple[int, int], list[int]] = {}
         for place, model in zip(self._places, self.models[:clips], strict=False):
             places.setdefault(self._frames_of(model), []).append(place)

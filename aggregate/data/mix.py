@@ -1,4 +1,4 @@
-"""What a run takes from a store: which models for which clips, and which videos for what."""
+"""What a run takes from a store: models, clips and videos."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ DEFAULT_PATTERN = Pattern(expensive=1, cheap=7)  # the paper's FASTER16
 
 
 class AsksForClips(Protocol):  # read-only, so that frozen records fit
-    """What is asked of a store's models and clips, None where the store settles it; a text is read by `choose_mix`.
+    """What is asked of a store's models and clips. None lets the store settle it; `choose_mix` parses text.
 
-    Among others `TrainConfig`, `RunConfig` and a sweep's `Cell` are such records.
+    `TrainConfig`, `RunConfig` and a sweep's `Cell` are such records, among others.
     """
 
     @property
@@ -41,16 +41,16 @@ class AsksForClips(Protocol):  # read-only, so that frozen records fit
 
     @property
     def expensive(self) -> str | None:
-        """A model."""
+        """The expensive model."""
 
     @property
     def cheap(self) -> str | None:
-        """A model."""
+        """The cheap model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixRequest:
-    """A record of nothing else than what `AsksForClips` has."""
+    """A record with only the attributes of `AsksForClips`."""
 
     pattern: Pattern | str | None = None
     clips: int | None = None
@@ -63,8 +63,8 @@ class MixRequest:
 class Mix:
     """N clips of a video, the expensive and the cheap ones in the pattern's order.
 
-    `expensive` and `cheap` are None where the pattern's N clips have none of that kind. With `drawn`, training
-    draws N and each video's pattern (`budgets`), and `pattern` and `clips` are what the run is reported on.
+    `expensive` and `cheap` are None if the pattern's N clips have none of that kind. With `drawn`, training
+    draws N and each video's pattern (`budgets`); `pattern` and `clips` are what the run reports on.
     """
 
     pattern: Pattern
@@ -76,7 +76,7 @@ class Mix:
 
     @classmethod
     def of_one(cls, features: Features, clips: int) -> Mix:
-        """So many clips of a video, all of one model."""
+        """Return a mix of `clips` clips of a video, all of one model."""
         return cls(
             pattern=ALL_EXPENSIVE,
             clips=clips,
@@ -99,13 +99,13 @@ class Mix:
 
     @property
     def models(self) -> list[str]:
-        """The model of each time."""
+        """The name of the model at each time."""
         names = list(self.features)
         return [names[index] for index in self.model_of]
 
     @property
     def grid(self) -> int:
-        """M, the clips of a view that the store holds."""
+        """M, the clips of a view in the store."""
         return next(iter(self.features.values())).clips
 
     @property
@@ -115,7 +115,7 @@ class Mix:
 
     @cached_property
     def whole(self) -> NDArray[np.bool_]:
-        """(rows, views) bool: every model in use has whole maps."""
+        """(rows, views) bool: whether every model in use has complete maps."""
         views = min(features.views for features in self.features.values())
         whole = np.stack([features.ok[:, :views] for features in self.features.values()])
         return np.asarray(whole.all(axis=0))
@@ -126,7 +126,7 @@ class Mix:
         return sum(self.features[model].gflops_per_clip for model in self.models)
 
     def describe(self) -> str:
-        """One line: how many clips of which model."""
+        """Return one line: how many clips of which model."""
         parts = [f"{self.models.count(model)} {model}" for model in self.features]
         if self.drawn:
             return f"any pattern of up to {counted(self.clips, 'clip')} of {counted(self.clip_frames, 'frame')} ({' and '.join(self.features)})"
@@ -134,13 +134,13 @@ class Mix:
 
 
 def choose_mix(store: Store, asked: AsksForClips) -> Mix:
-    """Settle which models and clips to use, from what the store holds.
+    """Settle which models and clips to use, from the contents of the store.
 
-    Of two models the dearer by GFLOPs is the expensive one; of more, the ones in use must be named. The
-    pattern is 1:7 by default, or all-E where the store has one model; "any" is drawn in training and reported on
-    as 1:7. N is by default all M clips.
+    With two models, the one with more GFLOPs is the expensive one. With more than two, the models in use must
+    be named. The default pattern is 1:7, or all-E if the store has one model; "any" is drawn in training and
+    reported on as 1:7. The default N is all M clips.
 
-    Raises DataError where the store lacks what is asked, UsageError where it is not clear.
+    Raises DataError if the store does not have what is asked, UsageError if the request is ambiguous.
     """
     if not store.models:
         raise DataError(
@@ -161,7 +161,7 @@ def choose_mix(store: Store, asked: AsksForClips) -> Mix:
         )
     for name in named.values():
         if name is not None:
-            store.features(name, length)  # StoreError, with what it has
+            store.features(name, length)  # StoreError, with the known names
     total = asked.clips or max(features.clips for features in known.values())
     chosen: dict[str, Features | None] = {}
     for role, needed in zip(("expensive", "cheap"), pattern.counts(total), strict=True):
@@ -210,7 +210,7 @@ def _choose_length(store: Store, clip_frames: int | None) -> int:
 def _choose_model(
     store: Store, role: str, known: Mapping[str, Features], pattern: Pattern, named: Mapping[str, str | None]
 ) -> str:
-    """The model of a role that the pattern needs: the one named, or the only one that it can be."""
+    """Return the model for a role that the pattern needs: the named one, or the only possible one."""
     if (name := named[role]) is not None:
         return name
     other = named["cheap" if role == "expensive" else "expensive"]
@@ -229,10 +229,10 @@ def _choose_model(
 
 @dataclass(frozen=True, kw_only=True)
 class PartCoverage:
-    """What became of the videos that one part of a split lists.
+    """The state of the videos that one part of a split lists.
 
     listed = whole + failed + waiting + missing; `waiting` have no maps yet, `missing` were not on disk.
-    `unlabelled` of the whole ones are left out.
+    `unlabelled` counts the whole ones that are left out because they have no label.
     """
 
     listed: int
@@ -248,12 +248,12 @@ class PartCoverage:
         return f"{self.listed} listed, {self.whole} whole" + "".join(f", {text}" for text in rest)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return JSON types."""
         return asdict(self)
 
 
 def choose_split(store: Store, name: str | None) -> str:
-    """The named split, or the only one, or the first by name. Raises DataError where there is none."""
+    """Return the named split, or the only one, or the first by name. Raises DataError if there is none."""
     names = store.videos.split_names
     if not names:
         raise DataError(
@@ -268,7 +268,7 @@ def choose_split(store: Store, name: str | None) -> str:
 
 
 def subset_rows(store: Store, mix: Mix, split: str, part: str) -> tuple[NDArray[np.int64], PartCoverage]:
-    """The labelled rows of a split's part whose maps are whole, increasing, and the part's coverage."""
+    """Return a part's labelled rows with complete maps, increasing, and the part's coverage."""
     if part not in PARTS:
         raise UsageError(f"no part is called {part!r}; allowed: {', '.join(PARTS)}")
     videos = store.videos
@@ -289,7 +289,7 @@ def subset_rows(store: Store, mix: Mix, split: str, part: str) -> tuple[NDArray[
 
 
 def no_videos(store: Store, mix: Mix, split: str, part: str, *, options: str = "--split") -> str:
-    """Why a part of a split has no video to use, and which command mends it: for an error's message.
+    """Return why a part of a split has no usable video, and which command fixes it, for an error message.
 
     `options` are those that name another part or split.
     """
@@ -314,16 +314,16 @@ def no_videos(store: Store, mix: Mix, split: str, part: str, *, options: str = "
 
 
 def shared_groups(store: Store, split: str, part: str) -> list[str]:
-    """The groups with videos in both the train part and another part of a split, sorted."""
+    """Return the groups with videos in both the train part and another part of a split, sorted."""
     parts, groups = store.videos.split(split), store.videos.groups
     inside = [{groups[row] for row in np.flatnonzero(parts == PARTS[name])} for name in ("train", part)]
     return sorted(set.intersection(*inside) - {""}) if part != "train" else []
 
 
 def training_is_known(features: Features) -> bool:
-    """Whether the store says which videos the weights' training saw; random weights saw none.
+    """Whether the store says which videos trained the weights; random weights saw none.
 
-    Features that others extracted, and weights that came without a list, leave it unknown.
+    It is unknown for imported features, and for weights without a list of their videos.
     """
     return bool(features.trained_on) or features.spec.weights_random
 

@@ -1,4 +1,4 @@
-"""Which of a split's videos a run trains on, chooses its best epoch by, and reports on."""
+"""Which videos of a split a run uses for training, for choosing its best epoch, and for its report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Subsets:
-    """Rows of the store, int64, for training, validation and the report; "test" or "val" is reported on."""
+    """Rows of the store, int64, for training, validation and report; the report is on "test" or "val"."""
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
@@ -29,7 +29,7 @@ class Subsets:
 
     @property
     def rows(self) -> dict[str, NDArray[np.int64]]:
-        """The rows by what they are for."""
+        """The rows by their use."""
         return {"train": self.train, "validation": self.validation, "report": self.report}
 
 
@@ -39,12 +39,11 @@ def choose_subsets(
     split: str,
     config: TrainConfig,
 ) -> Subsets:
-    """Part the split's videos, say what is covered, and refuse what cannot give sound figures.
+    """Split the videos into subsets, log the coverage, and refuse data that gives no sound results.
 
-    With `config.unseen`, videos that a backbone in use was trained on are left out of training and validation.
-
-    Raises DataError where a part is empty, nothing is known of a backbone's training, the training videos are of one class or too few to hold some out,
-    or a reported video was in a backbone's training.
+    With `config.unseen`, training and validation leave out videos that a backbone in use was trained on.
+    Raises DataError if a part is empty; if a backbone's training videos are unknown; if the training videos
+    are of one class, or too few to hold some out; if a reported video was in a backbone's training.
     """
     rows = {}
     for part in ("train", "val", "test"):
@@ -101,7 +100,7 @@ def choose_subsets(
 
 
 def _unseen(store: Store, mix: Mix, rows: NDArray[np.int64], split: str) -> NDArray[np.int64]:
-    """The rows that no backbone in use was trained on. Raises DataError where there is none, or it is not known."""
+    """Return the rows that no backbone in use was trained on. Raises DataError if none or unknown."""
     ids, seen = [store.videos.ids[row] for row in rows], set[str]()
     for model, features in mix.features.items():
         if not training_is_known(features):
