@@ -43,7 +43,7 @@ class ShapeAdapter(Aggregator[Any]):
             nn.init.uniform_(self.projections[key].weight, -bound, bound)  # type: ignore[arg-type]
 
     def adapt(self, model: str, maps: Tensor) -> Tensor:
-        """Return a model's maps (rows, l, h, w, c) in the common shape, in the parameters' or autocast type."""
+        """Adapt a model's maps (rows, l, h, w, c) to the common shape, in the parameters' or autocast's type."""
         pooled = average_to(maps.to(self.dtype), self.target[:3])
         if (key := self._keys.get(model)) is not None:
             pooled = self.projections[key](pooled)

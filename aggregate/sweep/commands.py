@@ -17,7 +17,7 @@ from ..config import EvaluateOptions, TrainConfig
 from .config import Grid, SweepConfig
 
 _PARTIAL_FAILURE = 3
-# Of a cell's training; the grid settles the rest of TrainConfig, or all cells have its default.
+# For a cell's training; the grid settles the rest of TrainConfig, or all cells have its default.
 _TRAINING = (
     "epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "dropout", "precision",
     "patience", "skip_scores", "unseen", "device",
@@ -40,8 +40,8 @@ def _page(ctx: click.Context, parameter: click.Parameter, out: str) -> str:
 def sweep_command(as_json: bool, **values: Any) -> None:
     """Train and report a whole grid of aggregators, patterns, clips and seeds over one store.
 
-    Cells that read the same batches share one pass over the data, and aggregators on pooled maps train from memory.
-    Run again, only what is not finished is done. Ends with 3 where a cell failed.
+    Cells that read the same batches share one pass over the data, and aggregators on pooled maps train from
+    memory. Run again, only what is not finished is done. Ends with 3 where a cell failed.
 
     \b
     Examples:
