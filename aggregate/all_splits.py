@@ -141,8 +141,8 @@ def run_of_split(path: str | Path, split: str) -> Path:
 def _splits_of(folder: Path) -> list[str]:
     if not is_splits_folder(folder):
         raise RunError(
-            f"{folder} was not trained on every split: its training videos are in other splits' test parts; train with "
-            "faster train-agg --split all"
+            f"{folder} was not trained on every split: its training videos are in other splits' test parts; "
+            "train with faster train-agg --split all"
         )
     try:
         splits = read_as(list[str], read_json(folder / SPLITS_FILE))

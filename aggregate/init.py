@@ -31,7 +31,8 @@ def start_from(run: Run, aggregator: Aggregator[Any], config: RunConfig) -> str:
     theirs = run.config
     if theirs.aggregator != config.aggregator:
         raise DataError(
-            f"{run.path} trained {theirs.aggregator}, and {config.aggregator} is asked; add --aggregator {theirs.aggregator}"
+            f"{run.path} trained {theirs.aggregator}, and {config.aggregator} is asked; "
+            f"add --aggregator {theirs.aggregator}"
         )
     if theirs.skip_scores != config.skip_scores:
         fix = "add" if theirs.skip_scores else "leave out"
@@ -47,15 +48,16 @@ def start_from(run: Run, aggregator: Aggregator[Any], config: RunConfig) -> str:
     }
     if not taken.keys() - fresh:
         raise DataError(
-            f"{run.path}: {theirs.aggregator} has nothing but a classifier, so there is nothing to start from; leave "
+            f"{run.path}: {theirs.aggregator} has nothing but a classifier, "
+            "so there is nothing to start from; leave "
             "out --init, or train another --aggregator there"
         )
     own = aggregator.state_dict()
     if any(name not in own or own[name].shape != value.shape for name, value in taken.items()):
         shapes = [" and ".join(str(tuple(s)) for s in c.map_shapes.values()) for c in (theirs, config)]
         raise DataError(
-            f"{run.path} was trained on maps of {shapes[0]}, the store's are {shapes[1]} (l, h, w, c); start from a run on "
-            "the same backbones' maps"
+            f"{run.path} was trained on maps of {shapes[0]}, the store's are {shapes[1]} (l, h, w, c); "
+            "start from a run on the same backbones' maps"
         )
     aggregator.load_state_dict({**own, **taken})
     classifier = "its classifier too, the classes are the same" if same_classes else "with a new classifier"
@@ -81,7 +83,8 @@ def require_unseen_by(run: Run, store: Store, parts: Subsets, split: str) -> Non
         raise DataError(
             f"{len(seen)} of the {len(ids)} {parts.report_subset} videos of {split} "
             f"{agreeing(len(seen), 'was', 'were')} in the training of {run.path} "
-            f"({seen[0]}, …), so it must not be started from; start from a run on the same split, or on other videos"
+            f"({seen[0]}, …), so it must not be started from; start from a run on the same split, "
+            "or on other videos"
         )
 
 

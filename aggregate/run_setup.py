@@ -184,8 +184,8 @@ def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, parts: Subs
         own = without_heads(store, mix)
         reads = "maps" if own else "logits"
         logger.info(
-            f"average: {', '.join(own)} has no classifier for the store's classes, so linear heads on the pooled "
-            "maps are trained first"
+            f"average: {', '.join(own)} has no classifier for the store's classes, "
+            "so linear heads on the pooled maps are trained first"
             if own
             else "average: the mean of the backbones' own scores; nothing is trained"
         )

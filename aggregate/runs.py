@@ -83,7 +83,8 @@ class RunConfig:
         for role, needed in zip(("expensive", "cheap"), asked.counts(count), strict=True):
             if needed and getattr(self, role) is None:
                 raise UsageError(
-                    f"pattern {asked} takes two models, and the run was trained on {' and '.join(self.models)} alone; "
+                    f"pattern {asked} takes two models, and the run was trained on "
+                    f"{' and '.join(self.models)} alone; "
                     "train one for every pattern: faster train-agg --pattern any"
                 )
             roles[role] = getattr(self, role) if needed else None
@@ -229,7 +230,8 @@ def load_best(path: Path, aggregator: Aggregator[Any]) -> None:
     weights = path / "best.safetensors"
     if not weights.exists():
         raise RunError(
-            f"{weights} is missing: run its train-agg command again; where that cannot go on, delete {path} first"
+            f"{weights} is missing: run its train-agg command again; where that cannot go on, "
+            f"delete {path} first"
         )
     try:
         aggregator.load_state_dict(load_file(weights))

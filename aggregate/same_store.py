@@ -35,8 +35,7 @@ def open_store(config: RunConfig, named: str | Path | None, *, command: Sequence
             raise
         raise RunError(
             f"the run's store is not at {config.store}, where it was when the run was made; say where it is "
-            "now: "
-            f"{shlex.join(command)} --store FOLDER"
+            f"now: {shlex.join(command)} --store FOLDER"
         ) from None
 
 

@@ -86,7 +86,8 @@ def _train(
     if prepared.trains:
         if not has_tensorboard():
             logger.info(
-                "tensorboard is not installed, so no events are written: pip install 'faster-video[tensorboard]'"
+                "tensorboard is not installed, so no events are written: "
+                "pip install 'faster-video[tensorboard]'"
             )
         finished = (run / "result.json").exists() and (run / "last.safetensors").exists()
         reads = prepared.aggregator.reads
@@ -127,6 +128,6 @@ def _require_same_store(run: Path, store: Store, mix: Mix) -> None:
     begun = load_config(run)
     if begun.store == str(store.path.resolve()) and (changes := store_changes(begun, store, mix)):
         raise RunError(
-            f"{store.path} has changed since {run} was begun: {', '.join(changes)}; train on it as it is now: "
-            "faster train-agg with another folder as --out"
+            f"{store.path} has changed since {run} was begun: {', '.join(changes)}; "
+            "train on it as it is now: faster train-agg with another folder as --out"
         )

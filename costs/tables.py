@@ -114,7 +114,8 @@ class PatternCost:
     def __post_init__(self) -> None:
         if min(self.n_expensive, self.n_cheap) < 0 or self.clips < 1:
             raise UsageError(
-                f"{self.n_expensive} expensive and {self.n_cheap} cheap clips; a video needs at least one clip"
+                f"{self.n_expensive} expensive and {self.n_cheap} cheap clips; "
+                "a video needs at least one clip"
             )
 
     @property

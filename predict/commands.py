@@ -141,7 +141,8 @@ def _line(prediction: Prediction) -> str:
     noun = agreeing(sum(prediction.clips_of.values()), "clip", "clips")
     stopped = f"; {prediction.stopped_by}: {_share(prediction)}" if prediction.stopped_by else ""
     left_out = (
-        f"; {counted(prediction.left_out, 'frame')} at the start need pictures from before it and are left out"
+        f"; {counted(prediction.left_out, 'frame')} at the start need pictures from before it and are left "
+        "out"
         if prediction.left_out
         else ""
     )
@@ -167,8 +168,7 @@ def _saved(predictions: Sequence[Prediction]) -> str:
     share = f" ({100 * saved / planned:.1f} %)" if planned else ""
     return (
         f"{stopped:,} of {counted(len(whole), 'video')} left early: saved {saved:.4g} of {planned:.4g} "
-        f"GFLOPs{share}, "
-        f"{clips:,} of {counted(sum(prediction.whole_clips for prediction in whole), 'clip')}"
+        f"GFLOPs{share}, {clips:,} of {counted(sum(prediction.whole_clips for prediction in whole), 'clip')}"
     )
 
 

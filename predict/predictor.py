@@ -150,8 +150,8 @@ class Predictor:
             clips = int((self.gflops_after <= budget_gflops).sum())
             if not clips:
                 raise UsageError(
-                    f"a budget of {budget_gflops:g} GFLOPs; the first clip alone costs {self.gflops_after[0]:.4g} "
-                    f"({self.models[0]})"
+                    f"a budget of {budget_gflops:g} GFLOPs; the first clip alone costs "
+                    f"{self.gflops_after[0]:.4g} ({self.models[0]})"
                 )
         return self._answers([as_text(str(path)) for path in paths], exit_probability or float("inf"), clips)
 
@@ -283,9 +283,10 @@ def _load(spec: FeatureSpec, recorded: str | None, weights: Mapping[str, str], d
     """Return the backbone with exactly the weights that the store's maps were made with."""
     if spec.transform.keys() & {"imported", "pooled"}:
         raise WeightsError(
-            f"the run's maps of {spec.model} were imported, and no backbone here makes them from raw videos; live "
-            "prediction needs a run on maps of faster extract (faster models lists its backbones). For new videos, "
-            "import their features too: faster evaluate RUN --store THEIR-STORE"
+            f"the run's maps of {spec.model} were imported, and no backbone here makes them from raw videos; "
+            "live "
+            "prediction needs a run on maps of faster extract (faster models lists its backbones). For new "
+            "videos, import their features too: faster evaluate RUN --store THEIR-STORE"
         )
     path = weights.get(spec.model)
     if path is None and spec.weights_random:

@@ -148,8 +148,7 @@ class TrainLoader:
         if len(rows) // self.steps_per_epoch < ranks.count:
             raise UsageError(
                 f"batches of {counted(len(rows) // self.steps_per_epoch, 'video')} cannot be shared by "
-                f"{counted(ranks.count, 'process', 'processes')}; "
-                "raise --batch-size, or start fewer"
+                f"{counted(ranks.count, 'process', 'processes')}; raise --batch-size, or start fewer"
             )
 
     def rows_of(self, epoch: int, step: int) -> NDArray[np.int64]:

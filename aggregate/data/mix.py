@@ -129,8 +129,14 @@ class Mix:
         """Return one line: how many clips of which model."""
         parts = [f"{self.models.count(model)} {model}" for model in self.features]
         if self.drawn:
-            return f"any pattern of up to {counted(self.clips, 'clip')} of {counted(self.clip_frames, 'frame')} ({' and '.join(self.features)})"
-        return f"{self.pattern} of {counted(self.clips, 'clip')} of {counted(self.clip_frames, 'frame')} ({', '.join(parts)})"
+            return (
+                f"any pattern of up to {counted(self.clips, 'clip')} of {counted(self.clip_frames, 'frame')} "
+                f"({' and '.join(self.features)})"
+            )
+        return (
+            f"{self.pattern} of {counted(self.clips, 'clip')} of {counted(self.clip_frames, 'frame')} "
+            f"({', '.join(parts)})"
+        )
 
 
 def choose_mix(store: Store, asked: AsksForClips) -> Mix:
@@ -177,8 +183,7 @@ def choose_mix(store: Store, asked: AsksForClips) -> Mix:
     if total > grid:
         raise DataError(
             f"{store.path} holds {counted(grid, 'clip')} a video, {total} {agreeing(total, 'is', 'are')} "
-            f"asked; use --clips {grid} or fewer, or "
-            f"extract into a new store with --clips {total}"
+            f"asked; use --clips {grid} or fewer, or extract into a new store with --clips {total}"
         )
     if drawn and None in chosen.values():
         raise UsageError(f"pattern {ANY} mixes two models' clips, and --clips {total} leaves one; at least 2")
@@ -262,7 +267,8 @@ def choose_split(store: Store, name: str | None) -> str:
         )
     if name is not None and name not in names:
         raise DataError(
-            f"{store.path} has no split {name!r}; it has {', '.join(names)}: name one with --split{did_you_mean(name, names)}"
+            f"{store.path} has no split {name!r}; it has {', '.join(names)}: "
+            f"name one with --split{did_you_mean(name, names)}"
         )
     return name or names[0]
 
@@ -337,5 +343,6 @@ def require_unseen(store: Store, mix: Mix, rows: NDArray[np.int64], split: str, 
             raise DataError(
                 f"{len(seen)} of the {len(ids)} {part} videos of {split} "
                 f"{agreeing(len(seen), 'was', 'were')} in the training of {model} ({seen[0]}, …), so "
-                "the figures would not be of unseen videos; name another --split, or extract with other weights"
+                "the figures would not be of unseen videos; name another --split, "
+                "or extract with other weights"
             )

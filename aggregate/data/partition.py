@@ -64,7 +64,8 @@ def choose_subsets(
     if len(classes) == 1:
         raise DataError(
             f"{store.path}: all {counted(len(rows['train']), 'train video')} of {split} are of one class, "
-            f"{store.class_names[classes[0]]}; add videos of another: faster extract SOURCE --store {store.path}"
+            f"{store.class_names[classes[0]]}; add videos of another: faster extract SOURCE --store "
+            f"{store.path}"
         )
     require_unseen(store, mix, rows[report_subset], split, report_subset)
     train, validation = group_split(
@@ -73,10 +74,13 @@ def choose_subsets(
     if not len(validation):
         fix = f"add videos: faster extract SOURCE --store {store.path}"
         if config.unseen:
-            fix = "leave out --unseen, or extract with weights that were trained on fewer: faster train-backbone … --folds 2 --fold 0"
+            fix = (
+                "leave out --unseen, or extract with weights that were trained on fewer: "
+                "faster train-backbone … --folds 2 --fold 0"
+            )
         raise DataError(
-            f"{store.path}: each class has one {'unseen ' * config.unseen}train video or group in {split}, which leaves none to choose "
-            f"the best epoch by; {fix}"
+            f"{store.path}: each class has one {'unseen ' * config.unseen}train video or group in {split}, "
+            f"which leaves none to choose the best epoch by; {fix}"
         )
     by = "group" if any(store.videos.groups[row] for row in rows["train"]) else "video"
     logger.info(
@@ -91,8 +95,8 @@ def choose_subsets(
             for rows_ in (train, validation)
         ]
         logger.info(
-            f"{model}: {shares[0]:.0%} of the {len(train)} training and {shares[1]:.0%} of the {len(validation)} validation "
-            "videos were in its own training"
+            f"{model}: {shares[0]:.0%} of the {len(train)} training and {shares[1]:.0%} of the "
+            f"{len(validation)} validation videos were in its own training"
         )
     return Subsets(
         train=train, validation=validation, report=rows[report_subset], report_subset=report_subset
@@ -105,7 +109,8 @@ def _unseen(store: Store, mix: Mix, rows: NDArray[np.int64], split: str) -> NDAr
     for model, features in mix.features.items():
         if not training_is_known(features):
             raise DataError(
-                f"{store.path}: which videos {model} was trained on is unknown, so nobody can tell the unseen ones; leave out --unseen"
+                f"{store.path}: which videos {model} was trained on is unknown, "
+                "so nobody can tell the unseen ones; leave out --unseen"
             )
         seen.update(features.seen_in_training(ids))
     kept = rows[[name not in seen for name in ids]]

@@ -237,8 +237,7 @@ def notes(mix: Mix) -> list[str]:
     if not uniform_subset(mix.grid, mix.clips)[1]:
         lines.append(
             f"{mix.clips} does not divide the store's {counted(mix.grid, 'clip')} a video: the nearest "
-            "clips are taken, "
-            "not exactly those that the paper's uniform sampling would give"
+            "clips are taken, not exactly those that the paper's uniform sampling would give"
         )
     for model, features in mix.features.items():
         if features.spec.weights_random:
@@ -253,8 +252,8 @@ def _group_notes(store: Store, split: str, part: str) -> list[str]:
     if not shared:
         return []
     return [
-        f"{counted(len(shared), 'group')} of {split} ({shared[0]}{', …' if shared[1:] else ''}) with videos in both train "
-        f"and {part}: these figures may look better than those of unseen groups"
+        f"{counted(len(shared), 'group')} of {split} ({shared[0]}{', …' if shared[1:] else ''}) with videos "
+        f"in both train and {part}: these figures may look better than those of unseen groups"
     ]
 
 
@@ -277,8 +276,8 @@ def write_predictions(path: Path, store: Store, rows: NDArray[np.int64], logits:
 def _require_same_maps(store: Store, mix: Mix, config: RunConfig) -> None:
     if store.class_names != config.class_names:
         raise DataError(
-            f"{store.path} has other classes ({len(store.class_names)}) than the run ({len(config.class_names)}); "
-            "an aggregator answers with the classes that it was trained on"
+            f"{store.path} has other classes ({len(store.class_names)}) than the run "
+            f"({len(config.class_names)}); an aggregator answers with the classes that it was trained on"
         )
     for model, features in mix.features.items():
         trained = FeatureSpec.from_dict(config.models[model]["spec"])

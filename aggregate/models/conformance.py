@@ -164,7 +164,8 @@ def steps_give_what_the_whole_sequence_gives(make: Make, shape: MapShape) -> Non
                 logits = run(aggregator, batch)
                 _require(
                     logits.shape == (3, NUM_CLASSES) and logits.dtype == torch.float64,
-                    f"logits of 3 videos are {tuple(logits.shape)} {logits.dtype}, not (3, {NUM_CLASSES}) float64",
+                    f"logits of 3 videos are {tuple(logits.shape)} {logits.dtype}, not (3, "
+                    f"{NUM_CLASSES}) float64",
                 )
                 outcomes.append(outcome(aggregator, logits, inputs))
             assert_same(outcomes[0], outcomes[1], len(list(aggregators[0].parameters())) + 2)

@@ -74,7 +74,8 @@ def _own_class(name: str) -> type[Aggregator[Any]]:
         inspect.signature(found).bind(map_shapes={}, num_classes=1, dropout=0.0)
     except TypeError as error:
         raise UsageError(
-            f"{what} cannot be built: its __init__ must take map_shapes, num_classes and dropout by name ({error})"
+            f"{what} cannot be built: its __init__ must take map_shapes, "
+            f"num_classes and dropout by name ({error})"
         ) from error
     return found
 

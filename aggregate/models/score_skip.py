@@ -101,14 +101,14 @@ def own_heads(store: Store, mix: Mix) -> Heads:
     for model, features in mix.features.items():
         if features.class_names != store.class_names:
             raise DataError(
-                f"{model} has no classifier for the store's classes, and --skip-scores adds its scores; leave the option out, or "
-                "extract with weights that were trained on these classes"
+                f"{model} has no classifier for the store's classes, and --skip-scores adds its scores; "
+                "leave the option out, or extract with weights that were trained on these classes"
             )
         head = read_head(features)
         if head is None:
             raise DataError(
-                f"the store keeps no linear classifier of {model} (its scores are not a linear layer on the map's mean, or it was "
-                "imported), and --skip-scores adds its scores; leave the option out"
+                f"the store keeps no linear classifier of {model} (its scores are not a linear layer on the "
+                "map's mean, or it was imported), and --skip-scores adds its scores; leave the option out"
             )
         heads[model] = (torch.tensor(head[0]), torch.tensor(head[1]))
     return heads

@@ -43,7 +43,7 @@ class ShapeAdapter(Aggregator[Any]):
             nn.init.uniform_(self.projections[key].weight, -bound, bound)  # type: ignore[arg-type]
 
     def adapt(self, model: str, maps: Tensor) -> Tensor:
-        """Adapt a model's maps (rows, l, h, w, c) to the common shape, in the parameters' or autocast's type."""
+        """Adapt one model's maps (rows, l, h, w, c) to the common shape, in the compute type."""
         pooled = average_to(maps.to(self.dtype), self.target[:3])
         if (key := self._keys.get(model)) is not None:
             pooled = self.projections[key](pooled)
@@ -56,7 +56,10 @@ class ShapeAdapter(Aggregator[Any]):
             f"{model} {'×'.join(map(str, shape))}" + (" (projected)" if model in self._keys else "")
             for model, shape in self.map_shapes.items()
         )
-        return f"the models' maps differ in shape: all are averaged to {size}, and projected to {self.target[3]} channels: {done}"
+        return (
+            f"the models' maps differ in shape: all are averaged to {size}, "
+            f"and projected to {self.target[3]} channels: {done}"
+        )
 
     def init(self, x0: Tensor, model0: str) -> Any:
         """Return the inner state of the adapted map."""

@@ -95,7 +95,8 @@ def draw_others(axes: Any, points: Sequence[tuple[float, float]]) -> None:
 
 def _legend(meta: ReportMeta, unknown: Sequence[ReportRow]) -> str:
     return (
-        "mean over seeds ± standard error; small dots: single seeds; grey band: Pareto front of one set of videos; markers\n"
+        "mean over seeds ± standard error; small dots: single seeds; grey band: "
+        "Pareto front of one set of videos; markers\n"
         "that would cover each other stand side by side"
         + ("; open circles: the paper, on Kinetics-400" if meta.paper else "")
         + (f"; left out: {len(unknown)} of 0 GFLOPs, cost unknown" if unknown else "")

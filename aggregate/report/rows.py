@@ -235,7 +235,8 @@ def table_text(rows: Sequence[ReportRow], meta: ReportMeta) -> str:
             lines.append(f"  {heading}")
         lines += [line(texts[number], "*" if front[number] else " ") for number in members]
     lines.append(
-        "* no row of the same videos is both cheaper and as accurate; s.e.: standard error of the mean over the seeds"
+        "* no row of the same videos is both cheaper and as accurate; s.e.: "
+        "standard error of the mean over the seeds"
     )
     lines += [f"{label}: {percent(value)} %" for label, value in meta.ceilings]
     lines += meta.coverage

@@ -256,7 +256,10 @@ def _not_there(lines: Sequence[Line]) -> list[str]:
         what = "failed" if "failed" in line else "empty"
         if what in line:
             seed = f", seed {line['seed']}" if what == "failed" else ""
-            mix = f"{line['pattern']} of {counted(line['clips'], 'clip')} of {counted(line['clip_frames'], 'frame')}"
+            mix = (
+                f"{line['pattern']} of {counted(line['clips'], 'clip')} of "
+                f"{counted(line['clip_frames'], 'frame')}"
+            )
             reasons.setdefault(f"{what}: {mix}{seed}: {line[what]}", {})[line["aggregator"]] = None
     return [f"{reason} ({', '.join(names)})" for reason, names in reasons.items()]
 

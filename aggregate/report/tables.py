@@ -112,7 +112,10 @@ def _table_4(rows: Sequence[ReportRow]) -> list[Table]:
                         (pattern, *_accuracy_and_cost(column.get(pattern) for column in columns.values()))
                         for pattern in sorted(patterns, key=_share, reverse=True)
                     ),
-                    note=f"{PERCENT}; GFLOPs of a video, backbones and aggregator; empty cells cannot be or were not asked",
+                    note=(
+                        f"{PERCENT}; GFLOPs of a video, backbones and aggregator; "
+                        "empty cells cannot be or were not asked"
+                    ),
                 )
             )
     return tables

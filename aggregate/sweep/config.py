@@ -65,7 +65,10 @@ class SweepConfig:
 
     training: TrainConfig = field(
         metadata=declare(
-            help="How each cell is trained, and the store, split and device; what the grid settles is left out.",
+            help=(
+                "How each cell is trained, and the store, split and device; "
+                "what the grid settles is left out."
+            ),
             python=True,
         )
     )

@@ -98,7 +98,8 @@ def expand(grid: Grid, held: Mapping[int, AvailableFeatures]) -> tuple[list[Cell
             known = held[missing[0]].gflops
             hint = did_you_mean(str(name), known)
             raise DataError(
-                f"the store has no maps of {name} at {counted(missing[0], 'frame')}; it has {', '.join(known)}{hint}"
+                f"the store has no maps of {name} at {counted(missing[0], 'frame')}; "
+                f"it has {', '.join(known)}{hint}"
             )
     cells: dict[Cell, None] = {}
     empty: dict[Cell, EmptyCell] = {}

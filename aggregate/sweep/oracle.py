@@ -95,8 +95,8 @@ def oracle(
     expensive, cheap = mix.expensive, mix.cheap
     if expensive is None or cheap is None:
         raise DataError(
-            f"{run.path} uses one model on every clip, so there is nothing to choose; name a run whose pattern mixes two, "
-            "as faster train-agg --pattern 1:7 makes"
+            f"{run.path} uses one model on every clip, so there is nothing to choose; "
+            "name a run whose pattern mixes two, as faster train-agg --pattern 1:7 makes"
         )
     plain = evaluate(run, store=store, split=split, part=part, batch_size=batch_size, device=device)
     split, part, batch_size = choose_split(opened, plain.split), plain.part, batch_size or run.batch_size

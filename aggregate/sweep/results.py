@@ -72,7 +72,8 @@ class ResultsLog:
             return False
         if line["store_fingerprint"] != store_fingerprint(self.store, choose_mix(self.store, cell)):
             raise RunError(
-                f"{self.store.path} has changed since {cell.name} was trained; sweep it as it is now, with another --out"
+                f"{self.store.path} has changed since {cell.name} was trained; sweep it as it is now, "
+                "with another --out"
             )
         return True
 

@@ -192,7 +192,10 @@ def _cache_budget(config: SweepConfig, store: Store, split: str, cells: Sequence
     jobs = min(config.jobs, len(share_batches(cells))) or 1
     if mixes:
         each = [cache_bytes(store, split, [mix]) for mix in mixes.values()]
-        line = f"pooled vectors: up to {max(each) / 2**30:.2f} GiB a process, of {budget / jobs / 2**30:.2f} allowed"
+        line = (
+            f"pooled vectors: up to {max(each) / 2**30:.2f} GiB a process, "
+            f"of {budget / jobs / 2**30:.2f} allowed"
+        )
         if max(each) > budget // jobs:
             line += "; where they do not fit, maps are read in each step: raise --cache-gib, or lower --jobs"
         logger.info(line)
@@ -204,5 +207,6 @@ def _log_line(line: Line) -> None:
         logger.warning(f"failed: {line['cell']}: {line['failed']}")
     else:
         logger.info(
-            f"{line['cell']}: top-1 {line['metrics']['top1']:.1%}, {line['gflops_per_video']:.4g} GFLOPs a video"
+            f"{line['cell']}: top-1 {line['metrics']['top1']:.1%}, {line['gflops_per_video']:.4g} GFLOPs a "
+            "video"
         )
