@@ -43,7 +43,10 @@ class ShapeAdapter(Aggregator[Any]):
             nn.init.uniform_(self.projections[key].weight, -bound, bound)  # type: ignore[arg-type]
 
     def adapt(self, model: str, maps: Tensor) -> Tensor:
-        """Adapt one model's maps (rows, l, h, w, c) to the common shape, in the compute type."""
+        """Adapt a model's maps (rows, l, h, w, c) to the common shape.
+
+        The result has the parameters' type, or autocast's.
+        """
         pooled = average_to(maps.to(self.dtype), self.target[:3])
         if (key := self._keys.get(model)) is not None:
             pooled = self.projections[key](pooled)
