@@ -87,9 +87,9 @@ def train_splits(config: TrainConfig, *, progress: bool = True) -> SplitsResult:
     # An error in the last split must not wait for the first one's training.
     for split in store.videos.split_names:
         with quiet():  # its training will log this
-            parts = choose_subsets(store, mix, split, config)
+            subsets = choose_subsets(store, mix, split, config)
         if origin is not None:
-            require_unseen_by(origin, store, parts, split)
+            require_unseen_by(origin, store, subsets, split)
     reports = {}
     with init_distributed(config.device) as (ranks, _):
         for split in store.videos.split_names:

@@ -71,17 +71,17 @@ def start_from(run: Run, aggregator: Aggregator[Any], config: RunConfig) -> str:
     return f"starts from {run.path}, {counted(len(taken), 'tensor')}, {classifier}{note}"
 
 
-def require_unseen_by(run: Run, store: Store, parts: Subsets, split: str) -> None:
+def require_unseen_by(run: Run, store: Store, subsets: Subsets, split: str) -> None:
     """Refuse to start from a run that has seen videos of the report, compared by id.
 
     Raises:
         DataError: it has.
     """
-    ids = [store.videos.ids[row] for row in parts.report]
+    ids = [store.videos.ids[row] for row in subsets.report]
     seen = [name for name in ids if name in run.trained_on]
     if seen:
         raise DataError(
-            f"{len(seen)} of the {len(ids)} {parts.report_subset} videos of {split} "
+            f"{len(seen)} of the {len(ids)} {subsets.report_subset} videos of {split} "
             f"{agreeing(len(seen), 'was', 'were')} in the training of {run.path} "
             f"({seen[0]}, …), so it must not be started from; start from a run on the same split, "
             "or on other videos"

@@ -56,16 +56,16 @@ class PreparedRun:
         store: Store,
         mix: Mix,
         split: str,
-        parts: Subsets,
+        subsets: Subsets,
         *,
         run: Path,
         device: torch.device,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.config, self.store, self.mix, self.parts = config, store, mix, parts
+        self.config, self.store, self.mix, self.subsets = config, store, mix, subsets
         self.run, self.device, self.ranks = run, device, ranks
         self.settled = replace(
-            _settle(config, store, mix, split, parts), store=recorded_place(run, store, mix)
+            _settle(config, store, mix, split, subsets), store=recorded_place(run, store, mix)
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -109,7 +109,7 @@ class PreparedRun:
             self.aggregator,
             reader,
             self.store,
-            self.parts,
+            self.subsets,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             label_smoothing=self.config.label_smoothing,
@@ -138,7 +138,7 @@ class PreparedRun:
         """
         if logits is None:
             self.load_best()
-        rows = np.sort(np.concatenate([self.parts.train, self.parts.validation]))
+        rows = np.sort(np.concatenate([self.subsets.train, self.subsets.validation]))
         trained_on = self.seen_before.union(self.store.videos.ids[row] for row in rows)
         if self.ranks.is_main:
             record_place(self.run, self.store)
@@ -162,7 +162,7 @@ class PreparedRun:
             self.store,
             mix,
             split=self.settled.split,
-            part=self.parts.report_subset,
+            part=self.subsets.report_subset,
             trained_on=trained_on,
             predictions=predictions,
             batch_size=self.scoring_batch,
@@ -177,7 +177,7 @@ def without_heads(store: Store, mix: Mix) -> list[str]:
     return [model for model, f in mix.features.items() if f.class_names != store.class_names]
 
 
-def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, parts: Subsets) -> RunConfig:
+def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, subsets: Subsets) -> RunConfig:
     """Settle every value, as config.json holds it."""
     reads = "maps"
     if config.aggregator == "average":
@@ -192,7 +192,7 @@ def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, parts: Subs
     logger.info(
         f"{config.aggregator}: {mix.describe()}, {counted(len(store.class_names), 'class', 'classes')}"
     )
-    without = len(store.class_names) - len(np.unique(store.videos.labels[parts.train]))
+    without = len(store.class_names) - len(np.unique(store.videos.labels[subsets.train]))
     if without:
         logger.info(
             f"note: {without:,} of the {counted(len(store.class_names), 'class', 'classes')} "
@@ -205,7 +205,7 @@ def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, parts: Subs
         store=str(store.path.resolve()),
         store_fingerprint=store_fingerprint(store, mix),
         split=split,
-        report_subset=parts.report_subset,
+        report_subset=subsets.report_subset,
         aggregator=config.aggregator,
         dropout=config.dropout,
         reads=reads,
@@ -223,8 +223,8 @@ def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, parts: Subs
         },
         validation_share=config.validation_share,
         videos={
-            **{name: len(values) for name, values in parts.rows.items()},
-            "digest": digest({name: values.tolist() for name, values in parts.rows.items()}),
+            **{name: len(values) for name, values in subsets.rows.items()},
+            "digest": digest({name: values.tolist() for name, values in subsets.rows.items()}),
             "store": int(store.videos.exists.sum()),
             "segments": list(store.videos.segments),
         },

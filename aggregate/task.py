@@ -47,7 +47,7 @@ class AggregatorTask:
         aggregator: Aggregator[Any],
         reader: ClipReader,
         store: Store,
-        parts: Subsets,
+        subsets: Subsets,
         *,
         batch_size: int,
         seed: int,
@@ -58,12 +58,12 @@ class AggregatorTask:
     ) -> None:
         self.model = aggregator
         self._ids, self._labels = store.videos.ids, store.videos.labels
-        self._validation, self._batch_size = parts.validation, scoring_batch(batch_size, ranks.count)
+        self._validation, self._batch_size = subsets.validation, scoring_batch(batch_size, ranks.count)
         self._label_smoothing, self._device, self._ranks = label_smoothing, device, ranks
         mix, self._reader = reader.mix, reader
         self._validated = [b for b in budgets(mix) if b.clips == mix.clips] if mix.drawn else [mix]
-        self._loader = TrainLoader(reader, parts.train, batch_size=batch_size, seed=seed, ranks=ranks)
-        self._weights = class_weights(self._labels[parts.train], len(store.class_names), balanced=balanced)
+        self._loader = TrainLoader(reader, subsets.train, batch_size=batch_size, seed=seed, ranks=ranks)
+        self._weights = class_weights(self._labels[subsets.train], len(store.class_names), balanced=balanced)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -75,8 +75,8 @@ class AggregatorTask:
         batches = self._loader.batches(epoch, start_step)
         try:
             for step, batch in enumerate(batches, start_step):
-                whole = self._weights[self._labels[self._loader.rows_of(epoch, step)]]
-                shares = self._weights[batch.labels.numpy()] / whole.sum()
+                all_weights = self._weights[self._labels[self._loader.rows_of(epoch, step)]]
+                shares = self._weights[batch.labels.numpy()] / all_weights.sum()
                 yield batch, torch.from_numpy(shares.astype(np.float32))
         finally:
             batches.close()

@@ -72,12 +72,12 @@ def _train(
     names = store.videos.split_names
     first = not config.split and len(names) > 1
     logger.info(f"split: {split}" + (f" (of {', '.join(names)}; the first by name)" if first else ""))
-    parts = choose_subsets(store, mix, split, config)
-    prepared = PreparedRun(config, store, mix, split, parts, run=run, ranks=ranks, device=device)
+    subsets = choose_subsets(store, mix, split, config)
+    prepared = PreparedRun(config, store, mix, split, subsets, run=run, ranks=ranks, device=device)
     if config.init is not None:
         origin = load_run(config.init)
         logger.info(start_from(origin, prepared.aggregator, prepared.settled))
-        require_unseen_by(origin, store, parts, split)
+        require_unseen_by(origin, store, subsets, split)
         prepared.init, prepared.seen_before = identity(origin, begun=run), origin.trained_on
     logger.info(f"run folder: {run}")
     if (before := prepared.settled.store) != str(store.path.resolve()):

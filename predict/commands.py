@@ -158,17 +158,18 @@ def _share(prediction: Prediction) -> str:
 
 def _saved(predictions: Sequence[Prediction]) -> str:
     """Return a line that says what all videos saved together. Failed ones are left out."""
-    whole = [prediction for prediction in predictions if not prediction.reason]
-    stopped = sum(bool(prediction.stopped_by) for prediction in whole)
+    complete = [prediction for prediction in predictions if not prediction.reason]
+    stopped = sum(bool(prediction.stopped_by) for prediction in complete)
     saved, planned = (
-        sum(prediction.saved_gflops for prediction in whole),
-        sum(prediction.whole_gflops for prediction in whole),
+        sum(prediction.saved_gflops for prediction in complete),
+        sum(prediction.whole_gflops for prediction in complete),
     )
-    clips = sum(prediction.saved_clips for prediction in whole)
+    clips = sum(prediction.saved_clips for prediction in complete)
     share = f" ({100 * saved / planned:.1f} %)" if planned else ""
     return (
-        f"{stopped:,} of {counted(len(whole), 'video')} left early: saved {saved:.4g} of {planned:.4g} "
-        f"GFLOPs{share}, {clips:,} of {counted(sum(prediction.whole_clips for prediction in whole), 'clip')}"
+        f"{stopped:,} of {counted(len(complete), 'video')} left early: saved {saved:.4g} of {planned:.4g} "
+        f"GFLOPs{share}, {clips:,} of "
+        f"{counted(sum(prediction.whole_clips for prediction in complete), 'clip')}"
     )
 
 

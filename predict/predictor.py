@@ -83,7 +83,9 @@ class Predictor:
                 f"the run has no model {min(unknown)!r}; it has: {', '.join(config.models)}{hint}"
             )
         mask = config.pattern.expensive_mask(config.clips)
-        self.models: list[str] = [str(config.expensive if dear else config.cheap) for dear in mask]
+        self.models: list[str] = [
+            str(config.expensive if is_expensive else config.cheap) for is_expensive in mask
+        ]
         """The model of each of the N clips, in time order."""
         self._specs = {
             model: FeatureSpec.from_dict(entry["spec"])

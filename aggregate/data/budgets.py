@@ -44,12 +44,12 @@ def budget_name(pattern: Pattern, clips: int) -> str:
 
 
 def _on(mix: Mix, pattern: Pattern, clips: int) -> Mix:
-    dear, cheap = pattern.counts(clips)
+    expensive, cheap = pattern.counts(clips)
     return replace(
         mix,
         pattern=pattern,
         clips=clips,
-        expensive=mix.expensive if dear else None,
+        expensive=mix.expensive if expensive else None,
         cheap=mix.cheap if cheap else None,
         drawn=False,
     )

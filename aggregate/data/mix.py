@@ -117,8 +117,8 @@ class Mix:
     def whole(self) -> NDArray[np.bool_]:
         """(rows, views) bool: whether every model in use has complete maps."""
         views = min(features.views for features in self.features.values())
-        whole = np.stack([features.ok[:, :views] for features in self.features.values()])
-        return np.asarray(whole.all(axis=0))
+        complete = np.stack([features.ok[:, :views] for features in self.features.values()])
+        return np.asarray(complete.all(axis=0))
 
     @property
     def backbone_gflops(self) -> float:
@@ -127,7 +127,7 @@ class Mix:
 
     def describe(self) -> str:
         """Return one line: how many clips of which model."""
-        parts = [f"{self.models.count(model)} {model}" for model in self.features]
+        counts = [f"{self.models.count(model)} {model}" for model in self.features]
         if self.drawn:
             return (
                 f"any pattern of up to {counted(self.clips, 'clip')} of {counted(self.clip_frames, 'frame')} "
@@ -135,7 +135,7 @@ class Mix:
             )
         return (
             f"{self.pattern} of {counted(self.clips, 'clip')} of {counted(self.clip_frames, 'frame')} "
-            f"({', '.join(parts)})"
+            f"({', '.join(counts)})"
         )
 
 
@@ -279,17 +279,17 @@ def subset_rows(store: Store, mix: Mix, split: str, part: str) -> tuple[NDArray[
         raise UsageError(f"no part is called {part!r}; allowed: {', '.join(PARTS)}")
     videos = store.videos
     listed = (videos.split(split) == PARTS[part]) & videos.exists
-    whole = listed & mix.whole[:, 0]
+    complete = listed & mix.whole[:, 0]
     failed = np.logical_or.reduce([f.coverage.failed[:, 0] for f in mix.features.values()]) & listed
-    labelled = whole & (videos.labels >= 0)
+    labelled = complete & (videos.labels >= 0)
     missing = videos.missing_in(split, part)
     coverage = PartCoverage(
         listed=int(listed.sum()) + missing,
-        whole=int(whole.sum()),
+        whole=int(complete.sum()),
         failed=int(failed.sum()),
-        waiting=int((listed & ~whole & ~failed).sum()),
+        waiting=int((listed & ~complete & ~failed).sum()),
         missing=missing,
-        unlabelled=int((whole & ~labelled).sum()),
+        unlabelled=int((complete & ~labelled).sum()),
     )
     return np.flatnonzero(labelled).astype(np.int64), coverage
 
@@ -308,21 +308,21 @@ def no_videos(store: Store, mix: Mix, split: str, part: str, *, options: str = "
             f"{start}: it lists only {' and '.join(has)} videos; name another with {options} (splits: "
             f"{', '.join(store.videos.split_names)}), or add some: faster extract SOURCE --store {store.path}"
         )
-    waiting = [
+    pending = [
         f"{features.model} has {int((listed & features.ok[:, 0]).sum())} of {coverage.listed}"
         for features in mix.features.values()
         if (listed & ~features.ok[:, 0] & ~features.coverage.failed[:, 0]).any()
     ]
-    if waiting:
+    if pending:
         models = " ".join(f"--model {model}" for model in mix.features)
-        return f"{start} ({', '.join(waiting)}); go on with: faster extract --store {store.path} {models}"
+        return f"{start} ({', '.join(pending)}); go on with: faster extract --store {store.path} {models}"
     return f"{start} ({coverage}); see: faster inspect {store.path}"
 
 
 def shared_groups(store: Store, split: str, part: str) -> list[str]:
     """Return the groups with videos in both the train part and another part of a split, sorted."""
-    parts, groups = store.videos.split(split), store.videos.groups
-    inside = [{groups[row] for row in np.flatnonzero(parts == PARTS[name])} for name in ("train", part)]
+    part_of, groups = store.videos.split(split), store.videos.groups
+    inside = [{groups[row] for row in np.flatnonzero(part_of == PARTS[name])} for name in ("train", part)]
     return sorted(set.intersection(*inside) - {""}) if part != "train" else []
 
 

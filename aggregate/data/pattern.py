@@ -43,12 +43,12 @@ class Pattern:
             return known[text.lower()]
         match = re.fullmatch(r"(\d{1,6}):(\d{1,6})", text, flags=re.ASCII)
         if match is None:
-            words = ", or ".join(["#E:#C as in 1:7", "all-E", "all-C", *also])
+            forms = ", or ".join(["#E:#C as in 1:7", "all-E", "all-C", *also])
             two = re.fullmatch(r"\s*(\d{1,6})\s*\D{1,3}\s*(\d{1,6})\s*", text, flags=re.ASCII)
             hint = (
                 f"; did you mean {two[1]}:{two[2]}?" if two else did_you_mean(text, ["all-E", "all-C", *also])
             )
-            raise UsageError(f"pattern {text!r} is not understood; write {words}{hint}")
+            raise UsageError(f"pattern {text!r} is not understood; write {forms}{hint}")
         expensive, cheap = int(match[1]), int(match[2])
         if not expensive or not cheap:  # 3:0 is all-E
             expensive, cheap = min(expensive, 1), min(cheap, 1)

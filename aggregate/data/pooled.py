@@ -57,8 +57,8 @@ def pool_maps(
     clip_bytes = 2 * int(np.prod(features.map_shape))
     at_once = max(1, _READ_BYTES // (clips * clip_bytes))
     for view in range(views):
-        whole = rows[features.ok[rows, view]]
-        for here in _parts(whole, at_once):
+        complete = rows[features.ok[rows, view]]
+        for here in _blocks(complete, at_once):
             every = np.broadcast_to(np.arange(clips), (len(here), clips))
             batch = reader.read(here, np.full(len(here), view), every, np.zeros_like(every)).to(device)
             vectors = pool(batch.inputs[features.model], torch.float32).cpu()
@@ -92,6 +92,6 @@ def free_memory_bytes() -> int:
     return max(free, 0)
 
 
-def _parts(rows: NDArray[np.int64], at_once: int) -> Iterator[NDArray[np.int64]]:
+def _blocks(rows: NDArray[np.int64], at_once: int) -> Iterator[NDArray[np.int64]]:
     for start in range(0, len(rows), at_once):
         yield rows[start : start + at_once]

@@ -235,8 +235,11 @@ def its_cost_is_what_torch_counts(make: Make, shape: MapShape) -> None:
         batch = batch_for(aggregator, clips, shape, videos=1)
         counted = _multiply_adds(by_steps, aggregator, batch)
         _require_cost("gflops", clips, aggregator.gflops(clips, shape), counted - last_layer)
-        whole = _multiply_adds(aggregator, batch)
-        _require(whole == counted, f"of {clips} clips, the whole sequence costs {whole}, by steps {counted}")
+        at_once_cost = _multiply_adds(aggregator, batch)
+        _require(
+            at_once_cost == counted,
+            f"of {clips} clips, the whole sequence costs {at_once_cost}, by steps {counted}",
+        )
         state = _state(aggregator, batch, clips)
         step = _multiply_adds(aggregator.step, state, *batch.at(0))
         _require_cost("step_gflops", clips, aggregator.step_gflops(shape), step)

@@ -39,7 +39,7 @@ def row_names(rows: Sequence[Row]) -> list[RowName]:
         RowName(group=group, mixture=mixture, setting=setting)
         for group, mixture, setting in zip(_groups(rows), _mixtures(firsts), settings, strict=True)
     ]
-    return _told_apart(names, firsts)
+    return _make_distinct(names, firsts)
 
 
 def _groups(rows: Sequence[Row]) -> list[str]:
@@ -102,10 +102,10 @@ def _differing(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return [", ".join(t for t, show in zip(row, shown, strict=True) if show and t) for row in rows]
 
 
-def _told_apart(names: Sequence[RowName], firsts: Sequence[Result]) -> list[RowName]:
+def _make_distinct(names: Sequence[RowName], firsts: Sequence[Result]) -> list[RowName]:
     """Give groups of their own to rows that still look alike: their maps or reported videos differ."""
     alike = grouped(range(len(names)), lambda n: (names[n], firsts[n].config.aggregator, firsts[n].mix))
-    told = list(names)
+    distinct = list(names)
     for numbers in alike.values():
         texts = _differing(
             [
@@ -119,5 +119,5 @@ def _told_apart(names: Sequence[RowName], firsts: Sequence[Result]) -> list[RowN
         )
         for number, text in zip(numbers, texts, strict=True):
             group = ", ".join(part for part in (names[number].group, text) if part)
-            told[number] = replace(names[number], group=group)
-    return told
+            distinct[number] = replace(names[number], group=group)
+    return distinct

@@ -114,13 +114,13 @@ def _draw_panels(figure: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> No
     figure.subplots_adjust(
         left=0.08, right=0.985, bottom=0.5 / height, top=1 - 1.15 / height, wspace=0.14, hspace=0.32
     )
-    plain = replace(meta, ceilings=())
+    without_ceilings = replace(meta, ceilings=())
     others = [(row.gflops_per_video, 100 * row.mean) for row in rows]
     for place, (name, members) in enumerate(panels.items()):
         axes = grid[place // 2][place % 2]
         axes.set_title(name, loc="left", fontsize=10, fontweight="bold")
         draw_others(axes, others)
-        _draw_rows(axes, members, rows, plain)
+        _draw_rows(axes, members, rows, without_ceilings)
         if place % 2:
             axes.set_ylabel("")
         if place + 2 < len(panels):

@@ -116,15 +116,15 @@ class Result:
     def command(self) -> str:
         """The train-agg command that repeats the run, with every option that is not the default."""
         c = self.config
-        words = ["faster", "train-agg", "--store", c.store, "--aggregator", c.aggregator]
+        arguments = ["faster", "train-agg", "--store", c.store, "--aggregator", c.aggregator]
         pattern = ANY if c.drawn else str(c.pattern)
         # For a drawn pattern config.json has the largest N and both models, for every result.
         clips = str(self.values["clips"])
-        words += ["--pattern", pattern, "--clips", clips, "--clip-frames", str(c.clip_frames)]
-        words += ["--split", c.split]
+        arguments += ["--pattern", pattern, "--clips", clips, "--clip-frames", str(c.clip_frames)]
+        arguments += ["--split", c.split]
         for role in ("expensive", "cheap"):
             if (model := self.values[role]) is not None:  # both for a drawn pattern
-                words += [f"--{role}", model]
+                arguments += [f"--{role}", model]
         given = {**self.training, **{n: self.values[n] for n in _BESIDE_TRAINING if n in self.values}}
         if (init := self.values.get("init")) is not None:
             given["init"] = init["run"]
@@ -132,8 +132,8 @@ class Result:
             value = given.get(name, default)
             if name in given and value != default and value is not None:
                 option = "--" + name.replace("_", "-")
-                words += [option] if value is True else [option, str(value)]
-        return shlex.join(words)
+                arguments += [option] if value is True else [option, str(value)]
+        return shlex.join(arguments)
 
 
 def read_results(paths: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
@@ -149,7 +149,7 @@ def read_results(paths: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
         if (path / CELLS_FILE).exists():
             lines = sorted(read_lines(path / CELLS_FILE), key=_paper_order)
             named += [path / line["run"] for line in lines if "metrics" in line]
-            failures += _not_there(lines)
+            failures += _why_missing(lines)
         elif (path / SPLITS_FILE).exists():
             splits = read_json(path / SPLITS_FILE)
             if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
@@ -249,7 +249,7 @@ def _paper_order(line: Line) -> tuple[Any, ...]:
     return line["clip_frames"], rank, name, line["clips"], cheap, line["seed"]
 
 
-def _not_there(lines: Sequence[Line]) -> list[str]:
+def _why_missing(lines: Sequence[Line]) -> list[str]:
     """Return why cells have no results: one line for all aggregators that share a reason."""
     reasons: dict[str, dict[str, None]] = {}
     for line in lines:

@@ -71,8 +71,8 @@ def write_page(
     )
     texts[files.page] = page(rows, meta, figures)
     try:
-        whole = {files.plot_png: png} | {path: text.encode() for path, text in texts.items()}
-        for path, data in whole.items():
+        contents = {files.plot_png: png} | {path: text.encode() for path, text in texts.items()}
+        for path, data in contents.items():
             with replacing(path) as file:
                 file.write(data)
     except OSError as error:

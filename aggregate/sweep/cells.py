@@ -98,12 +98,12 @@ class CellRunner:
             mix = choose_mix(self.store, cells[0])
             config = replace(self.template, seed=cells[0].seed)
             with quiet():  # the sweep logs for its cells
-                parts = choose_subsets(self.store, mix, self.split, config)
+                subsets = choose_subsets(self.store, mix, self.split, config)
         except DataError as error:
             for cell in cells:
                 report(failed_line(cell, error))
             return
-        ready = [_Ready(cell, self._prepare(cell, mix, parts)) for cell in cells]
+        ready = [_Ready(cell, self._prepare(cell, mix, subsets)) for cell in cells]
         fits = cache_bytes(self.store, self.split, [mix]) <= self.cache_bytes
         for pooled in (True, False):
             group = [
@@ -123,11 +123,11 @@ class CellRunner:
         self._vectors.clear()
         torch.set_num_threads(self._threads_before)
 
-    def _prepare(self, cell: Cell, mix: Mix, parts: Subsets) -> PreparedRun:
+    def _prepare(self, cell: Cell, mix: Mix, subsets: Subsets) -> PreparedRun:
         config = train_config(self.template, cell, self.folder)
         run = Path(config.out or "")
         with quiet():
-            return PreparedRun(config, self.store, mix, self.split, parts, run=run, device=self.device)
+            return PreparedRun(config, self.store, mix, self.split, subsets, run=run, device=self.device)
 
     def _train(self, group: Sequence[_Ready], reader: ClipReader, report: Callable[[Line], None]) -> None:
         outcomes = fit_together([one.run for one in group], reader)
@@ -143,7 +143,7 @@ class CellRunner:
         logits = score(
             [one.run.aggregator for one, _ in trained],
             reader,
-            group[0].run.parts.report,
+            group[0].run.subsets.report,
             batch_size=group[0].run.scoring_batch,
             device=self.device,
         )

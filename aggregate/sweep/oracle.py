@@ -98,8 +98,9 @@ def oracle(
             f"{run.path} uses one model on every clip, so there is nothing to choose; "
             "name a run whose pattern mixes two, as faster train-agg --pattern 1:7 makes"
         )
-    plain = evaluate(run, store=store, split=split, part=part, batch_size=batch_size, device=device)
-    split, part, batch_size = choose_split(opened, plain.split), plain.part, batch_size or run.batch_size
+    evaluation = evaluate(run, store=store, split=split, part=part, batch_size=batch_size, device=device)
+    split, part = choose_split(opened, evaluation.split), evaluation.part
+    batch_size = batch_size or run.batch_size
     rows, _ = subset_rows(opened, mix, split, part)
     where = choose_device(device)
     choices = _Choices(mix)
@@ -131,7 +132,7 @@ def oracle(
         fixed_loss=float(-fixed_scores[:, 1].mean()),
         best_loss=float(-best_scores[:, 1].mean()),
         chosen_share=tuple(np.concatenate(chosen).mean(axis=0).tolist()),
-        gflops_per_video=plain.gflops_per_video,
+        gflops_per_video=evaluation.gflops_per_video,
     )
 
 

@@ -100,24 +100,24 @@ def _run_grid(
     training, folder = config.training, config.folder
     results_log = ResultsLog(folder, store)
     results_log.enter([hole_line(hole) for hole in empty])
-    todo = [cell for cell in cells if not results_log.is_finished(cell)]
+    pending = [cell for cell in cells if not results_log.is_finished(cell)]
     for hole in empty:
         logger.info(
             f"empty: {hole.cell.aggregator} {hole.cell.pattern} of {counted(hole.cell.clips, 'clip')}: "
             f"{hole.reason}"
         )
     logger.info(
-        f"{counted(len(cells), 'cell')} into {folder}, {len(cells) - len(todo)} of them finished before"
+        f"{counted(len(cells), 'cell')} into {folder}, {len(cells) - len(pending)} of them finished before"
     )
-    budget = _cache_budget(config, store, split, todo)
-    with tqdm(total=len(todo), desc="sweep", unit="cell", disable=not progress) as bar:
+    budget = _cache_budget(config, store, split, pending)
+    with tqdm(total=len(pending), desc="sweep", unit="cell", disable=not progress) as bar:
 
         def report(line: Line) -> None:
             results_log.enter([line])
             bar.update()
             _log_line(line)
 
-        units = share_batches(todo)
+        units = share_batches(pending)
         if units:
             train_units(
                 units,
