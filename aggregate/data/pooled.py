@@ -24,6 +24,8 @@ _BYTES = 4  # a float32
 class PooledVectors:
     """One model's pooled maps x̄ of some videos, all views and clips.
 
+    Fields:
+
     values   (videos, views, M, c) float32, NaN if a view is not complete
     slot_of  (rows,) int64, the index of each store row in `values`; −1 for rows not read
     """

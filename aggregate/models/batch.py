@@ -13,6 +13,8 @@ from torch import Tensor
 class ClipBatch:
     """N clips of each of B videos: one tensor per model, and the model and row of each clip.
 
+    Fields:
+
     models    the models' names
     inputs    for each model (rows, l, h, w, c) maps, or (rows, K) logits; any floating type, or uint8
     with scales
