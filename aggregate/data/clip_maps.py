@@ -27,7 +27,7 @@ class ClipMaps(Dataset[dict[str, Any]]):
     An item is a dict. `torch.utils.data.default_collate` makes a batch of items:
 
         maps     (N, l, h, w, c) float16 tensor, the clips in time order; if the models' maps differ in shape,
-        a list of N tensors (l, h, w, c), collated to N batches
+                 a list of N tensors (l, h, w, c), collated to N batches
         models   (N,) int64 tensor, the model of each clip, an index into `models`
         label    int, an index into `class_names`
         row      int, the video's row in the store: `store.open(path).videos.ids[row]` is its id

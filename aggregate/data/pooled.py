@@ -26,8 +26,8 @@ class PooledVectors:
 
     Fields:
 
-    values   (videos, views, M, c) float32, NaN if a view is not complete
-    slot_of  (rows,) int64, the index of each store row in `values`; −1 for rows not read
+        values   (videos, views, M, c) float32, NaN if a view is not complete
+        slot_of  (rows,) int64, the index of each store row in `values`; −1 for rows not read
     """
 
     values: Tensor

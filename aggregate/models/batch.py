@@ -15,15 +15,15 @@ class ClipBatch:
 
     Fields:
 
-    models    the models' names
-    inputs    for each model (rows, l, h, w, c) maps, or (rows, K) logits; any floating type, or uint8
-    with scales
-    model_of  (B, N) int64, an index into `models`; on the CPU, like `row_of`
-    row_of    (B, N) int64, a row of that model's tensor
-    labels    (B,) int64
-    videos    (B,) int64, the videos' rows in the store
-    scales    for uint8 maps: each video's scales (videos, c) float32, and each row's index into them,
-        (rows,) int64
+        models    the models' names
+        inputs    for each model (rows, l, h, w, c) maps, or (rows, K) logits; any floating type, or uint8
+                  with scales
+        model_of  (B, N) int64, an index into `models`; on the CPU, like `row_of`
+        row_of    (B, N) int64, a row of that model's tensor
+        labels    (B,) int64
+        videos    (B,) int64, the videos' rows in the store
+        scales    for uint8 maps: each video's scales (videos, c) float32, and each row's index into them,
+                  (rows,) int64
     """
 
     models: tuple[str, ...]
