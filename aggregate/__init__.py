@@ -1,10 +1,10 @@
-"""Feature maps to scores: train and evaluate aggregators from a store.
+"""Train and evaluate aggregators on the feature maps of a store.
 
-from faster.aggregate import TrainConfig, train_agg
+    from faster.aggregate import TrainConfig, train_agg
 
-result = train_agg(TrainConfig(store="kinetics.zarr", pattern="1:7", clips=16))
+    result = train_agg(TrainConfig(store="kinetics.zarr", pattern="1:7", clips=16))
 
-Each public name is imported when it is asked for; the package itself imports no torch.
+Each public name is imported when it is first used; the package itself imports no torch.
 """
 
 from __future__ import annotations
@@ -89,5 +89,5 @@ _MODULES = {
     "write_report": ".report.write",
 }
 
-if not TYPE_CHECKING:  # a type checker sees the imports above, and so knows which names there are
+if not TYPE_CHECKING:  # type checkers see the imports above
     __getattr__, __dir__ = lazy_names(__name__, _MODULES)

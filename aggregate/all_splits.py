@@ -1,4 +1,4 @@
-"""Every named split of a store, trained and evaluated one after the other, and their mean: Table 8's way."""
+"""Training and evaluation on every named split of a store, and their mean, as in Table 8."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SplitsResult:
 
     @property
     def mean(self) -> dict[str, float]:
-        """The mean over the splits of each figure that is a share, and of the GFLOPs a video."""
+        """The mean over the splits of each metric that is a share, and of the GFLOPs per video."""
         return {name: float(np.mean(values)) for name, values in self._figures().items()}
 
     @property
@@ -57,7 +57,7 @@ class SplitsResult:
         return {name: [row[name] for row in rows] for name in rows[0] if name != "videos"}
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return JSON types."""
         return {
             "folder": str(self.folder),
             "mean": self.mean,
@@ -67,16 +67,16 @@ class SplitsResult:
 
 
 def train_splits(config: TrainConfig, *, progress: bool = True) -> SplitsResult:
-    """`train_agg` on each named split of the store, each in a folder of its own below the run folder.
+    """Run `train_agg` on each named split of the store, each in its own folder below the run folder.
 
-    By default the run folder is `train_agg`'s with -all at its end. Run again, finished splits are only
-    reported. The folder then holds result.json, the mean and every split.
+    By default the run folder is `train_agg`'s with -all at its end. In a second run, finished splits are only
+    reported. The folder then holds result.json with the mean and every split.
 
-    Raises as `train_agg` does; what is wrong with the data of any split, before the first is trained.
+    Raises as `train_agg` does. Errors in the data of any split are raised before the first training.
     """
     require_known(config.aggregator)
     store = stores.open(config.store)
-    choose_split(store, None)  # DataError where there is none
+    choose_split(store, None)  # DataError if there is none
     mix = choose_mix(store, config)
     folder = run_folder(config, mix)
     if config.out is None:
@@ -84,12 +84,12 @@ def train_splits(config: TrainConfig, *, progress: bool = True) -> SplitsResult:
     if (folder / "config.json").exists():
         raise RunError(f"{folder} holds a run of one split; name another folder with --out")
     origin = None if config.init is None else load_run(config.init)
-    # What is wrong with the last split must not wait for the first one's training.
+    # An error in the last split must not wait for the first one's training.
     for split in store.videos.split_names:
-        with quiet():  # its training will say it
-            parts = choose_subsets(store, mix, split, config)
+        with quiet():  # its training will log this
+            subsets = choose_subsets(store, mix, split, config)
         if origin is not None:
-            require_unseen_by(origin, store, parts, split)
+            require_unseen_by(origin, store, subsets, split)
     reports = {}
     with init_distributed(config.device) as (ranks, _):
         for split in store.videos.split_names:
@@ -108,12 +108,14 @@ def is_splits_folder(path: str | Path) -> bool:
 
 
 def evaluate_splits(path: str | Path, **asked: Any) -> SplitsResult:
-    """`evaluate` on each split's own run of a folder of `train_splits`, with its keyword arguments but `split`.
+    """Evaluate each split's own run in a folder of `train_splits`.
 
-    Raises RunError where it is no such folder, and as `evaluate` does.
+    Takes the keyword arguments of `evaluate`, except `split`.
+    Raises RunError if it is no such folder, and as `evaluate` does.
     """
     folder = Path(path)
-    for split in _splits_of(folder):  # before the first is evaluated, and named as it was asked for
+    # Errors come before the first evaluation, and name the folder that was asked for.
+    for split in _splits_of(folder):
         open_store(
             load_config(folder / split), asked.get("store"), command=["faster", "evaluate", str(folder)]
         )
@@ -126,7 +128,7 @@ def evaluate_splits(path: str | Path, **asked: Any) -> SplitsResult:
 
 
 def run_of_split(path: str | Path, split: str) -> Path:
-    """The run folder of one split in a folder of `train_splits`. Raises RunError where it has none."""
+    """Return the run folder of one split in a folder of `train_splits`. Raises RunError if it has none."""
     folder = Path(path)
     splits = _splits_of(folder)
     if split not in splits:
@@ -139,8 +141,8 @@ def run_of_split(path: str | Path, split: str) -> Path:
 def _splits_of(folder: Path) -> list[str]:
     if not is_splits_folder(folder):
         raise RunError(
-            f"{folder} was not trained on every split: its training videos are in other splits' test parts; train with "
-            "faster train-agg --split all"
+            f"{folder} was not trained on every split: its training videos are in other splits' test parts; "
+            "train with faster train-agg --split all"
         )
     try:
         splits = read_as(list[str], read_json(folder / SPLITS_FILE))

@@ -65,8 +65,8 @@ def train_agg_command(as_json: bool, **values: Any) -> None:
 def evaluate_command(run: str, split: str | None, as_json: bool, **values: Any) -> None:
     """Evaluate a trained RUN: video-level figures, what they cover and cost, and predictions.csv.
 
-    Videos that the run, or a backbone that it uses, was trained on are refused. A RUN of train-agg --split all
-    is evaluated split by split, and averaged; --split takes that split's run.
+    Videos that the run, or a backbone that it uses, was trained on are refused. A RUN of train-agg --split
+    all is evaluated split by split, and averaged; --split takes that split's run.
 
     \b
     Examples:

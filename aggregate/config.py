@@ -1,4 +1,4 @@
-"""What a training run is asked for, before the store settles the rest."""
+"""The options of a training run, before the store settles the defaults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..terminal.outputs import output_folder
 from ..terminal.settings import check, declare, documented, like, setting
 from ..training.options import TrainingOptions
 
-# The usual rate and decay of each optimiser, taken where none is given.
+# The usual rate and decay of each optimiser, used if none is given.
 LEARNING_RATES = {"sgd": 0.1, "adamw": 0.001}
 WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.01}
 
@@ -17,7 +17,7 @@ WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.01}
 @documented
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What `faster train-agg` takes; None is settled from what the store holds, and said."""
+    """What `faster train-agg` takes. None is settled from the contents of the store, and logged."""
 
     store: str | Path = field(metadata=declare(help="A store that faster extract wrote.", metavar="S"))
     aggregator: str = setting(
@@ -92,7 +92,7 @@ class TrainConfig:
         self.options("cpu")
 
     def options(self, device: str) -> TrainingOptions:
-        """How to train, every value settled. Raises UsageError."""
+        """Return how to train, every value settled. Raises UsageError."""
         rate, decay = self.learning_rate, self.weight_decay
         return TrainingOptions.of(
             self,
@@ -105,7 +105,7 @@ class TrainConfig:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """What `evaluate` and `oracle` take beside the run; None is the run's own."""
+    """What `evaluate` and `oracle` take besides the run. None takes the run's own value."""
 
     store: str | Path | None = setting(None, help="Another store.", unset="the run's", metavar="S")
     split: str | None = setting(None, help="Another split.", unset="the run's", metavar="NAME")

@@ -1,4 +1,4 @@
-"""A run's aggregator as programs that need only PyTorch: init, step and readout, through torch.export."""
+"""Export a run's aggregator for programs that need only PyTorch: init, step and readout by torch.export."""
 
 from __future__ import annotations
 
@@ -31,26 +31,27 @@ FlatState = Sequence[Tensor | int]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedModel:
-    """What `export_model` wrote: `files` are names in `folder`, `description` the JSON file that explains them."""
+    """What `export_model` wrote: `files` in `folder`, and `description`, the JSON file about them."""
 
     folder: Path
     files: tuple[str, ...]
     description: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return JSON types."""
         return {"folder": str(self.folder), "files": list(self.files), "description": self.description}
 
 
 def export_model(run: str | Path | Run, out: str | Path) -> ExportedModel:
     """Write a run's aggregator into the folder `out`: init, step and readout as .pt2 files, and model.json.
 
-    `init(x)` and `step(*state, x)` return the state as a list, `readout(*state)` the logits (B, K); softmax gives
-    the probabilities. x is float32: a map (B, l, h, w, c), or the backbone's logits (B, K) where "reads" says so. B is free. Where
-    the aggregator treats its models differently, each has an init and a step of its own.
+    `init(x)` and `step(*state, x)` return the state as a list, `readout(*state)` the logits (B, K). Softmax
+    turns them into probabilities. x is float32: a map (B, l, h, w, c), or the backbone's logits (B, K) if
+    "reads" in model.json is "logits". B is free. If the aggregator treats its models differently, each model
+    has its own init and step.
 
     Raises:
-        RunError: not a whole run.
+        RunError: the run is not complete.
         UsageError: `out` is a file, or a folder that holds something else.
         StorageError: the disk failed.
     """
@@ -69,7 +70,7 @@ def export_model(run: str | Path | Run, out: str | Path) -> ExportedModel:
         model: (len(config.class_names),) if aggregator.reads == "logits" else config.map_shapes[model]
         for model in config.models
     }
-    # Counts of 0 and 1 would be taken for constants, so the example state has seen three clips.
+    # torch.export takes counts of 0 and 1 for constants, so the example state has seen three clips.
     examples = {model: torch.zeros(2, *shape) for model, shape in shapes.items()}
     with torch.no_grad():
         model, x = next(iter(examples.items()))
@@ -147,7 +148,7 @@ class _Readout(nn.Module):
 
 
 def _frozen(aggregator: Aggregator[Any]) -> Aggregator[Any]:
-    """A copy on the CPU, in evaluation mode, whose counting buffers are plain numbers, so that they are constants."""
+    """Return a copy on the CPU in evaluation mode. Its counting buffers become ints, that is, constants."""
     frozen = copy.deepcopy(aggregator).cpu().float().eval().requires_grad_(False)
     for module in frozen.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
@@ -158,7 +159,7 @@ def _frozen(aggregator: Aggregator[Any]) -> Aggregator[Any]:
 
 
 def _export(module: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
-    """The program, with the number of videos and all counts free."""
+    """Return the exported program, with the number of videos and all counts free."""
     free = tuple(
         Dim.DYNAMIC if isinstance(x, int) else ({0: Dim.DYNAMIC} if x.ndim else None) for x in inputs
     )
@@ -166,7 +167,7 @@ def _export(module: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
 
 
 def _names(what: str, programs: dict[str, ExportedProgram]) -> dict[str, str]:
-    """File names, one for all models where their programs are the same, weights and all."""
+    """Return file names: one for all models if their programs are the same, else one per model."""
     distinct = {
         (program.graph_module.code, *(spec.target for spec in program.graph_signature.input_specs))
         for program in programs.values()

@@ -1,4 +1,4 @@
-"""Starting from another data set's aggregator, with a new classifier (FASTER §4.4, Table 8)."""
+"""Start from another data set's aggregator, with a new classifier (FASTER §4.4, Table 8)."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from .runs import Run, RunConfig
 
 
 def start_from(run: Run, aggregator: Aggregator[Any], config: RunConfig) -> str:
-    """Put the run's weights into a fresh aggregator of `config`, and return a line that says what was taken.
+    """Load the run's weights into a fresh aggregator of `config`; return a line that says what was loaded.
 
-    Where the class names differ, the classifier, everything whose size depends on the number of classes,
-    keeps its fresh weights.
+    If the class names differ, the classifier keeps its fresh weights: all tensors whose size depends on the
+    number of classes.
 
     Raises:
-        DataError: the run's is another aggregator, on maps of another shape, or has nothing but a classifier.
+        DataError: the run has another aggregator, or maps of another shape, or only a classifier.
     """
     theirs = run.config
     if theirs.aggregator != config.aggregator:
         raise DataError(
-            f"{run.path} trained {theirs.aggregator}, and {config.aggregator} is asked; add --aggregator {theirs.aggregator}"
+            f"{run.path} trained {theirs.aggregator}, and {config.aggregator} is asked; "
+            f"add --aggregator {theirs.aggregator}"
         )
     if theirs.skip_scores != config.skip_scores:
         fix = "add" if theirs.skip_scores else "leave out"
@@ -47,15 +48,16 @@ def start_from(run: Run, aggregator: Aggregator[Any], config: RunConfig) -> str:
     }
     if not taken.keys() - fresh:
         raise DataError(
-            f"{run.path}: {theirs.aggregator} has nothing but a classifier, so there is nothing to start from; leave "
+            f"{run.path}: {theirs.aggregator} has nothing but a classifier, "
+            "so there is nothing to start from; leave "
             "out --init, or train another --aggregator there"
         )
     own = aggregator.state_dict()
     if any(name not in own or own[name].shape != value.shape for name, value in taken.items()):
         shapes = [" and ".join(str(tuple(s)) for s in c.map_shapes.values()) for c in (theirs, config)]
         raise DataError(
-            f"{run.path} was trained on maps of {shapes[0]}, the store's are {shapes[1]} (l, h, w, c); start from a run on "
-            "the same backbones' maps"
+            f"{run.path} was trained on maps of {shapes[0]}, the store's are {shapes[1]} (l, h, w, c); "
+            "start from a run on the same backbones' maps"
         )
     aggregator.load_state_dict({**own, **taken})
     classifier = "its classifier too, the classes are the same" if same_classes else "with a new classifier"
@@ -69,26 +71,28 @@ def start_from(run: Run, aggregator: Aggregator[Any], config: RunConfig) -> str:
     return f"starts from {run.path}, {counted(len(taken), 'tensor')}, {classifier}{note}"
 
 
-def require_unseen_by(run: Run, store: Store, parts: Subsets, split: str) -> None:
-    """Refuse to start from a run that has seen videos which are reported on, told by their ids.
+def require_unseen_by(run: Run, store: Store, subsets: Subsets, split: str) -> None:
+    """Refuse to start from a run that has seen videos of the report, compared by id.
 
     Raises:
         DataError: it has.
     """
-    ids = [store.videos.ids[row] for row in parts.report]
+    ids = [store.videos.ids[row] for row in subsets.report]
     seen = [name for name in ids if name in run.trained_on]
     if seen:
         raise DataError(
-            f"{len(seen)} of the {len(ids)} {parts.report_part} videos of {split} "
+            f"{len(seen)} of the {len(ids)} {subsets.report_part} videos of {split} "
             f"{agreeing(len(seen), 'was', 'were')} in the training of {run.path} "
-            f"({seen[0]}, …), so it must not be started from; start from a run on the same split, or on other videos"
+            f"({seen[0]}, …), so it must not be started from; start from a run on the same split, "
+            "or on other videos"
         )
 
 
 def identity(run: Run, *, begun: Path) -> dict[str, str]:
-    """Which run it was, for the new one's config.json; where that was begun from the same weights, as it has it.
+    """Return which run it was, for the new run's config.json.
 
-    It is known by its weights, wherever its folder lies now. Raises RunError where the new one's config.json is no JSON.
+    The weights identify it, in any folder. If the new run began from the same weights, the recorded path is
+    kept. Raises RunError if the new run's config.json is not JSON.
     """
     sha256 = hashlib.sha256((run.path / "best.safetensors").read_bytes()).hexdigest()
     recorded = read_json(begun / "config.json").get("init") if run_began(begun) else None
@@ -98,7 +102,7 @@ def identity(run: Run, *, begun: Path) -> dict[str, str]:
 
 
 def classifier_names(config: RunConfig) -> set[str]:
-    """Names of the tensors whose size depends on the number of classes."""
+    """Return the names of the tensors whose size depends on the number of classes."""
     wider = replace(config, class_names=(*config.class_names, ""))
     with torch.device("meta"):  # sizes only, no weights
         sizes, other = config.build().state_dict(), wider.build().state_dict()

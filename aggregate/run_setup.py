@@ -1,4 +1,4 @@
-"""A run that is ready to train: what was asked, settled against a store, and the aggregator as it begins."""
+"""A run that is ready to train: its options, settled against a store, and the initial aggregator."""
 
 from __future__ import annotations
 
@@ -37,16 +37,17 @@ logger = logging.getLogger(__name__)
 
 
 class PreparedRun:
-    """One run, whether `train_agg` trains it alone or a sweep beside others.
+    """One run, trained alone by `train_agg` or with others by a sweep.
 
-    Raises DataError where scores are to be added, and the store keeps no classifier of a model in use.
+    Raises DataError if scores are to be added and the store has no classifier of a model in use.
 
     Attributes:
         run: its folder.
-        settled: what config.json says of the store, the mix and the aggregator; its path of the store is the one that the
-            run was begun with, where that was the same store.
+        settled: what config.json says of the store, the mix and the aggregator. Its path of the store is the
+            one that the run began with, if that was the same store.
         aggregator: with the weights that the seed gives.
-        init: what config.json says of the run that it starts from. seen_before: ids of the videos that that one saw.
+        init: what config.json says of the run that it starts from.
+        seen_before: ids of the videos that this earlier run saw.
     """
 
     def __init__(
@@ -55,16 +56,16 @@ class PreparedRun:
         store: Store,
         mix: Mix,
         split: str,
-        parts: Subsets,
+        subsets: Subsets,
         *,
         run: Path,
         device: torch.device,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.config, self.store, self.mix, self.parts = config, store, mix, parts
+        self.config, self.store, self.mix, self.subsets = config, store, mix, subsets
         self.run, self.device, self.ranks = run, device, ranks
         self.settled = replace(
-            _settle(config, store, mix, split, parts), store=recorded_place(run, store, mix)
+            _settle(config, store, mix, split, subsets), store=recorded_place(run, store, mix)
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -76,7 +77,7 @@ class PreparedRun:
 
     @property
     def trains(self) -> bool:
-        """Whether the aggregator has weights to train; averaging the backbones' own scores has none."""
+        """Whether the aggregator has weights to train. The average of the backbones' own scores has none."""
         return any(parameter.requires_grad for parameter in self.aggregator.parameters())
 
     @property
@@ -86,12 +87,12 @@ class PreparedRun:
 
     @property
     def scoring_batch(self) -> int:
-        """Videos at a time in its report."""
+        """Videos per batch in its report."""
         return scoring_batch(self.config.batch_size, self.ranks.count)
 
     @property
     def values(self) -> dict[str, Any]:
-        """What config.json holds beside the options."""
+        """What config.json holds besides the options."""
         return {
             **self.settled.to_dict(),
             "label_smoothing": self.config.label_smoothing,
@@ -103,12 +104,12 @@ class PreparedRun:
         }
 
     def task(self, reader: ClipReader) -> AggregatorTask:
-        """What `fit` trains."""
+        """Return what `fit` trains."""
         return AggregatorTask(
             self.aggregator,
             reader,
             self.store,
-            self.parts,
+            self.subsets,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             label_smoothing=self.config.label_smoothing,
@@ -124,20 +125,20 @@ class PreparedRun:
             write_tensors(self.run / "best.safetensors", {})
 
     def load_best(self) -> None:
-        """Put the best epoch's weights into the aggregator, ready to answer."""
+        """Load the best epoch's weights into the aggregator, in evaluation mode."""
         load_best(self.run, self.aggregator)
         self.aggregator.to(self.device).eval()
 
     def report(self, logits: NDArray[np.float64] | None = None) -> Evaluation:
-        """Say in the folder what the run saw, and make its one report, with the best epoch's weights.
+        """Record which videos the run saw, and make its report with the best epoch's weights.
 
-        Where the pattern is drawn, each mixture has a report of its own, in the folder `budgets`.
-        `logits` (n, K) are the reported videos', where they are known already. Raises DataError where a reported
+        If the pattern is drawn, each mixture also has its own report in the folder `budgets`.
+        `logits` (n, K) are those of the reported videos, if already known. Raises DataError if a reported
         video was in a backbone's training.
         """
         if logits is None:
             self.load_best()
-        rows = np.sort(np.concatenate([self.parts.train, self.parts.validation]))
+        rows = np.sort(np.concatenate([self.subsets.train, self.subsets.validation]))
         trained_on = self.seen_before.union(self.store.videos.ids[row] for row in rows)
         if self.ranks.is_main:
             record_place(self.run, self.store)
@@ -161,7 +162,7 @@ class PreparedRun:
             self.store,
             mix,
             split=self.settled.split,
-            part=self.parts.report_part,
+            part=self.subsets.report_part,
             trained_on=trained_on,
             predictions=predictions,
             batch_size=self.scoring_batch,
@@ -172,26 +173,26 @@ class PreparedRun:
 
 
 def without_heads(store: Store, mix: Mix) -> list[str]:
-    """The models that have no classifier for the store's classes; where none is, "average" has nothing to train."""
+    """Return the models without a classifier for the store's classes. If none, "average" trains nothing."""
     return [model for model, f in mix.features.items() if f.class_names != store.class_names]
 
 
-def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, parts: Subsets) -> RunConfig:
-    """Every value settled, as config.json holds it."""
+def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, subsets: Subsets) -> RunConfig:
+    """Settle every value, as config.json holds it."""
     reads = "maps"
     if config.aggregator == "average":
         own = without_heads(store, mix)
         reads = "maps" if own else "logits"
         logger.info(
-            f"average: {', '.join(own)} has no classifier for the store's classes, so linear heads on the pooled "
-            "maps are trained first"
+            f"average: {', '.join(own)} has no classifier for the store's classes, "
+            "so linear heads on the pooled maps are trained first"
             if own
             else "average: the mean of the backbones' own scores; nothing is trained"
         )
     logger.info(
         f"{config.aggregator}: {mix.describe()}, {counted(len(store.class_names), 'class', 'classes')}"
     )
-    without = len(store.class_names) - len(np.unique(store.videos.labels[parts.train]))
+    without = len(store.class_names) - len(np.unique(store.videos.labels[subsets.train]))
     if without:
         logger.info(
             f"note: {without:,} of the {counted(len(store.class_names), 'class', 'classes')} "
@@ -204,7 +205,7 @@ def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, parts: Subs
         store=str(store.path.resolve()),
         store_fingerprint=store_fingerprint(store, mix),
         split=split,
-        report_part=parts.report_part,
+        report_part=subsets.report_part,
         aggregator=config.aggregator,
         dropout=config.dropout,
         reads=reads,
@@ -222,8 +223,8 @@ def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, parts: Subs
         },
         validation_share=config.validation_share,
         videos={
-            **{name: len(values) for name, values in parts.rows.items()},
-            "digest": digest({name: values.tolist() for name, values in parts.rows.items()}),
+            **{name: len(values) for name, values in subsets.rows.items()},
+            "digest": digest({name: values.tolist() for name, values in subsets.rows.items()}),
             "store": int(store.videos.exists.sum()),
             "segments": list(store.videos.segments),
         },
@@ -239,7 +240,7 @@ def _settle(config: TrainConfig, store: Store, mix: Mix, split: str, parts: Subs
 
 
 def versions() -> dict[str, str]:
-    """Of what computes: for config.json."""
+    """Return the versions of the libraries that compute, for config.json."""
     return {
         "faster": __version__,
         "torch": torch.__version__,

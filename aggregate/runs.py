@@ -1,4 +1,4 @@
-"""A trained aggregator's run: its config, and how it is read back from its folder."""
+"""A trained aggregator's run: its config, and how to load it from its folder."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from .models.registry import build
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that a run settled on, as its config.json holds it beside the training options.
+    """Everything that a run settled, as its config.json holds it besides the training options.
 
     Attributes:
-        store, store_fingerprint: the store's absolute path, and what it held.
-        split, report_part: the named split, and the part of it that is reported on: "test" or "val".
+        store, store_fingerprint: the store's absolute path, and a digest of its contents.
+        split, report_subset: the named split, and its part that is reported on: "test" or "val".
         aggregator, dropout, reads, map_shapes: what `registry.build` takes.
         pattern, clips, clip_frames, expensive, cheap: what `choose_mix` takes; a model not in use is None.
         skip_scores: whether the backbones' averaged scores are added (`ScoreSkip`).
-        drawn: whether training drew the pattern and N (`--pattern any`); `pattern` and `clips` are then what is
-            reported on first.
-        class_names: what the answers stand for.
-        models: for each model in use its "spec" (what decided its maps) and what else was "recorded".
+        drawn: whether training drew the pattern and N (`--pattern any`); `pattern` and `clips` are then the
+            first that are reported on.
+        class_names: the class of each output.
+        models: for each model in use its "spec" (what decided its maps), and what else was "recorded".
         validation_share: share of the train part that chose the best epoch.
-        videos: how many for training, validation and report, a digest of which, how many the store held
-            ("store") and the identity of its manifest ("segments").
+        videos: the numbers of videos for training, validation and report, a digest of their rows, the number
+            of videos in the store ("store") and the identity of its manifest ("segments").
     """
 
     store: str
@@ -59,11 +59,11 @@ class RunConfig:
     models: Mapping[str, Mapping[str, Any]]
     validation_share: float
     videos: Mapping[str, Any]
-    drawn: bool = False  # the last two are not in older runs
+    drawn: bool = False  # older runs do not have the last two
     skip_scores: bool = False
 
     def build(self) -> Aggregator[Any]:
-        """The aggregator, with fresh weights."""
+        """Return the aggregator, with fresh weights."""
         return build(
             self.aggregator,
             map_shapes=self.map_shapes,
@@ -74,47 +74,51 @@ class RunConfig:
         )
 
     def on(self, pattern: str | None = None, clips: int | None = None) -> RunConfig:
-        """The same run on another mixture of its models' clips; a model that it does not use is None, as ever.
+        """Return the same run on another mixture of its models' clips; an unused model is None.
 
-        Raises UsageError where the pattern is none, or takes a model that the run was not trained on.
+        Raises UsageError if the pattern is invalid, or needs a model that the run was not trained on.
         """
         asked, count = Pattern.parse(pattern) if pattern else self.pattern, clips or self.clips
         roles: dict[str, str | None] = {}
         for role, needed in zip(("expensive", "cheap"), asked.counts(count), strict=True):
             if needed and getattr(self, role) is None:
                 raise UsageError(
-                    f"pattern {asked} takes two models, and the run was trained on {' and '.join(self.models)} alone; "
+                    f"pattern {asked} takes two models, and the run was trained on "
+                    f"{' and '.join(self.models)} alone; "
                     "train one for every pattern: faster train-agg --pattern any"
                 )
             roles[role] = getattr(self, role) if needed else None
         return replace(self, pattern=asked, clips=count, expensive=roles["expensive"], cheap=roles["cheap"])
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return JSON types."""
         values: dict[str, Any] = as_json_types({**asdict(self), "pattern": str(self.pattern)})
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Read back what `to_dict` gave; other keys are ignored. Raises ValueError, or UsageError of its pattern."""
+        """Read back what `to_dict` gave. Raises ValueError, UsageError for its pattern.
+
+        Other keys are ignored.
+        """
         pattern = Pattern.parse(read_as(_PatternText, values).pattern)
         return read_as(cls, {**values, "pattern": asdict(pattern)})
 
 
 class _PatternText(Struct):
-    """Of a run's config.json, the pattern as it is written."""
+    """The pattern in a run's config.json, as text."""
 
     pattern: str
 
 
 def store_fingerprint(store: Store, mix: Mix) -> str:
-    """SHA-256 over the manifest and the provenance of the models in use: what a run depends on."""
+    """Return a SHA-256 over what a run depends on: the manifest, and the provenance of the models in use."""
     specs = [mix.features[model].spec.fingerprint for model in sorted(mix.features)]
     return digest([list(store.videos.segments), specs])
 
 
 def store_changes(config: RunConfig, store: Store, mix: Mix) -> list[str]:
-    """What of the store a run depends on has changed since it began; empty where nothing has."""
+    """Return what has changed in the store since the run began; empty if nothing has."""
     if store_fingerprint(store, mix) == config.store_fingerprint:
         return []
     changes = []
@@ -143,7 +147,7 @@ def store_changes(config: RunConfig, store: Store, mix: Mix) -> list[str]:
 class Run:
     """A finished run: its config, its aggregator with the best weights (eval mode, CPU), the ids it saw.
 
-    `batch_size` is how many videos its validation and its report took at a time.
+    `batch_size` is the number of videos per batch in its validation and its report.
     """
 
     path: Path
@@ -158,33 +162,32 @@ class _Training(Struct):
 
 
 class _BatchSizes(Struct):
-    """Of a run's config.json, what a batch is; a run of one process may not say `ranks`."""
+    """What decides the batch in a run's config.json; a run of one process may not have `ranks`."""
 
     training: _Training
     ranks: Positive = 1
 
 
 def scoring_batch(batch_size: int, ranks: int) -> int:
-    """Videos at a time of validation, report and `evaluate`: what each process has of a training step of `batch_size`.
+    """Return the videos per batch of validation, report and `evaluate`.
 
-    One number for all of them, because a product's last bits depend on how many rows it has, and at which of them a video is.
+    It is each process's share of a training step, one number for all, because the last bits of a product
+    depend on the number of rows and on a video's row.
     """
     return -(-batch_size // ranks)
 
 
 def load_run(path: str | Path) -> Run:
-    """Read a run folder of `faster train-agg`. Raises RunError where it is not a whole one."""
+    """Load a run folder of `faster train-agg`. Raises RunError if it is not complete."""
     path = Path(path)
     config = load_config(path)
     aggregator = config.build().eval()
     load_best(path, aggregator)
-    if not (path / "trained_on.json").exists():  # written when training is over
+    if not (path / "trained_on.json").exists():  # written at the end of training
         raise RunError(f"{path} is not finished; run its train-agg command again, it goes on where it was")
     trained_on = read_json(path / "trained_on.json")
     expected = config.videos["train"] + config.videos["validation"]
-    if (
-        not isinstance(trained_on, list) or len(trained_on) < expected
-    ):  # more, where it began from another run
+    if not isinstance(trained_on, list) or len(trained_on) < expected:  # more, if it began from another run
         raise RunError(f"{path}/trained_on.json is damaged: it should list {counted(expected, 'video')}")
     return Run(
         path=path,
@@ -196,7 +199,7 @@ def load_run(path: str | Path) -> Run:
 
 
 def load_config(path: Path) -> RunConfig:
-    """The run's config.json. Raises RunError where it is missing or of something else."""
+    """Load the run's config.json. Raises RunError if it is missing or describes something else."""
     require_text(path, "the run")
     if (path / "splits.json").exists():
         splits = ", ".join(sorted(str(found.parent) for found in path.glob("*/config.json")))
@@ -213,7 +216,7 @@ def load_config(path: Path) -> RunConfig:
 
 
 def _batch_size(path: Path) -> int:
-    """The run's own, from its config.json. Raises RunError where that does not say it."""
+    """Return the run's own batch size, from its config.json. Raises RunError if that does not say it."""
     try:
         sizes = read_as(_BatchSizes, read_json(path / "config.json"))
     except ValueError as error:
@@ -222,11 +225,12 @@ def _batch_size(path: Path) -> int:
 
 
 def load_best(path: Path, aggregator: Aggregator[Any]) -> None:
-    """Put the run's best weights into the aggregator. Raises RunError where they are missing or do not fit."""
+    """Load the run's best weights into the aggregator. Raises RunError if they are missing or do not fit."""
     weights = path / "best.safetensors"
     if not weights.exists():
         raise RunError(
-            f"{weights} is missing: run its train-agg command again; where that cannot go on, delete {path} first"
+            f"{weights} is missing: run its train-agg command again; where that cannot go on, "
+            f"delete {path} first"
         )
     try:
         aggregator.load_state_dict(load_file(weights))

@@ -1,4 +1,4 @@
-"""A run's store, wherever it lies now: it is known by what it holds, and its path only says where to look."""
+"""Find a run's store after a move. Its contents identify it; the path only says where to look."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from .runs import RunConfig, load_config, store_changes
 
 
 def open_store(config: RunConfig, named: str | Path | None, *, command: Sequence[str]) -> Store:
-    """The store that is named, or else the run's own where it was recorded.
+    """Open the named store, or else the run's own at the recorded path.
 
     Raises:
-        StoreError: it is no sound store.
-        RunError: none is named, and there is nothing at the recorded path; with `command`, words, and --store as what to type.
+        StoreError: the store is not valid.
+        RunError: none is named, and nothing is at the recorded path. The message says to add --store to
+            `command`, a list of arguments.
     """
     if named is not None:
         return stores.open(named)
@@ -34,23 +35,25 @@ def open_store(config: RunConfig, named: str | Path | None, *, command: Sequence
             raise
         raise RunError(
             f"the run's store is not at {config.store}, where it was when the run was made; say where it is "
-            "now: "
-            f"{shlex.join(command)} --store FOLDER"
+            f"now: {shlex.join(command)} --store FOLDER"
         ) from None
 
 
 def recorded_place(run: Path, store: Store, mix: Mix) -> str:
-    """The path that the run in this folder was begun with, where that was the same store; else the store's own."""
+    """Return the path that the run in this folder began with if the store is the same, else its own."""
     here = str(store.path.resolve())
     try:
         begun = load_config(run) if run_began(run) else None
-    except RunError:  # what is wrong there is said where the run is opened
+    except RunError:  # opening the run reports its errors
         return here
     return here if begun is None or store_changes(begun, store, mix) else begun.store
 
 
 def record_place(run: Path, store: Store) -> None:
-    """Put the store's path into a run's config.json, where nothing is left at the recorded one. The run must not be locked."""
+    """Record the store's new path in a run's config.json, if the recorded one no longer exists.
+
+    The run must not be locked.
+    """
     values = read_json(run / "config.json")
     recorded = str(values["store"])
     if not recorded.startswith(SCHEME) and not (Path(recorded) / "zarr.json").exists():
@@ -58,7 +61,10 @@ def record_place(run: Path, store: Store) -> None:
 
 
 def recorded_sweep_place(folder: Path, store: Store) -> str:
-    """The path that the sweep in this folder was begun with, where that and all its runs are of the same store."""
+    """Return the path that the sweep in this folder began with, if it and its runs use the same store.
+
+    Otherwise return the store's own path.
+    """
     here = str(store.path.resolve())
     if not run_began(folder):
         return here
@@ -71,15 +77,15 @@ def recorded_sweep_place(folder: Path, store: Store) -> str:
             config = load_config(file.parent)
             if store_changes(config, store, choose_mix(store, config)):
                 return here
-    except (DataError, UsageError, KeyError, TypeError):  # what is wrong there is said where it is opened
+    except (DataError, UsageError, KeyError, TypeError):  # opening it reports the errors
         return here
     return recorded
 
 
 def one_path_each(configs: Sequence[RunConfig]) -> list[RunConfig]:
-    """The configs, those on one store under one path: the first that is still there, or the first of all.
+    """Return the configs with one path per store: the first path that still exists, or else the first.
 
-    A store at two paths is the same where its manifest is and nothing that is known of its maps differs.
+    A store at two paths is the same if its manifest is the same and no known fact about its maps differs.
     """
     places: dict[tuple[str, str], dict[Any, set[str]]] = {}
     for config in configs:
@@ -102,13 +108,13 @@ def one_path_each(configs: Sequence[RunConfig]) -> list[RunConfig]:
 
 
 def _place(config: RunConfig) -> tuple[str, str]:
-    """Path and manifest; of older runs, which do not know it, the path alone."""
+    """Return path and manifest; for older runs, which do not know the manifest, only the path."""
     segments = config.videos.get("segments")
     return config.store, digest(segments) if segments else config.store
 
 
 def _facts(config: RunConfig) -> dict[Any, str]:
-    """What a run knows of its store's maps: of each model, and of all that it uses together."""
+    """Return what a run knows of its store's maps: a digest per model, and one for all together."""
     specs: dict[Any, str] = {model: digest(entry["spec"]) for model, entry in config.models.items()}
     return {**specs, tuple(sorted(config.models)): config.store_fingerprint}
 

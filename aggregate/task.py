@@ -1,4 +1,4 @@
-"""What the training loop trains in stage two: an aggregator, on batches of mixed clips."""
+"""What the training loop trains: an aggregator, on batches of mixed clips."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ WeighedBatch = tuple[ClipBatch, Tensor]
 
 
 def class_weights(labels: NDArray[np.integer], classes: int, *, balanced: bool) -> NDArray[np.float64]:
-    """(K,) weight of each class's videos in the loss: ones, or n / (classes that occur · videos of the class).
+    """Return the weight (K,) of each class's videos in the loss: 1, or balanced.
 
-    Balanced, every class that occurs weighs the same in all, and the videos' mean weight is 1.
+    Balanced weights are n / (number of classes that occur · videos of the class). Every class that occurs
+    then has the same total weight, and the mean weight of a video is 1.
     """
     counts = np.bincount(labels, minlength=classes)
     if not balanced:
@@ -36,14 +37,17 @@ def class_weights(labels: NDArray[np.integer], classes: int, *, balanced: bool) 
 
 
 class AggregatorTask:
-    """Stage two for `training.loop.fit`; a batch comes with each video's share of the whole batch's loss."""
+    """Aggregator training for `training.loop.fit`.
+
+    A batch comes with each video's share of the loss of the complete batch.
+    """
 
     def __init__(
         self,
         aggregator: Aggregator[Any],
         reader: ClipReader,
         store: Store,
-        parts: Subsets,
+        subsets: Subsets,
         *,
         batch_size: int,
         seed: int,
@@ -54,12 +58,12 @@ class AggregatorTask:
     ) -> None:
         self.model = aggregator
         self._ids, self._labels = store.videos.ids, store.videos.labels
-        self._validation, self._batch_size = parts.validation, scoring_batch(batch_size, ranks.count)
+        self._validation, self._batch_size = subsets.validation, scoring_batch(batch_size, ranks.count)
         self._label_smoothing, self._device, self._ranks = label_smoothing, device, ranks
         mix, self._reader = reader.mix, reader
         self._validated = [b for b in budgets(mix) if b.clips == mix.clips] if mix.drawn else [mix]
-        self._loader = TrainLoader(reader, parts.train, batch_size=batch_size, seed=seed, ranks=ranks)
-        self._weights = class_weights(self._labels[parts.train], len(store.class_names), balanced=balanced)
+        self._loader = TrainLoader(reader, subsets.train, batch_size=batch_size, seed=seed, ranks=ranks)
+        self._weights = class_weights(self._labels[subsets.train], len(store.class_names), balanced=balanced)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -67,36 +71,36 @@ class AggregatorTask:
         return self._loader.steps_per_epoch
 
     def batches(self, epoch: int, start_step: int) -> Iterator[WeighedBatch]:
-        """The rank's part of each batch; its shares and the other ranks' add up to 1."""
+        """Yield the rank's part of each batch. Its shares and those of the other ranks add up to 1."""
         batches = self._loader.batches(epoch, start_step)
         try:
             for step, batch in enumerate(batches, start_step):
-                whole = self._weights[self._labels[self._loader.rows_of(epoch, step)]]
-                shares = self._weights[batch.labels.numpy()] / whole.sum()
+                all_weights = self._weights[self._labels[self._loader.rows_of(epoch, step)]]
+                shares = self._weights[batch.labels.numpy()] / all_weights.sum()
                 yield batch, torch.from_numpy(shares.astype(np.float32))
         finally:
             batches.close()
 
     def loss(self, batch: WeighedBatch) -> Tensor:
-        """This rank's part of the weighted mean of the videos' losses."""
+        """Return this rank's part of the weighted mean of the videos' losses."""
         clips, shares = batch
         losses = self.model.losses(clips.to(self._device), label_smoothing=self._label_smoothing)
         return (losses.float() * shares.to(self._device)).sum()
 
     def video_ids(self, batch: WeighedBatch) -> Sequence[str]:
-        """The ids of the batch's videos."""
+        """Return the ids of the batch's videos."""
         return [self._ids[row] for row in batch[0].videos.tolist()]
 
     def validate(self) -> dict[str, float]:
-        """The validation share's figures, by uniform clips; the loss neither weighted nor smoothed.
+        """Return the metrics of the validation share on uniform clips; the loss is not weighted or smoothed.
 
-        Where the pattern is drawn, they are those of every pattern of N clips, added up.
+        If the pattern is drawn, they cover every pattern of N clips together.
         """
         (logits,) = self.validation_logits([self.model])
         return self.figures(logits)
 
     def validation_logits(self, aggregators: Sequence[Aggregator[Any]]) -> list[NDArray[np.float64]]:
-        """Each aggregator's logits (patterns · n, K) of the validation share, which is read once for all."""
+        """Return each aggregator's logits (patterns · n, K) of the validation share, read once for all."""
         found = [
             score(
                 aggregators,
@@ -111,7 +115,7 @@ class AggregatorTask:
         return [np.concatenate(each) for each in zip(*found, strict=True)]
 
     def figures(self, logits: NDArray[np.float64]) -> dict[str, float]:
-        """What `validate` gives for these logits."""
+        """Return what `validate` gives for these logits."""
         labels = np.tile(self._labels[self._validation].astype(np.int64), len(self._validated))
         figures = measure(logits, labels)
         loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))

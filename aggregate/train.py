@@ -1,4 +1,4 @@
-"""Stage two of the paper: train an aggregator on a store's maps (FASTER §4, "Setups for learning to aggregate")."""
+"""Train an aggregator on a store's maps (FASTER §4, "Setups for learning to aggregate")."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """A finished run: its folder, its best epoch (None where there was nothing to train), and its report."""
+    """A finished run: its folder, its best epoch (None if there was nothing to train), and its report."""
 
     run: Path
     best: BestEpoch | None
@@ -44,20 +44,20 @@ class TrainResult:
 def train_agg(config: TrainConfig, *, progress: bool = True) -> TrainResult:
     """Train an aggregator on a named split's train part and report once on its test part.
 
-    The best epoch is chosen on a validation share of the train part, parted by group where the videos have
-    groups. The report is on the split's test part where that has labelled videos with maps, else on its
-    val part. What it does is logged. Run again, an interrupted run goes on, and a finished one is
-    only reported. Started by torchrun, the processes share each batch; the first one speaks and writes.
+    The best epoch is chosen on a validation share of the train part, split by group if the videos have
+    groups. The report is on the split's test part if that has labelled videos with maps, else on its val
+    part. Progress is logged. In a second run, an interrupted run continues, and a finished one is only
+    reported. Under torchrun, the processes share each batch; the first one logs and writes.
 
-    Raises DataError where the store lacks what is asked or a reported video was in a backbone's training,
-    UsageError, RunError, StorageError and Interrupted as `training.loop.fit` does.
+    Raises DataError if the store does not have what is asked, or a reported video was in a backbone's
+    training; UsageError, RunError, StorageError and Interrupted as `training.loop.fit` does.
     """
     require_known(config.aggregator)
     return train_opened(stores.open(config.store), config, progress=progress)
 
 
 def train_opened(store: Store, config: TrainConfig, *, progress: bool) -> TrainResult:
-    """`train_agg` on a store that is open already."""
+    """Run `train_agg` on an open store."""
     with init_distributed(config.device) as (ranks, device), quiet(not ranks.is_main):
         return _train(store, config, progress, ranks, device)
 
@@ -72,12 +72,12 @@ def _train(
     names = store.videos.split_names
     first = not config.split and len(names) > 1
     logger.info(f"split: {split}" + (f" (of {', '.join(names)}; the first by name)" if first else ""))
-    parts = choose_subsets(store, mix, split, config)
-    prepared = PreparedRun(config, store, mix, split, parts, run=run, ranks=ranks, device=device)
+    subsets = choose_subsets(store, mix, split, config)
+    prepared = PreparedRun(config, store, mix, split, subsets, run=run, ranks=ranks, device=device)
     if config.init is not None:
         origin = load_run(config.init)
         logger.info(start_from(origin, prepared.aggregator, prepared.settled))
-        require_unseen_by(origin, store, parts, split)
+        require_unseen_by(origin, store, subsets, split)
         prepared.init, prepared.seen_before = identity(origin, begun=run), origin.trained_on
     logger.info(f"run folder: {run}")
     if (before := prepared.settled.store) != str(store.path.resolve()):
@@ -86,7 +86,8 @@ def _train(
     if prepared.trains:
         if not has_tensorboard():
             logger.info(
-                "tensorboard is not installed, so no events are written: pip install 'faster-video[tensorboard]'"
+                "tensorboard is not installed, so no events are written: "
+                "pip install 'faster-video[tensorboard]'"
             )
         finished = (run / "result.json").exists() and (run / "last.safetensors").exists()
         reads = prepared.aggregator.reads
@@ -105,14 +106,14 @@ def _train(
         logger.info(
             f"best epoch: {best.epoch} of {config.epochs}, validation top-1 {best.metrics['top1']:.1%}"
         )
-        ranks.wait()  # until the first has written it
+        ranks.wait()  # until the main process has written it
     else:
         prepared.record_untrained()
     return TrainResult(run=run, best=best, report=prepared.report())
 
 
 def run_folder(config: TrainConfig, mix: Mix) -> Path:
-    """The run's folder, as asked or by default."""
+    """Return the run's folder, as asked or by default."""
     if config.out is not None:
         return Path(config.out)
     pattern = ANY if mix.drawn else mix.pattern.in_names
@@ -121,12 +122,12 @@ def run_folder(config: TrainConfig, mix: Mix) -> Path:
 
 
 def _require_same_store(run: Path, store: Store, mix: Mix) -> None:
-    """Refuse to go on with a run whose store has changed, and say what changed. Raises RunError."""
+    """Refuse to continue a run whose store has changed, and say what changed. Raises RunError."""
     if not run_began(run):
         return
     begun = load_config(run)
     if begun.store == str(store.path.resolve()) and (changes := store_changes(begun, store, mix)):
         raise RunError(
-            f"{store.path} has changed since {run} was begun: {', '.join(changes)}; train on it as it is now: "
-            "faster train-agg with another folder as --out"
+            f"{store.path} has changed since {run} was begun: {', '.join(changes)}; "
+            "train on it as it is now: faster train-agg with another folder as --out"
         )

@@ -144,7 +144,7 @@ def models_command(as_json: bool) -> None:
 
 
 def _with_models(setting: Setting, models: tuple[str, ...], size: int | None) -> Setting:
-    """The setting with the user's models: two, or one for both places."""
+    """Return the setting with the user's models: two, or one for both roles."""
     from ..aggregate.data.pattern import Pattern
     from .tables import order_by_cost
 
@@ -196,7 +196,8 @@ def _print_costs(costs: list[BackboneCost], videos: list[tuple[Setting, PatternC
         if cost.projections_gflops:
             click.echo(f"  projections {cost.projections_gflops:>13.3f}  the models' maps differ in shape")
         click.echo(
-            f"  a video    {cost.exact:.2f} GFLOPs ({cost.per_clip:.2f} a clip); the paper's rounding {cost.paper_rounded:.1f}"
+            f"  a video    {cost.exact:.2f} GFLOPs ({cost.per_clip:.2f} a clip); "
+            f"the paper's rounding {cost.paper_rounded:.1f}"
         )
 
 
@@ -216,7 +217,8 @@ def _print_table(cells: list[PaperCell], table: int, as_json: bool) -> None:
         click.echo(f"{printed.label:<36}{figures}{printed.top1:>8}{mark}")
     different = mismatches(cells)
     click.echo(
-        f"{len(cells) - len(different)} of {len(cells)} as printed; rounded = exact, rounded as the paper does."
+        f"{len(cells) - len(different)} of {len(cells)} as printed; rounded = exact, "
+        "rounded as the paper does."
     )
     for cell in different:
         printed = cell.printed

@@ -1,7 +1,7 @@
 """Costs of clips, of videos and of the paper's tables, in GFLOPs as `runtime.flop_counter` counts them.
 
-The paper's networks are reckoned from their plans (`extract.backbones.networks.plans`), to the same figures, without
-torch.
+The costs of the paper's networks come from their plans (`extract.backbones.networks.plans`). They are the
+same numbers, without torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..runtime.flop_counter import MapShape, gflops
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneCost:
-    """What one clip costs a backbone, up to its res5 map."""
+    """The cost of one clip in a backbone, up to its res5 map."""
 
     model: str
     clip_frames: int
@@ -29,7 +29,7 @@ class BackboneCost:
 
 
 def usual_clips(name: str) -> tuple[int, ...]:
-    """The clip lengths that a backbone's cost is shown for: the paper's, or the one that it was made for."""
+    """Return the clip lengths to show a cost for: the paper's, or the only one that the backbone takes."""
     from ..extract.backbones import on_meta, plan_of
 
     own = None if plan_of(name) is not None else on_meta(name).clip_frames
@@ -38,8 +38,9 @@ def usual_clips(name: str) -> tuple[int, ...]:
 
 @lru_cache(maxsize=256)
 def backbone_cost(name: str, clip_frames: int, size: int | None = None) -> BackboneCost:
-    """Cost of one clip of `clip_frames` frames of size×size pixels, by default those it was made for, else 224.
+    """Return the cost of one clip of `clip_frames` frames of size×size pixels.
 
+    The default size is the one that the network was made for, else 224.
     Raises UsageError for an unknown name, and for clips that the network does not take.
     """
     from ..extract.backbones import plan_of
@@ -59,7 +60,7 @@ def backbone_cost(name: str, clip_frames: int, size: int | None = None) -> Backb
 
 
 def traced_cost(name: str, clip_frames: int, size: int | None = None) -> BackboneCost:
-    """`backbone_cost` counted in the network itself, which any network can be: slower, for it needs torch."""
+    """Return `backbone_cost` counted in any network itself; slower, because it needs torch."""
     import torch
 
     from ..extract.backbones import on_meta
@@ -81,15 +82,15 @@ def traced_cost(name: str, clip_frames: int, size: int | None = None) -> Backbon
 
 
 def backbone_gflops(name: str, clip_frames: int, size: int | None = None) -> float:
-    """GFLOPs of one clip of `clip_frames` frames of size×size pixels (Table 1, Table 2)."""
+    """Return the GFLOPs of one clip of `clip_frames` frames of size×size pixels (Table 1, Table 2)."""
     return backbone_cost(name, clip_frames, size).gflops
 
 
 def aggregator_gflops_per_step(map_shape: MapShape) -> float:
-    """GFLOPs of one FAST-GRU step on maps of shape (l, h, w, c): 3.5·c² multiply-adds a position.
+    """Return the GFLOPs of one FAST-GRU step on maps (l, h, w, c): 3.5·c² multiply-adds per position.
 
-    Six 1×1×1 convolutions between c and c/4 (Eq. 4, r = 4), and two of c×c for the candidate. Eq. 3 prints one V
-    for both, but only two fit the costs that the paper prints.
+    Six 1×1×1 convolutions between c and c/4 (Eq. 4, r = 4), and two of c×c for the candidate. Eq. 3 prints
+    one V for both, but only two fit the costs that the paper prints.
     """
     l, h, w, c = map_shape  # noqa: E741 - the paper's letter
     return 3.5 * c * c * l * h * w / 1e9
@@ -97,9 +98,9 @@ def aggregator_gflops_per_step(map_shape: MapShape) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class PatternCost:
-    """What one video costs under a pattern: nE·E + nC·C + (N−1)·step + projections, all in GFLOPs.
+    """The cost of one video under a pattern: nE·E + nC·C + (N−1)·step + projections, all in GFLOPs.
 
-    Raises UsageError without any clip.
+    Raises UsageError if there is no clip.
     """
 
     expensive_gflops: float
@@ -108,12 +109,13 @@ class PatternCost:
     n_expensive: int
     n_cheap: int
     projections_gflops: float = 0.0
-    """Of all clips whose maps are projected, for maps that differ in their channels."""
+    """Of all clips whose maps are projected, if the models' maps differ in their channels."""
 
     def __post_init__(self) -> None:
         if min(self.n_expensive, self.n_cheap) < 0 or self.clips < 1:
             raise UsageError(
-                f"{self.n_expensive} expensive and {self.n_cheap} cheap clips; a video needs at least one clip"
+                f"{self.n_expensive} expensive and {self.n_cheap} cheap clips; "
+                "a video needs at least one clip"
             )
 
     @property
@@ -136,8 +138,8 @@ class PatternCost:
     def paper_rounded(self) -> float:
         """GFLOPs of the video as the paper rounds them.
 
-        With an aggregator, the mean per clip to 0.1, then times N (Table 4). Averaged scores (a step that costs
-        nothing): the sum to 0.1 (Tables 5 and 6).
+        With an aggregator: the mean per clip to 0.1, then times N (Table 4). With averaged scores (a step
+        costs nothing): the sum to 0.1 (Tables 5 and 6).
         """
         if self.step_gflops == 0:
             return round(self.exact, 1)
@@ -145,7 +147,7 @@ class PatternCost:
 
 
 def setting_cost(setting: Setting) -> PatternCost:
-    """Cost of a video under a setting: its backbones on the clips that its pattern gives them, and its aggregator."""
+    """Return the cost of a video under a setting: the backbones on their clips, and the aggregator."""
     from ..aggregate.data.pattern import Pattern
     from ..aggregate.models.shapes import adapted_shape, projection_gflops
 
@@ -168,7 +170,7 @@ def setting_cost(setting: Setting) -> PatternCost:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperCell:
-    """One cost of a table of the paper, recomputed; GFLOPs of a video, or of a clip where the table prints that."""
+    """One recomputed cost of a paper's table: GFLOPs of a video, or of a clip if the table prints that."""
 
     printed: Printed
     exact: float
@@ -176,12 +178,12 @@ class PaperCell:
 
     @property
     def matches(self) -> bool:
-        """Whether the paper prints what its own rounding gives."""
+        """Whether the paper prints the number that its own rounding gives."""
         return abs(self.paper_rounded - self.printed.gflops) < 1e-6
 
 
 def table_cells(table: int) -> list[PaperCell]:
-    """Every cost in a table of the paper, recomputed. Raises UsageError for a table without costs."""
+    """Return every cost of a paper's table, recomputed. Raises UsageError for a table without costs."""
     if table not in TABLES:
         known = ", ".join(str(number) for number in TABLES)
         raise UsageError(f"table {table} has no costs to recompute; those with costs are {known}")
@@ -189,7 +191,7 @@ def table_cells(table: int) -> list[PaperCell]:
 
 
 def mismatches(cells: Iterable[PaperCell]) -> list[PaperCell]:
-    """The cells where the paper's figure is not the recomputed one, rounded as the paper rounds."""
+    """Return the cells whose printed number differs from the recomputed and rounded one."""
     return [cell for cell in cells if not cell.matches]
 
 
@@ -202,5 +204,5 @@ def _cell(printed: Printed) -> PaperCell:
 
 
 def order_by_cost(models: Iterable[str], clip_frames: int, size: int | None = None) -> list[str]:
-    """The models, dearest clip first."""
+    """Return the models, the most expensive clip first."""
     return sorted(models, key=lambda name: backbone_gflops(name, clip_frames, size), reverse=True)

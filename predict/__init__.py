@@ -1,12 +1,12 @@
-"""Both stages live: raw video to classes, each clip through only the backbone it needs.
+"""Classify raw videos: each clip goes through only the backbone that the pattern names.
 
-from faster.predict import Predictor
+    from faster.predict import Predictor
 
-predictor = Predictor("runs/kinetics-fast-gru-1-7-n32-s0")
-for prediction in predictor.predict(["new.mp4"]):
-    print(prediction.path, prediction.top(5), prediction.gflops)
+    predictor = Predictor("runs/kinetics-fast-gru-1-7-n32-s0")
+    for prediction in predictor.predict(["new.mp4"]):
+        print(prediction.path, prediction.top(5), prediction.gflops)
 
-Each public name is imported when it is asked for.
+Each public name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -33,5 +33,5 @@ _MODULES = {
     "write_predictions": ".results",
 }
 
-if not TYPE_CHECKING:  # a type checker sees the imports above, and so knows which names there are
+if not TYPE_CHECKING:  # type checkers see the imports above
     __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -1,7 +1,8 @@
-"""The clips of videos one at a time, as a live run takes them: decoded in order, in a process of their own.
+"""A video's clips one at a time, decoded in order in a separate process.
 
-Memory is two clips, and the frames that the next clip shares with the last, however long a video is; of a file
-only its frames' times are held whole. Without torch: the decoding process imports this module.
+Memory holds two clips and the frames that the next clip shares with the last one, for a video of any length.
+Only the times of all frames are kept for the complete file. The decoding process imports this module, so it
+does not import torch.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ from ..extract.video.sampling import plan_clips
 from ..runtime.file_names import as_text
 
 SLOTS = 2
-"""Clips in memory: the one that is being used, and the one that is being decoded."""
+"""Clips in memory: one in use, one being decoded."""
 
-Key = tuple[int, int]  # (video, place)
+Key = tuple[int, int]  # (video, clip number)
 DecodeResult = tuple[Key, LoadedVideo | VideoFailure]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRequest:
-    """Some of a video's clips: those at the increasing `places` of the uniform grid of `grid` clips.
+    """Clips of a video: those at the increasing `places` of the uniform grid of `grid` clips.
 
-    A clip is `clip_frames` frames, `frame_stride` apart, of `size` × `size` pixels, in the transform of testing.
+    A clip has `clip_frames` frames, `frame_stride` apart, of `size` × `size` pixels, with the transform of
+    testing.
     """
 
     grid: int
@@ -45,9 +47,9 @@ class ClipRequest:
 
 
 class ClipStream:
-    """Clips of videos in order, the next one decoded while the last one is used. Use it in a `with` statement.
+    """Clips of videos in order; the next one is decoded while the last one is used.
 
-    A decoder that crashes, or is stuck for two minutes, costs its video and nothing else.
+    Use it in a `with` statement. If a decoder crashes, or hangs for two minutes, only its video is lost.
     """
 
     def __init__(self, paths: Sequence[Path], request: ClipRequest) -> None:
@@ -59,10 +61,10 @@ class ClipStream:
         self._results: Generator[DecodeResult, None, None] | None = None
 
     def clip(self, video: int, number: int) -> LoadedVideo:
-        """The clip at `places[number]` of the video at `paths[video]`, as a `LoadedVideo` of one clip.
+        """Return the clip at `places[number]` of the video at `paths[video]`, as a `LoadedVideo` of one clip.
 
-        Its pixels hold until the next call. Calls go forward: clips and videos can be left out, and an earlier one
-        cannot be had again.
+        Its pixels are valid until the next call. Calls go forward: they may skip clips and videos, but never
+        go back.
 
         Raises:
             VideoError: the video does not give this clip, or the decoder died.
@@ -70,11 +72,12 @@ class ClipStream:
         self._video = video
         for key, result in self._running():
             if key != (video, number):
-                continue  # decoded ahead, of a video that was given up
+                continue  # prefetched, from a video that was given up
             if isinstance(result, LoadedVideo):
                 return result
             self._video += 1
-            self._restart()  # what is decoded ahead is of the same video, and may be stuck as this was
+            # The prefetched clips are of the same video, and may hang in the same way.
+            self._restart()
             raise VideoError(result.reason)
         raise UsageError(f"clip {number} of video {video} is behind the stream, or not in it")
 
@@ -117,7 +120,7 @@ class VideoPass:
     """One pass over one video that fills clip after clip, from number `first` of the request on.
 
     Raises:
-        VideoError: nothing in the file can be used as a video.
+        VideoError: the file has nothing that can be used as a video.
     """
 
     def __init__(self, path: Path, request: ClipRequest, first: int = 0) -> None:
@@ -137,7 +140,7 @@ class VideoPass:
 
     @property
     def kept_frames(self) -> int:
-        """Frames in memory: those that a later clip needs too."""
+        """Number of frames in memory: those that a later clip needs too."""
         return len(self._kept)
 
     @property
@@ -161,7 +164,7 @@ class VideoPass:
             out[0, place] = self._kept[index]
         self._kept = {k: v for k, v in self._kept.items() if later is not None and k >= later}
         if self.is_over:
-            # Some damage shows only in the number of frames: extraction counts them too.
+            # Some damage shows only in the number of frames. Extraction counts them too.
             for _ in self._frames:
                 raise AssertionError("frames beyond the last clip were asked for")
         start = self._starts[number : number + 1]
@@ -176,11 +179,11 @@ class VideoPass:
         )
 
 
-_reader: VideoPass | None = None  # of the decoding process, between its jobs
+_reader: VideoPass | None = None  # in the decoding process, kept between its jobs
 
 
 def load_next_clip(path: Path, *, request: ClipRequest, number: int, out: NDArray[np.uint8]) -> LoadedVideo:
-    """A decoder process's job: go on in the video that is open, or open this one.
+    """Run one job of a decoder process: continue with the open video, or open this one.
 
     Raises:
         VideoError: as `VideoPass`.
@@ -196,12 +199,13 @@ def load_next_clip(path: Path, *, request: ClipRequest, number: int, out: NDArra
 
 
 def list_videos(paths: Iterable[str | Path]) -> list[Path]:
-    """The files named, and the video files below the folders named, each folder's sorted by path.
+    """Return the named files, and the video files in the named folders, sorted by path in each folder.
 
-    Names that are not UTF-8 are given with escapes: such a file cannot be opened, and fails with that reason.
+    Names that are not UTF-8 are returned with escapes. Such a file cannot be opened, and fails with that
+    reason.
 
     Raises:
-        UsageError: a folder holds no video files; a name is empty, or an address.
+        UsageError: a folder holds no video files; a name is empty, or is a URL.
         SourceError: a folder cannot be read.
     """
     found: list[Path] = []

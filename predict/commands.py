@@ -1,4 +1,4 @@
-"""`faster predict` and `faster export-model`: raw videos to classes, and the aggregator for other programs."""
+"""`faster predict` and `faster export-model`: classify raw videos, and export the aggregator."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def predict_command(
     for model in predictor.random_models:
         click.echo(f"note: {model} has random weights: these answers mean nothing", err=True)
     done: list[Prediction] = []
-    quiet = as_json or stream  # what is not an answer then goes to the other stream
+    quiet = as_json or stream  # everything but answers then goes to stderr
     try:
         with interruptible(f"answers so far are in {out}"):
             for answer in predictor.answers(
@@ -88,9 +88,9 @@ def predict_command(
                         click.echo(_line(answer))
                 elif stream:
                     _print_json(answer.to_dict())
-    finally:  # a stop in the last of many videos must not cost the others
+    finally:  # an interrupt in the last of many videos must not lose the others
         failed = sum(bool(prediction.reason) for prediction in done)
-        if failed < len(done):  # an earlier table is not given up for nothing
+        if failed < len(done):  # do not replace an earlier table with nothing
             write_predictions(out, done)
     if exit_probability is not None or budget_gflops is not None:
         click.echo(_saved(done), err=quiet)
@@ -133,7 +133,7 @@ def export_model_command(run: str, out: Path, as_json: bool) -> None:
 
 
 def _line(prediction: Prediction) -> str:
-    """One video's answer for people."""
+    """Return one video's answer as a line of text."""
     if prediction.reason:
         return f"{prediction.path}: failed: {prediction.reason}"
     best = ", ".join(f"{name} {100 * p:.1f} %" for name, p in prediction.top())
@@ -141,7 +141,8 @@ def _line(prediction: Prediction) -> str:
     noun = agreeing(sum(prediction.clips_of.values()), "clip", "clips")
     stopped = f"; {prediction.stopped_by}: {_share(prediction)}" if prediction.stopped_by else ""
     left_out = (
-        f"; {counted(prediction.left_out, 'frame')} at the start need pictures from before it and are left out"
+        f"; {counted(prediction.left_out, 'frame')} at the start need pictures from before it and are left "
+        "out"
         if prediction.left_out
         else ""
     )
@@ -156,19 +157,19 @@ def _share(prediction: Prediction) -> str:
 
 
 def _saved(predictions: Sequence[Prediction]) -> str:
-    """What all videos together spared; those that failed are left out."""
-    whole = [prediction for prediction in predictions if not prediction.reason]
-    stopped = sum(bool(prediction.stopped_by) for prediction in whole)
+    """Return a line that says what all videos saved together. Failed ones are left out."""
+    complete = [prediction for prediction in predictions if not prediction.reason]
+    stopped = sum(bool(prediction.stopped_by) for prediction in complete)
     saved, planned = (
-        sum(prediction.saved_gflops for prediction in whole),
-        sum(prediction.whole_gflops for prediction in whole),
+        sum(prediction.saved_gflops for prediction in complete),
+        sum(prediction.whole_gflops for prediction in complete),
     )
-    clips = sum(prediction.saved_clips for prediction in whole)
+    clips = sum(prediction.saved_clips for prediction in complete)
     share = f" ({100 * saved / planned:.1f} %)" if planned else ""
     return (
-        f"{stopped:,} of {counted(len(whole), 'video')} left early: saved {saved:.4g} of {planned:.4g} "
-        f"GFLOPs{share}, "
-        f"{clips:,} of {counted(sum(prediction.whole_clips for prediction in whole), 'clip')}"
+        f"{stopped:,} of {counted(len(complete), 'video')} left early: saved {saved:.4g} of {planned:.4g} "
+        f"GFLOPs{share}, {clips:,} of "
+        f"{counted(sum(prediction.whole_clips for prediction in complete), 'clip')}"
     )
 
 

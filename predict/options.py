@@ -1,4 +1,4 @@
-"""How to classify videos: what a live prediction may change of its run, and when it may leave a video."""
+"""Options of prediction: what may differ from the run, and when to stop a video early."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..terminal.settings import check, documented, setting
 @documented
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """What `Predictor` and its answers take; None changes nothing."""
+    """What `Predictor` and its methods take. None changes nothing."""
 
     pattern: str | None = setting(
         None, help="Another pattern than the run's; for runs of any pattern.", metavar="E:C"

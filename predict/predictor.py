@@ -1,10 +1,12 @@
-"""The two stages live: raw video → on each clip the backbone that the pattern names → aggregator → classes.
+"""From raw video to classes: per clip the backbone that the pattern names, then the aggregator.
 
-from faster.predict import Predictor
+Example:
 
-predictor = Predictor("runs/kinetics-fast-gru-1-7-n32-s0")
-for prediction in predictor.predict(["new.mp4"]):
-    print(prediction.path, prediction.top(5), prediction.gflops)
+    from faster.predict import Predictor
+
+    predictor = Predictor("runs/kinetics-fast-gru-1-7-n32-s0")
+    for prediction in predictor.predict(["new.mp4"]):
+        print(prediction.path, prediction.top(5), prediction.gflops)
 """
 
 from __future__ import annotations
@@ -41,23 +43,23 @@ __all__ = ["ClipAnswer", "Prediction", "Predictor", "write_predictions"]
 
 
 class Predictor:
-    """A trained run, ready to classify raw videos: what `faster predict` calls.
+    """A trained run, ready to classify raw videos. `faster predict` calls it.
 
-    The backbones' weights are those that the run's store was extracted with, told by their digest, and they compute in
-    the precision that its maps were computed in. Clips run one
-    at a time, so that nothing is computed that a stop would leave out; against the store's batches, maps may differ
-    in the last float16 bit.
+    The backbones use the weights that the run's store was extracted with, checked by their digest, and the
+    precision that the store's maps were computed in. Clips run one at a time, so no clip is computed that an
+    early stop would skip. Compared with the store's batches, maps may differ in the last float16 bit.
 
     Args:
         run: a run folder of `faster train-agg`, or a loaded run.
-        weights: model → file, where a file moved since extraction.
+        weights: model → file, for files that moved since extraction.
         device: where backbones and aggregator run; None takes the first GPU, or the CPU.
-        pattern, clips: another mixture than the run's, of the same models; what a run of any pattern is for.
+        pattern, clips: another mixture of the same models; mainly for a run of any pattern.
 
     Raises:
-        UsageError: another mixture that the run's models or its store's clips do not give.
-        RunError: not a whole run.
-        WeightsError: the weights are not found, or are others than the run's; or the run's features were imported.
+        UsageError: the run's models or its store's clips do not allow the other mixture.
+        RunError: the run is not complete.
+        WeightsError: the weights are not found, or differ from the run's; or the run's features were
+            imported.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Predictor:
         pattern: str | None = None,
         clips: int | None = None,
     ) -> None:
-        PredictOptions(pattern=pattern, clips=clips)  # refuses others
+        PredictOptions(pattern=pattern, clips=clips)  # checks the values
         run = run if isinstance(run, Run) else load_run(run)
         config = run.config.on(pattern, clips)
         self.run = replace(run, config=config)
@@ -81,7 +83,9 @@ class Predictor:
                 f"the run has no model {min(unknown)!r}; it has: {', '.join(config.models)}{hint}"
             )
         mask = config.pattern.expensive_mask(config.clips)
-        self.models: list[str] = [str(config.expensive if dear else config.cheap) for dear in mask]
+        self.models: list[str] = [
+            str(config.expensive if is_expensive else config.cheap) for is_expensive in mask
+        ]
         """The model of each of the N clips, in time order."""
         self._specs = {
             model: FeatureSpec.from_dict(entry["spec"])
@@ -101,7 +105,7 @@ class Predictor:
                 f"--clips {config.clips}: the run's store has {counted(grid, 'clip')} a video; at most these"
             )
         places, exact = uniform_subset(grid, config.clips)
-        # Where N divides the store's M, N clips asked alone are the very clips that the store has.
+        # If N divides the store's M, a grid of N clips gives exactly clips of the store.
         self._grid = config.clips if exact else grid
         self._places = range(config.clips) if exact else places.tolist()
         self.gflops_after = self._costs()
@@ -114,7 +118,7 @@ class Predictor:
         exit_probability: float | None = None,
         budget_gflops: float | None = None,
     ) -> Iterator[Prediction]:
-        """Classify videos, one after another; one that cannot be decoded gives a Prediction with a reason.
+        """Classify videos one after another. A video that cannot be decoded gives a Prediction with a reason.
 
         Takes and raises what `answers` does.
         """
@@ -128,34 +132,36 @@ class Predictor:
         exit_probability: float | None = None,
         budget_gflops: float | None = None,
     ) -> Iterator[ClipAnswer | Prediction]:
-        """Classify videos, and say at any time: for each a ClipAnswer after each clip, then its Prediction.
+        """Classify videos clip by clip: for each video a ClipAnswer after each clip, then its Prediction.
 
-        Memory does not grow with a video's length but for its frames' times. A video may fail after some answers.
+        Memory does not grow with a video's length, except for the times of its frames. A video may fail after
+        some answers.
 
         Args:
             paths: video files.
-            exit_probability: leave a video after the clip at which a class is at least so probable, in (0, 1].
-            budget_gflops: leave each video before the clip that would cost more than this in all.
+            exit_probability: stop a video after the clip at which a class has at least this probability, in
+                (0, 1].
+            budget_gflops: stop each video before the clip that would bring its total cost above this.
 
         Raises:
             UsageError: an option that is not allowed, or a budget below the cost of the first clip.
         """
-        PredictOptions(exit_probability=exit_probability, budget_gflops=budget_gflops)  # refuses others
+        PredictOptions(exit_probability=exit_probability, budget_gflops=budget_gflops)  # checks the values
         clips = len(self.models)
         if budget_gflops is not None:
             clips = int((self.gflops_after <= budget_gflops).sum())
             if not clips:
                 raise UsageError(
-                    f"a budget of {budget_gflops:g} GFLOPs; the first clip alone costs {self.gflops_after[0]:.4g} "
-                    f"({self.models[0]})"
+                    f"a budget of {budget_gflops:g} GFLOPs; the first clip alone costs "
+                    f"{self.gflops_after[0]:.4g} ({self.models[0]})"
                 )
         return self._answers([as_text(str(path)) for path in paths], exit_probability or float("inf"), clips)
 
     def scores(self, clips: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float64]]:
-        """The probabilities (classes,) float64 after each of a video's clips, from wherever they come.
+        """Yield the probabilities (classes,) float64 after each of a video's clips, from any source of clips.
 
-        Clip t, (1, L, size, size, 3) uint8, is as large, and its frames as far apart, as `models[t]` was extracted
-        with. At most N clips are taken. Maps are rounded to float16, as the store's.
+        Clip t, (1, L, size, size, 3) uint8, has the size and the frame stride that `models[t]` was extracted
+        with. At most N clips are taken. Maps are rounded to float16, as in the store.
 
         Raises:
             VideoError: a backbone's output is not finite or does not fit float16.
@@ -166,7 +172,7 @@ class Predictor:
             yield probabilities
 
     def _advance(self, state: Any, t: int, clip: NDArray[np.uint8]) -> tuple[Any, NDArray[np.float64]]:
-        """The state after clip t, and the probabilities (classes,) that it reads."""
+        """Return the state after clip t, and the probabilities (classes,) that it gives."""
         model = self.models[t]
         try:
             maps, logits = self._networks[model](clip)
@@ -182,7 +188,7 @@ class Predictor:
             return state, self._aggregator.readout(state)[0].double().softmax(-1).cpu().numpy()
 
     def _answers(self, paths: list[str], enough: float, clips: int) -> Iterator[ClipAnswer | Prediction]:
-        """`answers`, with `enough` the probability to leave at, and `clips` those that the budget allows."""
+        """Yield what `answers` does; stop at the probability `enough`, and after the first `clips`."""
         class_names, planned = self.run.config.class_names, len(self.models)
         with ExitStack() as stack:
             streams = {
@@ -229,7 +235,7 @@ class Predictor:
                 )
 
     def _requests(self, clips: int) -> dict[tuple[int, int], ClipRequest]:
-        """What to decode for the first `clips` clips: models that see the same frames share a decode."""
+        """Return what to decode for the first `clips`. Models that see the same frames share a decode."""
         places: dict[tuple[int, int], list[int]] = {}
         for place, model in zip(self._places, self.models[:clips], strict=False):
             places.setdefault(self._frames_of(model), []).append(place)
@@ -247,7 +253,7 @@ class Predictor:
     def _clips(
         self, streams: Mapping[tuple[int, int], ClipStream], video: int, clips: int
     ) -> Iterator[LoadedVideo]:
-        """A video's first clips in time order, each in its model's frames."""
+        """Yield a video's first clips in time order, each in its model's frames."""
         given: Counter[tuple[int, int]] = Counter()
         for model in self.models[:clips]:
             frames = self._frames_of(model)
@@ -267,21 +273,22 @@ class Predictor:
 
     @property
     def random_models(self) -> list[str]:
-        """Those whose weights are random, so that what is answered means nothing."""
+        """The models whose weights are random. Their answers mean nothing."""
         return [model for model, spec in self._specs.items() if spec.weights_random]
 
     def _frames_of(self, model: str) -> tuple[int, int]:
-        """(size, frame stride): what decides the frames that a model sees."""
+        """Return (size, frame stride): what decides the frames that a model sees."""
         return int(self._specs[model].transform["size"]), self._specs[model].frame_stride
 
 
 def _load(spec: FeatureSpec, recorded: str | None, weights: Mapping[str, str], device: str) -> FrozenBackbone:
-    """The backbone with exactly the weights that the store's maps were made with."""
+    """Return the backbone with exactly the weights that the store's maps were made with."""
     if spec.transform.keys() & {"imported", "pooled"}:
         raise WeightsError(
-            f"the run's maps of {spec.model} were imported, and no backbone here makes them from raw videos; live "
-            "prediction needs a run on maps of faster extract (faster models lists its backbones). For new videos, "
-            "import their features too: faster evaluate RUN --store THEIR-STORE"
+            f"the run's maps of {spec.model} were imported, and no backbone here makes them from raw videos; "
+            "live "
+            "prediction needs a run on maps of faster extract (faster models lists its backbones). For new "
+            "videos, import their features too: faster evaluate RUN --store THEIR-STORE"
         )
     path = weights.get(spec.model)
     if path is None and spec.weights_random:

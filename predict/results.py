@@ -1,4 +1,4 @@
-"""What a live run says: an answer after each clip, and one for each video."""
+"""Results of prediction: an answer after each clip, and one for each video."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..runtime.atomic import replace
 
 TOP = 5
 CONFIDENT, BUDGET = "confident", "budget"
-"""Why a video was left before its last clip."""
+"""Why a video was stopped before its last clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,11 @@ class ClipAnswer:
 
     Attributes:
         path: the video as it was named.
-        clip: which of the run's N clips, from 0.
+        clip: the number of the clip, from 0 to N − 1.
         clips: N.
-        time_seconds: of the clip's first frame, since the video's first frame.
+        time_seconds: start of the clip's first frame, since the video's first frame.
         model: the backbone that ran on it.
-        class_names: what the probabilities stand for.
+        class_names: the class of each probability.
         probabilities: (classes,) float64, sums to 1.
         gflops: spent on the video so far, backbones and aggregator, in multiply-adds / 1e9.
         last: whether it is the video's last answer.
@@ -46,11 +46,11 @@ class ClipAnswer:
     last: bool
 
     def top(self, count: int = TOP) -> list[tuple[str, float]]:
-        """The most probable classes and their probabilities, the best first."""
+        """Return the most probable classes and their probabilities, the best first."""
         return _top(self.class_names, self.probabilities, count)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types, with the best five classes."""
+        """Return JSON types, with the best five classes."""
         return {
             "path": self.path,
             "clip": self.clip,
@@ -65,16 +65,16 @@ class ClipAnswer:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One video's answer, or why there is none.
+    """One video's answer, or the reason why there is none.
 
     Attributes:
         path: the video as it was named.
-        class_names: what the probabilities stand for.
-        probabilities: (classes,) float64, sums to 1; None where the video failed.
+        class_names: the class of each probability.
+        probabilities: (classes,) float64, sums to 1; None if the video failed.
         gflops: spent on it, backbones and aggregator, in multiply-adds / 1e9.
-        clips_of: model → clips that it ran on.
-        whole_gflops, whole_clips: what all clips of the run's pattern cost, and their number N.
-        stopped_by: why later clips were left out: "confident", "budget", or "" where none was.
+        clips_of: model → number of clips that it ran on.
+        whole_gflops, whole_clips: the cost of all clips of the run's pattern, and their number N.
+        stopped_by: why later clips were skipped: "confident", "budget", or "" if none was.
         reason: why there is no answer, else "".
         left_out: frames at the file's start that need pictures from before it.
     """
@@ -92,20 +92,20 @@ class Prediction:
 
     @property
     def saved_gflops(self) -> float:
-        """What stopping early spared."""
+        """GFLOPs saved by stopping early."""
         return self.whole_gflops - self.gflops if self.stopped_by else 0.0
 
     @property
     def saved_clips(self) -> int:
-        """The clips that stopping early left out."""
+        """Number of clips that stopping early skipped."""
         return self.whole_clips - sum(self.clips_of.values()) if self.stopped_by else 0
 
     def top(self, count: int = TOP) -> list[tuple[str, float]]:
-        """The most probable classes and their probabilities, the best first; empty where the video failed."""
+        """Return the most probable classes and their probabilities, best first; empty if the video failed."""
         return [] if self.probabilities is None else _top(self.class_names, self.probabilities, count)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types, with the best five classes."""
+        """Return JSON types, with the best five classes."""
         return {
             "path": self.path,
             "top": _named(self.top()),
@@ -119,7 +119,7 @@ class Prediction:
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
-    """Write predictions.csv: a line a video with its best five classes, cost, and why it stopped early or failed."""
+    """Write predictions.csv: per video the best five classes, cost, and why it stopped early or failed."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     ranks = [f"{what}{k}" for k in range(1, TOP + 1) for what in ("class", "probability")]

@@ -1,1 +1,1 @@
-"""Maps for training: which clips of which model, drawn, read ahead, pooled."""
+"""Maps for training: which clips of which model, drawn, prefetched, pooled."""

@@ -1,4 +1,4 @@
-"""Which of a store's M clips a test or a training step takes."""
+"""Which of a store's M clips an evaluation or a training step takes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ...errors import UsageError
 
 
 def uniform_subset(grid: int, clips: int) -> tuple[NDArray[np.int64], bool]:
-    """Choose `clips` of the `grid` clips of a view, spread over the whole video (§4, testing).
+    """Choose `clips` of the `grid` clips of a view, spread over the complete video (§4, testing).
 
-    Where `clips` divides `grid` these are clips j·grid/clips, which start at the frames that `clips` alone
-    would have given, and the second value is True. Otherwise they are the nearest clips of the grid, and
-    it is False, so that the caller can say so.
+    If `clips` divides `grid`, these are clips j·grid/clips. They start at the frames that a grid of `clips`
+    alone would give, and the second value is True. Otherwise they are the nearest clips of the grid, and it
+    is False, so that the caller can report this.
 
     Returns:
-        (clips,) int64, increasing.
+        (clips,) int64, increasing; and whether they are exact.
 
     Raises:
         UsageError: `clips` is not between 1 and `grid`.

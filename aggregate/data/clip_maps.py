@@ -1,4 +1,4 @@
-"""A store's maps as a `torch.utils.data.Dataset`, for a training loop of one's own."""
+"""A store's maps as a `torch.utils.data.Dataset`, for the user's own training loop."""
 
 from __future__ import annotations
 
@@ -22,35 +22,37 @@ from .pattern import ANY
 
 
 class ClipMaps(Dataset[dict[str, Any]]):
-    """The labelled videos of one part of a split whose maps are whole; an item is N clips of one video.
+    """The labelled videos of one part of a split whose maps are complete; an item is N clips of one video.
 
-    An item is a dict, which `torch.utils.data.default_collate` makes a batch of:
+    An item is a dict. `torch.utils.data.default_collate` makes a batch of items:
 
-        maps     (N, l, h, w, c) float16 tensor, the clips in time order; where the models' maps differ in shape a list of
-                 N tensors (l, h, w, c), which is collated to N batches
+        maps     (N, l, h, w, c) float16 tensor, the clips in time order; if the models' maps differ in shape,
+                 a list of N tensors (l, h, w, c), collated to N batches
         models   (N,) int64 tensor, the model of each clip, an index into `models`
         label    int, an index into `class_names`
         row      int, the video's row in the store: `store.open(path).videos.ids[row]` is its id
 
-    Of the train part, each epoch draws one of a video's views and N of its clips, a function of (seed, epoch, video): what
-    `train_agg` draws from too. Call `set_epoch` before each epoch, as with torch's DistributedSampler; workers that persist
-    do not see it. Other parts give the clips that an evaluation takes: N of the centre view, spread uniformly.
+    In the train part, each epoch draws one of a video's views and N of its clips, as a function of (seed,
+    epoch, video). `train_agg` draws from the same views and clips. Call `set_epoch` before each epoch, as
+    with torch's DistributedSampler; persistent workers do not see the call. Other parts give the clips of an
+    evaluation: N clips of the centre view, spread uniformly.
 
-    It can be pickled, and each process opens the store for itself. A batch is read in one go where the loader asks for it so,
-    as torch's does.
+    The dataset can be pickled, and each process opens the store itself. If the loader asks for a complete
+    batch, as torch's does, it is read in one go.
 
     Args:
         store: the store's path.
-        pattern: "1:7", "all-E", "all-C"; by default 1:7, or all-E where the store has one model. Not "any".
+        pattern: "1:7", "all-E", "all-C"; by default 1:7, or all-E if the store has one model. Not "any".
         split, part: a named split, by default the only one or the first by name; "train", "val" or "test".
         clips: N; by default all of the store's M.
         expensive, cheap, clip_frames: as in `TrainConfig`.
         seed: of what the train part draws.
 
     Raises:
-        DataError: the store lacks what is asked, or a backbone in use was trained on a video of the val or test part.
-        StoreError: the path is not a sound store; in an item, a clip is damaged.
-        UsageError: no pattern or part is called so, or it is not clear which model is meant.
+        DataError: the store does not have what is asked, or a backbone in use was trained on a video of the
+            val or test part.
+        StoreError: the path is not a valid store; when reading an item, a clip is damaged.
+        UsageError: the pattern or part does not exist, or the model is ambiguous.
     """
 
     def __init__(
@@ -84,22 +86,22 @@ class ClipMaps(Dataset[dict[str, Any]]):
         self.labels: NDArray[np.int64] = opened.videos.labels[self.rows].astype(np.int64)
         self._asked = replace(
             self._asked, pattern=mix.pattern, clips=mix.clips
-        )  # settled, should the store grow
+        )  # settled, in case the store grows
 
     def __len__(self) -> int:
-        """The number of videos."""
+        """Return the number of videos."""
         return len(self.rows)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the train part's views and clips anew: the same for the same seed and epoch."""
+        """Draw new views and clips for the train part: the same for the same seed and epoch."""
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One video's item. Raises IndexError where there is none."""
+        """Return one video's item. Raises IndexError if there is none."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """The items of several videos, read together."""
+        """Return the items of several videos, read together."""
         rows = self.rows[np.asarray(indices, dtype=np.int64)]
         batch = self._reader.read(*self._plan(rows)).to(torch.device("cpu"))
         maps: list[Any]

@@ -1,4 +1,4 @@
-"""Batches of mixed clips, read straight from the store's shards ahead of the step that needs them."""
+"""Batches of mixed clips, prefetched from the store's shards."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PREFETCH_BATCHES = 2
 
 
 class ClipReader:
-    """Reads chosen clips of chosen videos into one tensor a model; pinned, for a GPU to copy from.
+    """Reads chosen clips of chosen videos into one tensor per model; pinned, for a GPU to copy from.
 
-    At most `depth` batches are read ahead of the step that needs them; with 0 each is read when it is asked for.
+    At most `depth` batches are prefetched; with 0, each is read when it is requested.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ClipReader:
         clips: NDArray[np.int64],
         model_of: NDArray[np.int64],
     ) -> ClipBatch:
-        """Clips (B, N) of rows (B,) in views (B,), each of the model that `model_of` (B, N) says, as `Mix.model_of` does."""
+        """Read clips (B, N) of rows (B,) in views (B,), of the models `model_of` (B, N) as in `Mix`."""
         inputs, scales = {}, {}
         row_of = np.empty(clips.shape, dtype=np.int64)
         for index, model in enumerate(self.mix.features):
@@ -73,13 +73,13 @@ class ClipReader:
         )
 
     def of(self, mix: Mix) -> Self:
-        """The same reader for another mixture of the same models."""
+        """Return the same reader for another mixture of the same models."""
         other = copy(self)
         other.mix = mix
         return other
 
     def _read(self, model: str, wanted: Wanted) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """A model's clips, by rows, views and clips (n,): their maps or logits, and the scales of uint8 maps."""
+        """Read a model's clips by rows, views, clips (n,): maps or logits, and the scales of uint8 maps."""
         features = self.mix.features[model]
         if self.reads == "logits":
             logits = torch.from_numpy(features.read_logits(*wanted))
@@ -93,7 +93,7 @@ class ClipReader:
 
 
 class ReadPlan(NamedTuple):
-    """What a step reads: rows (B,), views (B,), clips (B, N), and the model (B, N) of each, as `Mix.model_of` says it."""
+    """What a step reads: rows (B,), views (B,), clips (B, N), and models (B, N) as in `Mix.model_of`."""
 
     rows: NDArray[np.int64]
     views: NDArray[np.int64]
@@ -102,7 +102,10 @@ class ReadPlan(NamedTuple):
 
 
 def drawn_clips(mix: Mix, rows: NDArray[np.int64], rng: np.random.Generator) -> ReadPlan:
-    """Of each video one of its views that are whole, and N clips in time order; N and patterns too where the mix is drawn."""
+    """Draw for each video one of its complete views, and N clips in time order.
+
+    If the mix is drawn, draw N and the patterns too.
+    """
     views = np.array([rng.choice(np.flatnonzero(mix.whole[row])) for row in rows], dtype=np.int64)
     count, model_of = mix.clips, np.broadcast_to(mix.model_of, (len(rows), mix.clips))
     if mix.drawn:
@@ -112,7 +115,7 @@ def drawn_clips(mix: Mix, rows: NDArray[np.int64], rng: np.random.Generator) -> 
 
 
 def uniform_clips(mix: Mix, rows: NDArray[np.int64]) -> ReadPlan:
-    """Of each video the centre view, and N clips spread uniformly over it."""
+    """Return for each video the centre view, and N clips spread uniformly over it."""
     chosen, _ = uniform_subset(mix.grid, mix.clips)
     clips = np.broadcast_to(chosen, (len(rows), mix.clips))
     return ReadPlan(
@@ -123,11 +126,11 @@ def uniform_clips(mix: Mix, rows: NDArray[np.int64]) -> ReadPlan:
 class TrainLoader:
     """Training batches as a pure function of (seed, epoch, step).
 
-    An epoch takes every video once, in a new order, in batches as equal as can be, none larger than
-    `batch_size`. Of each video it draws one of the views that are whole, and N clips of it without
-    replacement, in time order (FASTER §4); where the mix is drawn, N of each step and each video's pattern too. Of several ranks each reads its part of the same batches.
-
-    Raises UsageError where a batch has fewer videos than there are ranks.
+    An epoch takes every video once, in a new order, in batches of nearly equal size, at most `batch_size`.
+    For each video it draws one of the complete views, and N of its clips without replacement, in time order
+    (FASTER §4). If the mix is drawn, it also draws N for each step and a pattern for each video. With several
+    ranks, each reads its part of the same batches.
+    Raises UsageError if a batch has fewer videos than there are ranks.
     """
 
     def __init__(
@@ -141,16 +144,15 @@ class TrainLoader:
     ) -> None:
         self.reader, self.rows, self.seed, self.ranks = reader, rows, seed, ranks
         self.steps_per_epoch = -(-len(rows) // batch_size)
-        self._split: tuple[int, list[NDArray[np.int64]]] = (-1, [])  # an epoch, and its steps' rows
+        self._split: tuple[int, list[NDArray[np.int64]]] = (-1, [])  # an epoch, and the rows of its steps
         if len(rows) // self.steps_per_epoch < ranks.count:
             raise UsageError(
                 f"batches of {counted(len(rows) // self.steps_per_epoch, 'video')} cannot be shared by "
-                f"{counted(ranks.count, 'process', 'processes')}; "
-                "raise --batch-size, or start fewer"
+                f"{counted(ranks.count, 'process', 'processes')}; raise --batch-size, or start fewer"
             )
 
     def rows_of(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """Rows (B,) of one step, of all ranks."""
+        """Return the rows (B,) of one step, of all ranks."""
         split = self._split
         if split[0] != epoch:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
@@ -158,12 +160,12 @@ class TrainLoader:
         return split[1][step]
 
     def plan(self, epoch: int, step: int) -> ReadPlan:
-        """What one step reads, of all ranks."""
+        """Return what one step reads, of all ranks."""
         rng = np.random.default_rng([self.seed, epoch, step + 1])  # [seed, epoch, 0] would be [seed, epoch]
         return drawn_clips(self.reader.mix, self.rows_of(epoch, step), rng)
 
     def batches(self, epoch: int, start_step: int = 0) -> Batches:
-        """The epoch's batches from `start_step` on: this rank's part of each."""
+        """Yield the epoch's batches from `start_step` on: this rank's part of each."""
 
         def load(step: int) -> ClipBatch:
             plan = self.plan(epoch, step)
@@ -177,9 +179,9 @@ class TrainLoader:
 def uniform_batches(
     reader: ClipReader, rows: NDArray[np.int64], *, batch_size: int, ranks: Ranks = ALONE
 ) -> Batches:
-    """The videos in order, each with its N clips spread uniformly over the centre view (FASTER §4).
+    """Yield the videos in order, each with N clips spread uniformly over the centre view (FASTER §4).
 
-    Several ranks share the batches, whose videos and places in them are those of one rank.
+    Several ranks share the batches. Each video has the same batch and position as with one rank.
     """
 
     def load(step: int) -> ClipBatch:

@@ -1,4 +1,4 @@
-"""What a run takes from a store: which models for which clips, and which videos for what."""
+"""What a run takes from a store: models, clips and videos."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ DEFAULT_PATTERN = Pattern(expensive=1, cheap=7)  # the paper's FASTER16
 
 
 class AsksForClips(Protocol):  # read-only, so that frozen records fit
-    """What is asked of a store's models and clips, None where the store settles it; a text is read by `choose_mix`.
+    """What is asked of a store's models and clips. None lets the store settle it; `choose_mix` parses text.
 
-    Among others `TrainConfig`, `RunConfig` and a sweep's `Cell` are such records.
+    `TrainConfig`, `RunConfig` and a sweep's `Cell` are such records, among others.
     """
 
     @property
@@ -41,16 +41,16 @@ class AsksForClips(Protocol):  # read-only, so that frozen records fit
 
     @property
     def expensive(self) -> str | None:
-        """A model."""
+        """The expensive model."""
 
     @property
     def cheap(self) -> str | None:
-        """A model."""
+        """The cheap model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixRequest:
-    """A record of nothing else than what `AsksForClips` has."""
+    """A record with only the attributes of `AsksForClips`."""
 
     pattern: Pattern | str | None = None
     clips: int | None = None
@@ -63,8 +63,8 @@ class MixRequest:
 class Mix:
     """N clips of a video, the expensive and the cheap ones in the pattern's order.
 
-    `expensive` and `cheap` are None where the pattern's N clips have none of that kind. With `drawn`, training
-    draws N and each video's pattern (`budgets`), and `pattern` and `clips` are what the run is reported on.
+    `expensive` and `cheap` are None if the pattern's N clips have none of that kind. With `drawn`, training
+    draws N and each video's pattern (`budgets`); `pattern` and `clips` are what the run reports on.
     """
 
     pattern: Pattern
@@ -76,7 +76,7 @@ class Mix:
 
     @classmethod
     def of_one(cls, features: Features, clips: int) -> Mix:
-        """So many clips of a video, all of one model."""
+        """Return a mix of `clips` clips of a video, all of one model."""
         return cls(
             pattern=ALL_EXPENSIVE,
             clips=clips,
@@ -99,13 +99,13 @@ class Mix:
 
     @property
     def models(self) -> list[str]:
-        """The model of each time."""
+        """The name of the model at each time."""
         names = list(self.features)
         return [names[index] for index in self.model_of]
 
     @property
     def grid(self) -> int:
-        """M, the clips of a view that the store holds."""
+        """M, the clips of a view in the store."""
         return next(iter(self.features.values())).clips
 
     @property
@@ -115,10 +115,10 @@ class Mix:
 
     @cached_property
     def whole(self) -> NDArray[np.bool_]:
-        """(rows, views) bool: every model in use has whole maps."""
+        """(rows, views) bool: whether every model in use has complete maps."""
         views = min(features.views for features in self.features.values())
-        whole = np.stack([features.ok[:, :views] for features in self.features.values()])
-        return np.asarray(whole.all(axis=0))
+        complete = np.stack([features.ok[:, :views] for features in self.features.values()])
+        return np.asarray(complete.all(axis=0))
 
     @property
     def backbone_gflops(self) -> float:
@@ -126,21 +126,27 @@ class Mix:
         return sum(self.features[model].gflops_per_clip for model in self.models)
 
     def describe(self) -> str:
-        """One line: how many clips of which model."""
-        parts = [f"{self.models.count(model)} {model}" for model in self.features]
+        """Return one line: how many clips of which model."""
+        counts = [f"{self.models.count(model)} {model}" for model in self.features]
         if self.drawn:
-            return f"any pattern of up to {counted(self.clips, 'clip')} of {counted(self.clip_frames, 'frame')} ({' and '.join(self.features)})"
-        return f"{self.pattern} of {counted(self.clips, 'clip')} of {counted(self.clip_frames, 'frame')} ({', '.join(parts)})"
+            return (
+                f"any pattern of up to {counted(self.clips, 'clip')} of {counted(self.clip_frames, 'frame')} "
+                f"({' and '.join(self.features)})"
+            )
+        return (
+            f"{self.pattern} of {counted(self.clips, 'clip')} of {counted(self.clip_frames, 'frame')} "
+            f"({', '.join(counts)})"
+        )
 
 
 def choose_mix(store: Store, asked: AsksForClips) -> Mix:
-    """Settle which models and clips to use, from what the store holds.
+    """Settle which models and clips to use, from the contents of the store.
 
-    Of two models the dearer by GFLOPs is the expensive one; of more, the ones in use must be named. The
-    pattern is 1:7 by default, or all-E where the store has one model; "any" is drawn in training and reported on
-    as 1:7. N is by default all M clips.
+    With two models, the one with more GFLOPs is the expensive one. With more than two, the models in use must
+    be named. The default pattern is 1:7, or all-E if the store has one model; "any" is drawn in training and
+    reported on as 1:7. The default N is all M clips.
 
-    Raises DataError where the store lacks what is asked, UsageError where it is not clear.
+    Raises DataError if the store does not have what is asked, UsageError if the request is ambiguous.
     """
     if not store.models:
         raise DataError(
@@ -161,7 +167,7 @@ def choose_mix(store: Store, asked: AsksForClips) -> Mix:
         )
     for name in named.values():
         if name is not None:
-            store.features(name, length)  # StoreError, with what it has
+            store.features(name, length)  # StoreError, with the known names
     total = asked.clips or max(features.clips for features in known.values())
     chosen: dict[str, Features | None] = {}
     for role, needed in zip(("expensive", "cheap"), pattern.counts(total), strict=True):
@@ -177,8 +183,7 @@ def choose_mix(store: Store, asked: AsksForClips) -> Mix:
     if total > grid:
         raise DataError(
             f"{store.path} holds {counted(grid, 'clip')} a video, {total} {agreeing(total, 'is', 'are')} "
-            f"asked; use --clips {grid} or fewer, or "
-            f"extract into a new store with --clips {total}"
+            f"asked; use --clips {grid} or fewer, or extract into a new store with --clips {total}"
         )
     if drawn and None in chosen.values():
         raise UsageError(f"pattern {ANY} mixes two models' clips, and --clips {total} leaves one; at least 2")
@@ -210,7 +215,7 @@ def _choose_length(store: Store, clip_frames: int | None) -> int:
 def _choose_model(
     store: Store, role: str, known: Mapping[str, Features], pattern: Pattern, named: Mapping[str, str | None]
 ) -> str:
-    """The model of a role that the pattern needs: the one named, or the only one that it can be."""
+    """Return the model for a role that the pattern needs: the named one, or the only possible one."""
     if (name := named[role]) is not None:
         return name
     other = named["cheap" if role == "expensive" else "expensive"]
@@ -229,10 +234,10 @@ def _choose_model(
 
 @dataclass(frozen=True, kw_only=True)
 class PartCoverage:
-    """What became of the videos that one part of a split lists.
+    """The state of the videos that one part of a split lists.
 
     listed = whole + failed + waiting + missing; `waiting` have no maps yet, `missing` were not on disk.
-    `unlabelled` of the whole ones are left out.
+    `unlabelled` counts the whole ones that are left out because they have no label.
     """
 
     listed: int
@@ -248,12 +253,12 @@ class PartCoverage:
         return f"{self.listed} listed, {self.whole} whole" + "".join(f", {text}" for text in rest)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return JSON types."""
         return asdict(self)
 
 
 def choose_split(store: Store, name: str | None) -> str:
-    """The named split, or the only one, or the first by name. Raises DataError where there is none."""
+    """Return the named split, or the only one, or the first by name. Raises DataError if there is none."""
     names = store.videos.split_names
     if not names:
         raise DataError(
@@ -262,34 +267,35 @@ def choose_split(store: Store, name: str | None) -> str:
         )
     if name is not None and name not in names:
         raise DataError(
-            f"{store.path} has no split {name!r}; it has {', '.join(names)}: name one with --split{did_you_mean(name, names)}"
+            f"{store.path} has no split {name!r}; it has {', '.join(names)}: "
+            f"name one with --split{did_you_mean(name, names)}"
         )
     return name or names[0]
 
 
 def subset_rows(store: Store, mix: Mix, split: str, part: str) -> tuple[NDArray[np.int64], PartCoverage]:
-    """The labelled rows of a split's part whose maps are whole, increasing, and the part's coverage."""
+    """Return a part's labelled rows with complete maps, increasing, and the part's coverage."""
     if part not in PARTS:
         raise UsageError(f"no part is called {part!r}; allowed: {', '.join(PARTS)}")
     videos = store.videos
     listed = (videos.split(split) == PARTS[part]) & videos.exists
-    whole = listed & mix.whole[:, 0]
+    complete = listed & mix.whole[:, 0]
     failed = np.logical_or.reduce([f.coverage.failed[:, 0] for f in mix.features.values()]) & listed
-    labelled = whole & (videos.labels >= 0)
+    labelled = complete & (videos.labels >= 0)
     missing = videos.missing_in(split, part)
     coverage = PartCoverage(
         listed=int(listed.sum()) + missing,
-        whole=int(whole.sum()),
+        whole=int(complete.sum()),
         failed=int(failed.sum()),
-        waiting=int((listed & ~whole & ~failed).sum()),
+        waiting=int((listed & ~complete & ~failed).sum()),
         missing=missing,
-        unlabelled=int((whole & ~labelled).sum()),
+        unlabelled=int((complete & ~labelled).sum()),
     )
     return np.flatnonzero(labelled).astype(np.int64), coverage
 
 
 def no_videos(store: Store, mix: Mix, split: str, part: str, *, options: str = "--split") -> str:
-    """Why a part of a split has no video to use, and which command mends it: for an error's message.
+    """Return why a part of a split has no usable video, and which command fixes it, for an error message.
 
     `options` are those that name another part or split.
     """
@@ -302,28 +308,28 @@ def no_videos(store: Store, mix: Mix, split: str, part: str, *, options: str = "
             f"{start}: it lists only {' and '.join(has)} videos; name another with {options} (splits: "
             f"{', '.join(store.videos.split_names)}), or add some: faster extract SOURCE --store {store.path}"
         )
-    waiting = [
+    pending = [
         f"{features.model} has {int((listed & features.ok[:, 0]).sum())} of {coverage.listed}"
         for features in mix.features.values()
         if (listed & ~features.ok[:, 0] & ~features.coverage.failed[:, 0]).any()
     ]
-    if waiting:
+    if pending:
         models = " ".join(f"--model {model}" for model in mix.features)
-        return f"{start} ({', '.join(waiting)}); go on with: faster extract --store {store.path} {models}"
+        return f"{start} ({', '.join(pending)}); go on with: faster extract --store {store.path} {models}"
     return f"{start} ({coverage}); see: faster inspect {store.path}"
 
 
 def shared_groups(store: Store, split: str, part: str) -> list[str]:
-    """The groups with videos in both the train part and another part of a split, sorted."""
-    parts, groups = store.videos.split(split), store.videos.groups
-    inside = [{groups[row] for row in np.flatnonzero(parts == PARTS[name])} for name in ("train", part)]
+    """Return the groups with videos in both the train part and another part of a split, sorted."""
+    part_of, groups = store.videos.split(split), store.videos.groups
+    inside = [{groups[row] for row in np.flatnonzero(part_of == PARTS[name])} for name in ("train", part)]
     return sorted(set.intersection(*inside) - {""}) if part != "train" else []
 
 
 def training_is_known(features: Features) -> bool:
-    """Whether the store says which videos the weights' training saw; random weights saw none.
+    """Whether the store says which videos trained the weights; random weights saw none.
 
-    Features that others extracted, and weights that came without a list, leave it unknown.
+    It is unknown for imported features, and for weights without a list of their videos.
     """
     return bool(features.trained_on) or features.spec.weights_random
 
@@ -337,5 +343,6 @@ def require_unseen(store: Store, mix: Mix, rows: NDArray[np.int64], split: str, 
             raise DataError(
                 f"{len(seen)} of the {len(ids)} {part} videos of {split} "
                 f"{agreeing(len(seen), 'was', 'were')} in the training of {model} ({seen[0]}, …), so "
-                "the figures would not be of unseen videos; name another --split, or extract with other weights"
+                "the figures would not be of unseen videos; name another --split, "
+                "or extract with other weights"
             )

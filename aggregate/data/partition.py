@@ -1,4 +1,4 @@
-"""Which of a split's videos a run trains on, chooses its best epoch by, and reports on."""
+"""Which videos of a split a run uses for training, for choosing its best epoch, and for its report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Subsets:
-    """Rows of the store, int64, for training, validation and the report; "test" or "val" is reported on."""
+    """Rows of the store, int64, for training, validation and report; the report is on "test" or "val"."""
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
@@ -29,7 +29,7 @@ class Subsets:
 
     @property
     def rows(self) -> dict[str, NDArray[np.int64]]:
-        """The rows by what they are for."""
+        """The rows by their use."""
         return {"train": self.train, "validation": self.validation, "report": self.report}
 
 
@@ -39,12 +39,11 @@ def choose_subsets(
     split: str,
     config: TrainConfig,
 ) -> Subsets:
-    """Part the split's videos, say what is covered, and refuse what cannot give sound figures.
+    """Split the videos into subsets, log the coverage, and refuse data that gives no sound results.
 
-    With `config.unseen`, videos that a backbone in use was trained on are left out of training and validation.
-
-    Raises DataError where a part is empty, nothing is known of a backbone's training, the training videos are of one class or too few to hold some out,
-    or a reported video was in a backbone's training.
+    With `config.unseen`, training and validation leave out videos that a backbone in use was trained on.
+    Raises DataError if a part is empty; if a backbone's training videos are unknown; if the training videos
+    are of one class, or too few to hold some out; if a reported video was in a backbone's training.
     """
     rows = {}
     for part in ("train", "val", "test"):
@@ -65,7 +64,8 @@ def choose_subsets(
     if len(classes) == 1:
         raise DataError(
             f"{store.path}: all {counted(len(rows['train']), 'train video')} of {split} are of one class, "
-            f"{store.class_names[classes[0]]}; add videos of another: faster extract SOURCE --store {store.path}"
+            f"{store.class_names[classes[0]]}; add videos of another: faster extract SOURCE --store "
+            f"{store.path}"
         )
     require_unseen(store, mix, rows[report_part], split, report_part)
     train, validation = group_split(
@@ -74,10 +74,13 @@ def choose_subsets(
     if not len(validation):
         fix = f"add videos: faster extract SOURCE --store {store.path}"
         if config.unseen:
-            fix = "leave out --unseen, or extract with weights that were trained on fewer: faster train-backbone … --folds 2 --fold 0"
+            fix = (
+                "leave out --unseen, or extract with weights that were trained on fewer: "
+                "faster train-backbone … --folds 2 --fold 0"
+            )
         raise DataError(
-            f"{store.path}: each class has one {'unseen ' * config.unseen}train video or group in {split}, which leaves none to choose "
-            f"the best epoch by; {fix}"
+            f"{store.path}: each class has one {'unseen ' * config.unseen}train video or group in {split}, "
+            f"which leaves none to choose the best epoch by; {fix}"
         )
     by = "group" if any(store.videos.groups[row] for row in rows["train"]) else "video"
     logger.info(
@@ -92,19 +95,20 @@ def choose_subsets(
             for rows_ in (train, validation)
         ]
         logger.info(
-            f"{model}: {shares[0]:.0%} of the {len(train)} training and {shares[1]:.0%} of the {len(validation)} validation "
-            "videos were in its own training"
+            f"{model}: {shares[0]:.0%} of the {len(train)} training and {shares[1]:.0%} of the "
+            f"{len(validation)} validation videos were in its own training"
         )
     return Subsets(train=train, validation=validation, report=rows[report_part], report_part=report_part)
 
 
 def _unseen(store: Store, mix: Mix, rows: NDArray[np.int64], split: str) -> NDArray[np.int64]:
-    """The rows that no backbone in use was trained on. Raises DataError where there is none, or it is not known."""
+    """Return the rows that no backbone in use was trained on. Raises DataError if none or unknown."""
     ids, seen = [store.videos.ids[row] for row in rows], set[str]()
     for model, features in mix.features.items():
         if not training_is_known(features):
             raise DataError(
-                f"{store.path}: which videos {model} was trained on is unknown, so nobody can tell the unseen ones; leave out --unseen"
+                f"{store.path}: which videos {model} was trained on is unknown, "
+                "so nobody can tell the unseen ones; leave out --unseen"
             )
         seen.update(features.seen_in_training(ids))
     kept = rows[[name not in seen for name in ids]]

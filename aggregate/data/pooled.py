@@ -1,4 +1,4 @@
-"""Globally pooled vectors of a store's clips, kept in memory: all that aggregators on pooled maps need of it."""
+"""Globally pooled vectors of a store's clips in memory: all that aggregators on pooled maps need."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ _BYTES = 4  # a float32
 class PooledVectors:
     """One model's pooled maps x̄ of some videos, all views and clips.
 
-    values   (videos, views, M, c) float32, NaN where a view is not whole
-    slot_of  (rows,) int64, each store row's place in `values`; −1 for those not read
+    Fields:
+
+        values   (videos, views, M, c) float32, NaN if a view is not complete
+        slot_of  (rows,) int64, the index of each store row in `values`; −1 for rows not read
     """
 
     values: Tensor
@@ -33,7 +35,7 @@ class PooledVectors:
 
 
 def pooled_bytes(features: Features, videos: int) -> int:
-    """Bytes that the vectors of so many videos take."""
+    """Return the bytes that the vectors of this many videos take."""
     return videos * features.views * features.clips * features.map_shape[3] * _BYTES
 
 
@@ -46,7 +48,7 @@ def pool_maps(
 ) -> PooledVectors:
     """Read every clip of the videos once and pool it, as the aggregators do.
 
-    `rows` are store rows; views that are not whole are skipped. Raises StoreError where a clip is damaged.
+    `rows` are store rows. Incomplete views are skipped. Raises StoreError if a clip is damaged.
     """
     views, clips, channels = features.views, features.clips, features.map_shape[3]
     values = torch.full((len(rows), views, clips, channels), float("nan"))
@@ -57,8 +59,8 @@ def pool_maps(
     clip_bytes = 2 * int(np.prod(features.map_shape))
     at_once = max(1, _READ_BYTES // (clips * clip_bytes))
     for view in range(views):
-        whole = rows[features.ok[rows, view]]
-        for here in _parts(whole, at_once):
+        complete = rows[features.ok[rows, view]]
+        for here in _blocks(complete, at_once):
             every = np.broadcast_to(np.arange(clips), (len(here), clips))
             batch = reader.read(here, np.full(len(here), view), every, np.zeros_like(every)).to(device)
             vectors = pool(batch.inputs[features.model], torch.float32).cpu()
@@ -67,14 +69,14 @@ def pool_maps(
 
 
 class PooledReader(ClipReader):
-    """A `ClipReader` whose maps are one position large, x̄ itself: pooling them again changes no bit."""
+    """A `ClipReader` whose maps are one position, x̄ itself: pooling them again changes no bit."""
 
     def __init__(self, mix: Mix, labels: NDArray[np.int32], vectors: dict[str, PooledVectors]) -> None:
         super().__init__(mix, labels, reads="maps", depth=0)
         self.vectors = vectors
 
     def _read(self, model: str, wanted: Wanted) -> tuple[Tensor, None]:
-        """A model's clips, by rows, views and clips (n,), as (n, 1, 1, 1, c) float32."""
+        """Return a model's clips, by rows, views and clips (n,), as (n, 1, 1, 1, c) float32."""
         rows, views, clips = wanted
         vectors = self.vectors[model]
         taken = vectors.values[tuple(map(torch.from_numpy, (vectors.slot_of[rows], views, clips)))]
@@ -82,7 +84,7 @@ class PooledReader(ClipReader):
 
 
 def free_memory_bytes() -> int:
-    """Memory that can be had without swapping: the machine's, or what the process's group has left."""
+    """Return the memory available without swapping: the machine's, or what the process's cgroup has left."""
     text = Path("/proc/meminfo").read_text(encoding="ascii")
     free = 1024 * next(int(line.split()[1]) for line in text.splitlines() if line.startswith("MemAvailable"))
     group = Path("/sys/fs/cgroup")
@@ -92,6 +94,6 @@ def free_memory_bytes() -> int:
     return max(free, 0)
 
 
-def _parts(rows: NDArray[np.int64], at_once: int) -> Iterator[NDArray[np.int64]]:
+def _blocks(rows: NDArray[np.int64], at_once: int) -> Iterator[NDArray[np.int64]]:
     for start in range(0, len(rows), at_once):
         yield rows[start : start + at_once]

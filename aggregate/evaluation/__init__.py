@@ -1,1 +1,1 @@
-"""A trained aggregator's figures: logits to accuracy, calibration, confusion and predictions."""
+"""Evaluation of a trained aggregator: logits to accuracy, calibration, confusion and predictions."""

@@ -1,4 +1,4 @@
-"""Which classes are taken for which: the confusion matrix, held by its cells that are not zero."""
+"""The confusion matrix, stored as its nonzero cells."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_VIDEOS = 2**53  # of a cell: what every reader of JSON takes for a whole number
+MOST_VIDEOS = 2**53  # per cell: the largest integer that every JSON reader takes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ConfusionMatrix:
-    """A (K, K) matrix of videos, row the label, column the answer, in memory that follows the videos and K, not K².
+    """A (K, K) matrix of videos, row the label, column the answer.
+
+    Its memory grows with the videos and K, not with K².
 
     Attributes:
         classes: K.
-        labels, answers, videos: (cells,) int64: the cells that are not zero, in the order of rows, then columns.
+        labels, answers, videos: (cells,) int64: the nonzero cells, ordered by row, then column.
     """
 
     classes: int
@@ -35,7 +37,7 @@ class ConfusionMatrix:
         classes: int,
         videos: NDArray[np.integer] | None = None,
     ) -> ConfusionMatrix:
-        """Count pairs of label and answer, both (n,), below K; each stands for one video, or for `videos` (n,) of them."""
+        """Count pairs of label and answer, both (n,), below K; each pair counts 1, or `videos` (n,)."""
         cells, place = np.unique(
             np.asarray(labels, np.int64) * classes + np.asarray(answers, np.int64), return_inverse=True
         )
@@ -47,7 +49,7 @@ class ConfusionMatrix:
 
     @classmethod
     def from_dense(cls, counts: NDArray[np.integer] | Sequence[Sequence[int]]) -> ConfusionMatrix:
-        """Of a whole matrix (K, K). Raises ValueError where it is not square."""
+        """Build from a dense matrix (K, K). Raises ValueError if it is not square."""
         counts = np.asarray(counts, np.int64)
         if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
             raise ValueError(f"a confusion of shape {counts.shape}; it is square")
@@ -56,9 +58,9 @@ class ConfusionMatrix:
 
     @classmethod
     def from_json(cls, value: Any, classes: int) -> ConfusionMatrix:
-        """Read back what `to_json` gave, or the whole matrix as a list of rows, which earlier versions wrote.
+        """Read back what `to_json` gave, or the dense matrix as a list of rows, which earlier versions wrote.
 
-        Raises ValueError where it is neither, or not of so many classes.
+        Raises ValueError if it is neither, or not of `classes` classes.
         """
         damaged = ValueError(f"the confusion holds {json.dumps(value)[:40]}…, not counts of videos")
         if isinstance(value, list):
@@ -84,7 +86,7 @@ class ConfusionMatrix:
         return cls.of(labels, answers, classes, videos)
 
     def to_json(self) -> dict[str, list[int]]:
-        """As JSON types: the cells that are not zero, as three lists of one length."""
+        """Return JSON types: the nonzero cells, as three lists of one length."""
         return {
             "labels": self.labels.tolist(),
             "answers": self.answers.tolist(),
@@ -92,14 +94,14 @@ class ConfusionMatrix:
         }
 
     def dense(self) -> NDArray[np.int64]:
-        """The whole matrix, (K, K) int64: for few classes."""
+        """Return the dense matrix, (K, K) int64: for few classes."""
         counts = np.zeros((self.classes, self.classes), np.int64)
         counts[self.labels, self.answers] = self.videos
         return counts
 
     @property
     def total(self) -> int:
-        """All videos."""
+        """Number of all videos."""
         return int(self.videos.sum())
 
     @property
@@ -114,18 +116,18 @@ class ConfusionMatrix:
 
     @property
     def right(self) -> NDArray[np.int64]:
-        """(K,) int64: videos of each label that got it, the diagonal."""
+        """(K,) int64: correct videos of each label, the diagonal."""
         own = self.labels == self.answers
         return self._summed(self.labels[own], self.videos[own])
 
     def mistakes(self, most: int) -> list[tuple[int, int, int]]:
-        """The commonest cells beside the diagonal: (label, answer, videos), the most frequent first."""
+        """Return the largest cells off the diagonal: (label, answer, videos), the most frequent first."""
         wrong = np.flatnonzero(self.labels != self.answers)
         first = wrong[np.argsort(-self.videos[wrong], kind="stable")[:most]]
         return [(int(self.labels[i]), int(self.answers[i]), int(self.videos[i])) for i in first]
 
     def among(self, classes: NDArray[np.integer]) -> ConfusionMatrix:
-        """Of these classes alone, ascending, numbered anew from 0; every cell must lie among them."""
+        """Return the matrix of these classes only, ascending, renumbered from 0; it must hold every cell."""
         return ConfusionMatrix(
             classes=len(classes),
             labels=np.searchsorted(classes, self.labels),
@@ -135,7 +137,7 @@ class ConfusionMatrix:
 
     @staticmethod
     def added(matrices: Sequence[ConfusionMatrix]) -> ConfusionMatrix:
-        """The sum of one matrix or more of the same classes."""
+        """Return the sum of one or more matrices of the same classes."""
         return ConfusionMatrix.of(
             np.concatenate([matrix.labels for matrix in matrices]),
             np.concatenate([matrix.answers for matrix in matrices]),

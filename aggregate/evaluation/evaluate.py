@@ -1,4 +1,4 @@
-"""Evaluating a trained aggregator: one answer a video, and what it covers and costs."""
+"""Evaluate a trained aggregator: one answer per video, coverage and cost."""
 
 from __future__ import annotations
 
@@ -40,17 +40,18 @@ from ..same_store import open_store
 from .confusion import ConfusionMatrix
 from .metrics import TOP, Metrics, confusion_matrix, measure, ranked, softmax
 
-# What must be the same for an aggregator to understand another store's maps.
+# What must be equal for an aggregator to understand another store's maps.
 _SAME_MAPS = ("weights_digest", "clip_frames", "frame_stride", "map_shape", "transform")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Video-level figures of one part of a split.
+    """Video-level metrics of one part of a split.
 
-    `confusion` is (K, K), row the label, column the answer, held by its cells that are not zero; `gflops_per_video` counts the backbones on N
-    clips and the aggregator, in multiply-adds; `notes` are lines that the reader of the figures should see. `predictions`
-    is the file of each video's answers, None where it could not be written.
+    `confusion` is (K, K), row the label, column the answer, stored as its nonzero cells. `gflops_per_video`
+    counts the backbones on N clips and the aggregator, in multiply-adds. `notes` are lines that the reader of
+    the results should see. `predictions` is the file of each video's answers, None if it could not be
+    written.
     """
 
     part: str
@@ -64,14 +65,14 @@ class Evaluation:
     class_names: tuple[str, ...]
 
     def confused(self, most: int) -> list[tuple[str, str, int]]:
-        """The commonest mistakes: (label, answer, videos), the most frequent first."""
+        """Return the most common mistakes: (label, answer, videos), the most frequent first."""
         names = self.class_names
         return [
             (names[label], names[answer], videos) for label, answer, videos in self.confusion.mistakes(most)
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return JSON types."""
         return {
             **asdict(self),
             "confusion": self.confusion.to_json(),
@@ -92,19 +93,20 @@ def evaluate(
     batch_size: int | None = None,
     device: str | None = None,
 ) -> Evaluation:
-    """Evaluate a run on its own report part, or on another store, split, part or mixture; write the predictions.
+    """Evaluate a run on its own report part, or on another store, split, part or mixture.
 
-    By default as many videos are taken at a time as in the run's own report: on the same device and number of threads its
-    figures come again bit for bit. With another `batch_size` last bits may differ.
+    The default batch size is that of the run's own report: on the same device with the same number of
+    threads, its results are then equal bit for bit. With another `batch_size`, last bits may differ.
 
-    The predictions go into the run's folder as predictions.csv, or predictions-<store>-<split>-<part>.csv where the
-    videos are not the run's own report part, with -<pattern>-n<N> where its mixture is not.
+    The predictions are written to predictions.csv in the run's folder, or to
+    predictions-<store>-<split>-<part>.csv if the videos are not the run's own report part, with
+    -<pattern>-n<N> if the mixture is not its own.
 
-    Raises DataError where the part has no labelled video with maps, where a video was in the training of
-    the run or of a backbone in use, or where the store's maps or classes are not those of the run; RunError
-    where the run's own store has changed, or is no longer where it was, and is not named.
+    Raises DataError if the part has no labelled video with maps, if a video was in the training of the run or
+    of a backbone in use, or if the store's maps or classes differ from the run's; RunError if the run's own
+    store has changed, or has moved and is not named.
     """
-    EvaluateOptions(part=part, clips=clips, batch_size=batch_size)  # refuses what cannot be meant
+    EvaluateOptions(part=part, clips=clips, batch_size=batch_size)  # checks the values
     own_mixture = run.config.pattern, run.config.clips
     config = run.config.on(pattern, clips)
     opened = open_store(config, store, command=["faster", "evaluate", str(run.path)])
@@ -132,7 +134,8 @@ def evaluate(
         predictions=run.path / f"{name}.csv",
         batch_size=batch_size or run.batch_size,
         device=choose_device(device),
-        must_write=False,  # a run of somebody else's, or on a disk that is full, has its figures all the same
+        # A run of another user, or on a full disk, can still be evaluated.
+        must_write=False,
     )
 
 
@@ -151,11 +154,11 @@ def report(
     logits: NDArray[np.float64] | None = None,
     must_write: bool = True,
 ) -> Evaluation:
-    """Score a part of a split, write the predictions file, and say what the figures cover.
+    """Score a part of a split, write the predictions file, and say what the results cover.
 
-    Several ranks share the batches; each returns the whole, and the first writes. `logits` (n, K) are those of
-    the part's `subset_rows`, where they are known already. Unless the predictions `must_write`, a note says that they
-    could not be written.
+    Several ranks share the batches; each returns the complete result, and the main one writes. `logits` (n,
+    K) are those of the part's `subset_rows`, if already known. If `must_write` is False and the predictions
+    cannot be written, a note says so.
     """
     rows, coverage = subset_rows(store, mix, split, part)
     if not len(rows):
@@ -211,7 +214,7 @@ def score(
     device: torch.device,
     ranks: Ranks = ALONE,
 ) -> list[NDArray[np.float64]]:
-    """Each aggregator's logits (n, K) of the videos by their N uniform clips; a batch is read once for all.
+    """Return each aggregator's logits (n, K) of the videos on N uniform clips; a batch is read once for all.
 
     Several ranks share the batches.
     """
@@ -229,13 +232,12 @@ def score(
 
 
 def notes(mix: Mix) -> list[str]:
-    """What the reader of a mix's figures should know."""
+    """Return notes for the reader of a mix's results."""
     lines = []
     if not uniform_subset(mix.grid, mix.clips)[1]:
         lines.append(
             f"{mix.clips} does not divide the store's {counted(mix.grid, 'clip')} a video: the nearest "
-            "clips are taken, "
-            "not exactly those that the paper's uniform sampling would give"
+            "clips are taken, not exactly those that the paper's uniform sampling would give"
         )
     for model, features in mix.features.items():
         if features.spec.weights_random:
@@ -250,13 +252,13 @@ def _group_notes(store: Store, split: str, part: str) -> list[str]:
     if not shared:
         return []
     return [
-        f"{counted(len(shared), 'group')} of {split} ({shared[0]}{', …' if shared[1:] else ''}) with videos in both train "
-        f"and {part}: these figures may look better than those of unseen groups"
+        f"{counted(len(shared), 'group')} of {split} ({shared[0]}{', …' if shared[1:] else ''}) with videos "
+        f"in both train and {part}: these figures may look better than those of unseen groups"
     ]
 
 
 def write_predictions(path: Path, store: Store, rows: NDArray[np.int64], logits: NDArray[np.float64]) -> None:
-    """One line a video: id, label, predicted class, and the best five with their probabilities."""
+    """Write one line per video: id, label, predicted class, and the best five with their probabilities."""
     names, top = store.class_names, ranked(logits, TOP)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -274,8 +276,8 @@ def write_predictions(path: Path, store: Store, rows: NDArray[np.int64], logits:
 def _require_same_maps(store: Store, mix: Mix, config: RunConfig) -> None:
     if store.class_names != config.class_names:
         raise DataError(
-            f"{store.path} has other classes ({len(store.class_names)}) than the run ({len(config.class_names)}); "
-            "an aggregator answers with the classes that it was trained on"
+            f"{store.path} has other classes ({len(store.class_names)}) than the run "
+            f"({len(config.class_names)}); an aggregator answers with the classes that it was trained on"
         )
     for model, features in mix.features.items():
         trained = FeatureSpec.from_dict(config.models[model]["spec"])

@@ -1,1 +1,1 @@
-"""The aggregators: what turns a video's maps into class scores."""
+"""The aggregators: networks that turn a video's maps into class scores."""

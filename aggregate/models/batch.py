@@ -1,4 +1,4 @@
-"""A batch of videos whose clips come from more than one model."""
+"""A batch of videos whose clips come from several models."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class ClipBatch:
-    """N clips of each of B videos: one tensor a model, and for each clip which model and row it is.
+    """N clips of each of B videos: one tensor per model, and the model and row of each clip.
 
-    models    the models' names
-    inputs    for each model (rows, l, h, w, c) maps, or (rows, K) logits; any floating type, or uint8 with scales
-    model_of  (B, N) int64, an index into `models`; on the CPU, as `row_of` is
-    row_of    (B, N) int64, a row of that model's tensor
-    labels    (B,) int64
-    videos    (B,) int64, the videos' rows in the store
-    scales    of uint8 maps: each video's scales (videos, c) float32, and which of them each row has, (rows,) int64
+    Fields:
+
+        models    the models' names
+        inputs    for each model (rows, l, h, w, c) maps, or (rows, K) logits; any floating type, or uint8
+                  with scales
+        model_of  (B, N) int64, an index into `models`; on the CPU, like `row_of`
+        row_of    (B, N) int64, a row of that model's tensor
+        labels    (B,) int64
+        videos    (B,) int64, the videos' rows in the store
+        scales    for uint8 maps: each video's scales (videos, c) float32, and each row's index into them,
+                  (rows,) int64
     """
 
     models: tuple[str, ...]
@@ -38,9 +42,9 @@ class ClipBatch:
                 )
 
     def dense(self, dtype: torch.dtype) -> Tensor:
-        """All clips as one (B, N, …) tensor; the models' shapes must agree.
+        """Return all clips as one (B, N, …) tensor; the models' shapes must be equal.
 
-        With one model whose rows lie in order this is a view (a cast, where the type differs), otherwise one
+        With one model whose rows are in order this is a view (a cast, if the type differs), otherwise one
         gather.
         """
         videos, clips = self.model_of.shape
@@ -59,7 +63,7 @@ class ClipBatch:
         return out.view(videos, clips, *first.shape[1:])
 
     def at(self, t: int) -> tuple[Tensor, str]:
-        """The clips at time t as (B, …), and the one model that they all come from."""
+        """Return the clips at time t as (B, …), and the one model that they all come from."""
         self._require_scaled()
         index = int(self.model_of[0, t])
         if not bool((self.model_of[:, t] == index).all()):
@@ -68,7 +72,7 @@ class ClipBatch:
         return tensor[self.row_of[:, t].to(tensor.device)], self.models[index]
 
     def map(self, function: Callable[[str, Tensor], Tensor]) -> ClipBatch:
-        """The same batch with `function(model, tensor)`, row by row, in place of each model's tensor."""
+        """Return the batch with `function(model, tensor)`, row by row, instead of each model's tensor."""
         self._require_scaled()
         return replace(self, inputs={model: function(model, tensor) for model, tensor in self.inputs.items()})
 
@@ -77,9 +81,9 @@ class ClipBatch:
             raise ValueError("uint8 maps mean nothing without their scales; batch.to(device) applies them")
 
     def to(self, device: torch.device) -> ClipBatch:
-        """The batch with its inputs and labels on `device`; the copy overlaps where they are pinned.
+        """Return the batch with its inputs and labels on `device`; the copy overlaps if they are pinned.
 
-        Maps of uint8 travel as they are and become floats there: float16 on a GPU, float32 on a CPU.
+        uint8 maps are copied as they are and become floats there: float16 on a GPU, float32 on a CPU.
         """
         inputs = {model: tensor.to(device, non_blocking=True) for model, tensor in self.inputs.items()}
         dtype = torch.float32 if device.type == "cpu" else torch.float16

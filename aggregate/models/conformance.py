@@ -1,8 +1,10 @@
-"""What every aggregator owes, as checks that a test, or the author of a new aggregator, calls.
+"""The contract of an aggregator, as checks for a test or for the author of a new aggregator.
 
-from faster.aggregate import check_aggregator
+Example:
 
-check_aggregator("my_module:MyAggregator")
+    from faster.aggregate import check_aggregator
+
+    check_aggregator("my_module:MyAggregator")
 """
 
 from __future__ import annotations
@@ -27,26 +29,26 @@ MODELS = ("dear", "cheap")
 MAP_SHAPE: MapShape = (2, 3, 3, 8)
 NUM_CLASSES = 5
 FRESH = 0
-"""The seed of an aggregator as it is built: float32, with the weights that it begins with."""
+"""The seed for an aggregator as built: float32, with its initial weights."""
 
 Make = Callable[[int], Aggregator[Any]]
-"""An aggregator of the two models' maps: in float64, all parameters drawn from the seed; as it begins where that is FRESH."""
+"""Makes an aggregator of both models' maps: float64, parameters drawn by the seed; as built if FRESH."""
 
 
 def check_aggregator(aggregator: str | type[Aggregator[Any]], *, map_shape: MapShape = MAP_SHAPE) -> None:
-    """Hold an aggregator to everything that training, evaluation and live prediction take for granted.
+    """Check everything that training, evaluation and prediction require of an aggregator.
 
-    Steps give what the whole sequence gives, with the same gradients; every clip matters to its own video and to no other;
-    the loss reaches every parameter; the cost is what torch counts; the state does not grow; logits are finite whatever
-    the maps; saved and loaded it is the same.
+    Steps give the same as the complete sequence, with the same gradients. Every clip affects its own video
+    and no other. The loss reaches every parameter. The cost is what torch counts. The state does not grow.
+    Logits are finite for all maps. Saving and loading changes nothing.
 
     Args:
         aggregator: a name that `--aggregator` takes, or the class.
-        map_shape: (l, h, w, c) of the maps that it is tried on.
+        map_shape: (l, h, w, c) of the maps to check it on.
 
     Raises:
-        UsageError: the name is of no aggregator.
-        AssertionError: it does not hold; the message says which check.
+        UsageError: no aggregator has this name.
+        AssertionError: a check failed; the message says which.
     """
     cls = class_of(aggregator) if isinstance(aggregator, str) else aggregator
 
@@ -63,7 +65,10 @@ def check_aggregator(aggregator: str | type[Aggregator[Any]], *, map_shape: MapS
 
 
 def randomised(build: Callable[[], Aggregator[Any]], seed: int) -> Aggregator[Any]:
-    """What `build` gives; unless the seed is FRESH in float64, with all parameters drawn: biases of 0 would hide a mistake."""
+    """Return what `build` gives; in float64 with all parameters drawn, unless the seed is FRESH.
+
+    Biases of 0 would hide a mistake.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if seed == FRESH:
@@ -83,7 +88,7 @@ def mixed_batch(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> ClipBatch:
-    """`clips` clips of each video; `models[t]` is the model of time t. Rows lie in no order."""
+    """Return a batch of `clips` clips per video; `models[t]` is the model of time t. Rows are shuffled."""
     generator = torch.Generator().manual_seed(seed)
     shapes = shapes or dict.fromkeys(MODELS, MAP_SHAPE)
     of_time = torch.tensor(models if models is not None else [int(t % 3 > 0) for t in range(clips)])
@@ -108,7 +113,7 @@ def mixed_batch(
 def outcome(
     aggregator: Aggregator[Any], logits: Tensor, inputs: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """The logits, and the gradients of a loss that weighs them all differently."""
+    """Return the logits, and the gradients of a loss that weights them all differently."""
     wanted = [*aggregator.parameters(), *inputs]
     weights = torch.linspace(-1, 1, logits.numel(), dtype=logits.dtype).view_as(logits).sin()
     grads = torch.autograd.grad((logits * weights).sum(), wanted, allow_unused=True)
@@ -118,23 +123,23 @@ def outcome(
 def assert_same(
     a: tuple[Tensor, list[Tensor | None]], b: tuple[Tensor, list[Tensor | None]], count: int
 ) -> None:
-    """Two outcomes of so many gradients are the same to rounding."""
+    """Check that two outcomes of `count` gradients are the same to rounding."""
     assert_close(a[0], b[0], rtol=1e-9, atol=1e-9)
     _require(len(a[1]) == len(b[1]) == count, "as many gradients")
     for x, y in zip(a[1], b[1], strict=True):
-        # An input that nothing used has no gradient in one way of writing it and a zero one in the other.
+        # An unused input has no gradient in one implementation and a zero gradient in the other.
         x = torch.zeros(()) if x is None else x
         y = torch.zeros_like(x) if y is None else y
         assert_close(x.expand_as(y), y, rtol=1e-9, atol=1e-9, check_dtype=False)
 
 
 def by_steps(aggregator: Aggregator[Any], batch: ClipBatch) -> Tensor:
-    """The logits through `init`, `step` and `readout`."""
+    """Return the logits through `init`, `step` and `readout`."""
     return aggregator.readout(_state(aggregator, batch, batch.model_of.shape[1]))
 
 
 def at_once(aggregator: Aggregator[Any], batch: ClipBatch) -> Tensor:
-    """The logits through `forward`."""
+    """Return the logits through `forward`."""
     logits: Tensor = aggregator(batch)
     return logits
 
@@ -142,13 +147,13 @@ def at_once(aggregator: Aggregator[Any], batch: ClipBatch) -> Tensor:
 def batch_for(
     aggregator: Aggregator[Any], clips: int, shape: MapShape = MAP_SHAPE, **changes: Any
 ) -> ClipBatch:
-    """A batch of what it reads: maps of this shape, or logits."""
+    """Return a batch of what it reads: maps of this shape, or logits."""
     read: tuple[int, ...] = shape if aggregator.reads == "maps" else (NUM_CLASSES,)
     return mixed_batch(clips, shapes=dict.fromkeys(MODELS, read), **changes)
 
 
 def steps_give_what_the_whole_sequence_gives(make: Make, shape: MapShape) -> None:
-    """Logits, gradients and running statistics, for any number of clips, in training and in evaluation."""
+    """Compare logits, gradients and running statistics, for several N, in training and in evaluation."""
     for clips in (1, 2, 5):
         for training in (False, True):
             aggregators = [make(1).train(training) for _ in range(2)]
@@ -159,7 +164,8 @@ def steps_give_what_the_whole_sequence_gives(make: Make, shape: MapShape) -> Non
                 logits = run(aggregator, batch)
                 _require(
                     logits.shape == (3, NUM_CLASSES) and logits.dtype == torch.float64,
-                    f"logits of 3 videos are {tuple(logits.shape)} {logits.dtype}, not (3, {NUM_CLASSES}) float64",
+                    f"logits of 3 videos are {tuple(logits.shape)} {logits.dtype}, not (3, "
+                    f"{NUM_CLASSES}) float64",
                 )
                 outcomes.append(outcome(aggregator, logits, inputs))
             assert_same(outcomes[0], outcomes[1], len(list(aggregators[0].parameters())) + 2)
@@ -168,7 +174,7 @@ def steps_give_what_the_whole_sequence_gives(make: Make, shape: MapShape) -> Non
 
 
 def every_clip_matters_to_its_video_alone(make: Make, shape: MapShape) -> None:
-    """Changing any one clip changes its video's answer, and no other's."""
+    """Check that changing any one clip changes its video's answer, and no other."""
     aggregator = make(1).eval()
     batch = batch_for(aggregator, 4, shape)
     before = aggregator(batch)
@@ -187,7 +193,7 @@ def every_clip_matters_to_its_video_alone(make: Make, shape: MapShape) -> None:
 
 
 def the_loss_reaches_every_parameter(make: Make, shape: MapShape) -> None:
-    """No parameter is left without a gradient; an aggregator without parameters has nothing to train."""
+    """Check that every parameter has a gradient. An aggregator without parameters has nothing to train."""
     aggregator = make(1).train()
     if not list(aggregator.parameters()):
         return
@@ -198,7 +204,7 @@ def the_loss_reaches_every_parameter(make: Make, shape: MapShape) -> None:
 
 
 def videos_do_not_see_each_other_in_evaluation(make: Make, shape: MapShape) -> None:
-    """A video alone has the answer that it has in a batch."""
+    """Check that a video has the same answer alone as in a batch."""
     aggregator = make(1).train()
     with torch.no_grad():
         aggregator(
@@ -221,7 +227,7 @@ def videos_do_not_see_each_other_in_evaluation(make: Make, shape: MapShape) -> N
 
 
 def its_cost_is_what_torch_counts(make: Make, shape: MapShape) -> None:
-    """`gflops` and `step_gflops` are the multiply-adds of all but the last layer `fc`."""
+    """Check that `gflops` and `step_gflops` are the multiply-adds of all but the last layer `fc`."""
     aggregator = make(1).eval()
     fc = getattr(aggregator, "fc", None)
     last_layer = fc.weight.numel() if isinstance(fc, torch.nn.Linear) else 0
@@ -229,15 +235,18 @@ def its_cost_is_what_torch_counts(make: Make, shape: MapShape) -> None:
         batch = batch_for(aggregator, clips, shape, videos=1)
         counted = _multiply_adds(by_steps, aggregator, batch)
         _require_cost("gflops", clips, aggregator.gflops(clips, shape), counted - last_layer)
-        whole = _multiply_adds(aggregator, batch)
-        _require(whole == counted, f"of {clips} clips, the whole sequence costs {whole}, by steps {counted}")
+        at_once_cost = _multiply_adds(aggregator, batch)
+        _require(
+            at_once_cost == counted,
+            f"of {clips} clips, the whole sequence costs {at_once_cost}, by steps {counted}",
+        )
         state = _state(aggregator, batch, clips)
         step = _multiply_adds(aggregator.step, state, *batch.at(0))
         _require_cost("step_gflops", clips, aggregator.step_gflops(shape), step)
 
 
 def its_state_does_not_grow_with_the_clips(make: Make, shape: MapShape) -> None:
-    """After two clips and after twelve it is as large."""
+    """Check that it has the same size after two clips as after twelve."""
     aggregator = make(1).eval()
     batch = batch_for(aggregator, 12, shape)
     state, sizes = aggregator.init(*batch.at(0)), []
@@ -248,7 +257,7 @@ def its_state_does_not_grow_with_the_clips(make: Make, shape: MapShape) -> None:
 
 
 def the_emptiest_and_the_largest_maps_stay_finite(make: Make, shape: MapShape) -> None:
-    """A map that a ReLU left empty, and one of float16's largest; with weights as they begin."""
+    """Check maps that a ReLU left empty, and maps of float16's largest value, with initial weights."""
     for value in (0.0, 65504.0):
         aggregator = make(FRESH)
         batch = batch_for(aggregator, 4, shape, dtype=torch.float16)
@@ -264,7 +273,7 @@ def the_emptiest_and_the_largest_maps_stay_finite(make: Make, shape: MapShape) -
 
 
 def half_precision_maps_are_computed_in_its_own_type(make: Make, shape: MapShape) -> None:
-    """float16 maps give what the same maps in float32 give."""
+    """Check that float16 maps give the same as these maps in float32."""
     aggregator = make(1).float().eval()
     batch = batch_for(aggregator, 3, shape, dtype=torch.float16)
     exact = aggregator(batch.map(lambda _, tensor: tensor.float()))
@@ -275,9 +284,9 @@ def half_precision_maps_are_computed_in_its_own_type(make: Make, shape: MapShape
 
 
 def saved_and_loaded_it_is_the_same(make: Make, shape: MapShape) -> None:
-    """All that decides its answers is in its state dict."""
+    """Check that the state dict holds all that decides its answers."""
     aggregator = make(1)
-    aggregator(batch_for(aggregator, 4, shape))  # moves what running statistics there are
+    aggregator(batch_for(aggregator, 4, shape))  # updates running statistics, if there are any
     other = make(2)
     other.load_state_dict(load(save(aggregator.state_dict())))
     batch = batch_for(aggregator, 4, shape)

@@ -1,8 +1,9 @@
-"""Products with weights as a CPU does them fastest: float32 through oneDNN, which torch's own go past.
+"""Fast products with weights on a CPU: float32 through oneDNN, which torch's own products do not use.
 
-torch's float32 products on a CPU are MKL's, which leave half of an AMD core unused. In bf16 they are oneDNN's anyway.
-A weight can be packed: arranged as the CPU multiplies with it, once for many products. A product with a plain weight
-arranges it anew each time, which at the 49 rows of one clip takes a third of the time.
+torch's float32 products on a CPU use MKL, which leaves half of an AMD core unused. In bf16 they use oneDNN
+anyway. A weight can be packed: stored in the layout that the CPU multiplies with, once for many products. A
+product with an unpacked weight changes the layout each time; with the 49 rows of one clip that takes a third
+of the time.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 from torch.utils.weak import WeakTensorKeyDictionary
 
-# What torch.compile puts in the place of F.linear on a CPU; it takes transposed tensors as they are.
+# What torch.compile uses for F.linear on a CPU. It takes transposed tensors directly.
 _onednn_linear: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 if _onednn_linear and _onednn_linear not in flop_registry:
 
@@ -27,7 +28,10 @@ if _onednn_linear and _onednn_linear not in flop_registry:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x · weightᵀ + bias (…, out) of x (…, in) and a weight (out, in), plain or packed; without a gradient."""
+    """Return x · weightᵀ + bias (…, out) of x (…, in) and a weight (out, in), without a gradient.
+
+    The weight may be packed.
+    """
     if weight.is_mkldnn or (
         _onednn_linear
         and x.dtype == torch.float32
@@ -36,20 +40,21 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         and weight.numel()
     ):
         if not (weight.is_mkldnn or weight.is_contiguous() or weight.t().is_contiguous()):
-            weight = weight.contiguous()  # oneDNN takes a slice with its slowest code, 100 times as long
+            # oneDNN uses its slowest code for a slice, 100 times slower.
+            weight = weight.contiguous()
         out: Tensor = _onednn_linear(x, weight, bias, "none", [], "")
         return out
     return F.linear(x, weight, bias)
 
 
 def product_dtype(parameter: Tensor) -> torch.dtype:
-    """What products with a parameter are computed in: its type, or autocast's."""
+    """Return the type of products with a parameter: its own, or autocast's."""
     device = parameter.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else parameter.dtype
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`F.linear` of x (…, in); in float32 both ways go through `product`."""
+    """`F.linear` of x (…, in); in float32, forward and backward go through `product`."""
     if product_dtype(weight) != torch.float32:
         return F.linear(x, weight, bias)
     rows: Tensor = _Linear.apply(x.flatten(0, -2), weight, bias)  # type: ignore[no-untyped-call]
@@ -73,15 +78,16 @@ class _Linear(torch.autograd.Function):
 _onednn_pack: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
 _onednn_takes_bf16: Any = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
 
-# For a parameter and a type: what it was, how it is packed, and its memory, held so that no other values come to lie
-# at its address.
+# For a parameter and a type: its state when packed, the packed form, and its memory. Holding the memory
+# prevents other values at the same address.
 _kept: Any = WeakTensorKeyDictionary()
 
 
 def pack(weight: Tensor) -> Tensor:
-    """A weight (out, in) for a training step's `product`s; on a CPU float32 is packed, and bf16 lies in one piece.
+    """Return a weight (out, in) for a training step's `product`s.
 
-    Packing bf16 takes longer than a step of a few clips gains by it.
+    On a CPU, float32 is packed, and bf16 is made contiguous. Packing bf16 takes longer than a step of a few
+    clips gains by it.
     """
     if weight.device.type != "cpu":
         return weight
@@ -92,10 +98,11 @@ def pack(weight: Tensor) -> Tensor:
 
 
 def pack_once(parameter: Tensor, dtype: torch.dtype) -> Tensor:
-    """A parameter (out, in) for `product`s in `dtype` without a gradient, packed once until its values change.
+    """Return a parameter (out, in) for `product`s in `dtype` without a gradient, packed once.
 
-    The parameter itself where it cannot be packed: on a GPU, in other types, and where changes leave no trace
-    (made in inference mode). What is packed is kept as long as the parameter is.
+    It is packed again when its values change. Returns the parameter itself if it cannot be packed: on a GPU,
+    in other types, and if changes cannot be detected (made in inference mode). The packed form is kept as
+    long as the parameter.
     """
     if (
         not _onednn_pack
@@ -115,5 +122,5 @@ def pack_once(parameter: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def forget(parameter: Tensor) -> None:
-    """Let go of how a parameter was packed: a fused optimiser changes weights without a trace."""
+    """Discard a parameter's packed form: a fused optimiser changes weights without a trace."""
     _kept.pop(parameter, None)

@@ -1,4 +1,4 @@
-"""The aggregators' names, and where each class is, without torch."""
+"""The aggregators' names and the place of each class, without torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AGGREGATORS = tuple(CLASSES)
 
 
 def unknown(name: str, known: tuple[str, ...] | list[str]) -> UsageError:
-    """For a name that no aggregator has."""
+    """Return the error for an unknown aggregator name."""
     return UsageError(
         f"no aggregator is called {name!r}; known: {', '.join(sorted(known))}{did_you_mean(name, known)}"
     )

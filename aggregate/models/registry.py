@@ -1,4 +1,4 @@
-"""Aggregators by name: those of the table in `names`, registered ones, and a class of the user's own as `package.module:Class`."""
+"""Aggregators by name: those in `names`, registered ones, and `package.module:Class`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _registered: dict[str, type[Aggregator[Any]]] = {}  # the user's own
 
 
 def register(name: str) -> Callable[[AggregatorT], AggregatorT]:
-    """Class decorator: make an aggregator known as `name`. Raises ValueError where the name is taken."""
+    """Register a class as the aggregator `name` (decorator). Raises ValueError if the name is taken."""
 
     def add(cls: AggregatorT) -> AggregatorT:
         if name in CLASSES or name in _registered:
@@ -36,19 +36,19 @@ def register(name: str) -> Callable[[AggregatorT], AggregatorT]:
 
 
 def known_names() -> list[str]:
-    """The names that `build` knows, sorted."""
+    """Return the names that `build` knows, sorted."""
     return sorted({*AGGREGATORS, *_registered})
 
 
 def require_known(name: str) -> None:
-    """Raise UsageError where no aggregator has this name; the message lists those that are known, or says what is wrong."""
+    """Raise UsageError if no aggregator has this name; the message lists the known ones, or the error."""
     class_of(name)
 
 
 def class_of(name: str) -> type[Aggregator[Any]]:
-    """The class of a known aggregator, or the one that `package.module:Class` names.
+    """Return the class of a known aggregator, or the one that `package.module:Class` names.
 
-    Raises UsageError where there is none, or where it is not an aggregator that can be built.
+    Raises UsageError if there is none, or if it is not an aggregator that can be built.
     """
     if ":" in name:
         return _own_class(name)
@@ -74,7 +74,8 @@ def _own_class(name: str) -> type[Aggregator[Any]]:
         inspect.signature(found).bind(map_shapes={}, num_classes=1, dropout=0.0)
     except TypeError as error:
         raise UsageError(
-            f"{what} cannot be built: its __init__ must take map_shapes, num_classes and dropout by name ({error})"
+            f"{what} cannot be built: its __init__ must take map_shapes, "
+            f"num_classes and dropout by name ({error})"
         ) from error
     return found
 
@@ -88,16 +89,16 @@ def build(
     reads: str = "maps",
     skip_scores: bool = False,
 ) -> Aggregator[Any]:
-    """An aggregator with fresh weights, drawn from torch's global random state.
+    """Return an aggregator with fresh weights, drawn from torch's global random state.
 
-    `map_shapes` gives each model's (l, h, w, c). `dropout` acts before the last layer. `reads` is "logits"
-    to average the models' own class logits, which only those can do that score each clip. Where maps differ in shape
-    and the aggregator needs one, it is `ShapeAdapter`: each model's maps are pooled and projected first. With `skip_scores`
-    it is the inner one of a `ScoreSkip`.
+    `name` is a registered name or `package.module:Class`. `map_shapes` gives each model's (l, h, w, c).
+    `dropout` acts before the last layer. `reads` is "logits" to average the models' own class logits; only
+    aggregators that score each clip can do that. If maps differ in shape and the aggregator needs one shape,
+    it is wrapped in a `ShapeAdapter`: each model's maps are pooled and projected first. With `skip_scores` it
+    is the inner one of a `ScoreSkip`.
 
-    `name` is a registered one or `package.module:Class`.
-
-    Raises UsageError for a name that is neither (it lists the known ones), or for `skip_scores` where clips are scored anyway.
+    Raises UsageError for an unknown name (it lists the known ones), and for `skip_scores` if the aggregator
+    already scores clips.
     """
     cls = class_of(name)
     if skip_scores:

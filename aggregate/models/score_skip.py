@@ -1,4 +1,4 @@
-"""The backbones' own averaged scores as a skip path: an aggregator then learns what to add to averaging."""
+"""The backbones' averaged scores as a skip connection: an aggregator learns what to add to averaging."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .pooling.average import Average
 from .shape_adapter import ShapeAdapter
 
 SCORES = "scores."
-"""What the names of the backbones' own classifiers begin with."""
+"""Prefix of the names of the backbones' own classifiers."""
 
 Heads = Mapping[str, tuple[Tensor, Tensor]]  # weight (K, c) and bias (K,) of each model's classifier
 
@@ -27,9 +27,9 @@ Heads = Mapping[str, tuple[Tensor, Tensor]]  # weight (K, c) and bias (K,) of ea
 class ScoreSkip(Aggregator[tuple[Any, tuple[Tensor, int]]]):
     """log(mean of the clips' softmax scores) + the inner aggregator's logits, whose last layer starts at 0.
 
-    So the untrained one answers as averaging does, and the trained one differs where the training videos asked for it.
-    The scores are those of the backbones' own classifiers on the pooled maps; `take` brings them, and they stay as they
-    are. Costs are both aggregators'.
+    So the untrained one answers as averaging does, and the trained one differs only by what training adds.
+    The scores are those of the backbones' own classifiers on the pooled maps; `take` loads them, and they are
+    not trained. Costs are those of both aggregators.
     """
 
     def __init__(
@@ -45,30 +45,30 @@ class ScoreSkip(Aggregator[tuple[Any, tuple[Tensor, int]]]):
         nn.init.zeros_(last.bias)
 
     def take(self, heads: Heads) -> None:
-        """Each model's own classifier."""
+        """Copy each model's own classifier."""
         with torch.no_grad():
             for model, (weight, bias) in heads.items():
                 self.scores.head(model).weight.copy_(weight)
                 self.scores.head(model).bias.copy_(bias)
 
     def init(self, x0: Tensor, model0: str) -> tuple[Any, tuple[Tensor, int]]:
-        """Both states after the first clip."""
+        """Return both states after the first clip."""
         return self.inner.init(x0, model0), self.scores.init(x0, model0)
 
     def step(
         self, state: tuple[Any, tuple[Tensor, int]], x: Tensor, model: str
     ) -> tuple[Any, tuple[Tensor, int]]:
-        """Both states after one more clip."""
+        """Return both states after one more clip."""
         inner, scores = state
         return self.inner.step(inner, x, model), self.scores.step(scores, x, model)
 
     def readout(self, state: tuple[Any, tuple[Tensor, int]]) -> Tensor:
-        """The sum of both answers."""
+        """Return the sum of both answers."""
         inner, scores = state
         return self.scores.readout(scores) + self.inner.readout(inner)
 
     def forward(self, batch: ClipBatch) -> Tensor:
-        """The sum of both answers."""
+        """Return the sum of both answers."""
         logits: Tensor = self.scores(batch) + self.inner(batch)
         return logits
 
@@ -87,12 +87,12 @@ class ScoreSkip(Aggregator[tuple[Any, tuple[Tensor, int]]]):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating type that it computes in."""
+        """The floating type of its computations."""
         return self.inner.dtype
 
 
 def own_heads(store: Store, mix: Mix) -> Heads:
-    """The classifier of each model in use, as the store keeps it.
+    """Return the classifier of each model in use, from the store.
 
     Raises:
         DataError: a model has none for the store's classes.
@@ -101,14 +101,14 @@ def own_heads(store: Store, mix: Mix) -> Heads:
     for model, features in mix.features.items():
         if features.class_names != store.class_names:
             raise DataError(
-                f"{model} has no classifier for the store's classes, and --skip-scores adds its scores; leave the option out, or "
-                "extract with weights that were trained on these classes"
+                f"{model} has no classifier for the store's classes, and --skip-scores adds its scores; "
+                "leave the option out, or extract with weights that were trained on these classes"
             )
         head = read_head(features)
         if head is None:
             raise DataError(
-                f"the store keeps no linear classifier of {model} (its scores are not a linear layer on the map's mean, or it was "
-                "imported), and --skip-scores adds its scores; leave the option out"
+                f"the store keeps no linear classifier of {model} (its scores are not a linear layer on the "
+                "map's mean, or it was imported), and --skip-scores adds its scores; leave the option out"
             )
         heads[model] = (torch.tensor(head[0]), torch.tensor(head[1]))
     return heads

@@ -1,4 +1,4 @@
-"""Models whose maps differ in shape, mixed: each model's maps are pooled, and projected by a layer of its own."""
+"""Mix models whose maps differ in shape: each model's maps are pooled, and projected by their own layer."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .shapes import adapted_shape, projection_gflops
 
 
 class ShapeAdapter(Aggregator[Any]):
-    """An aggregator (`inner`) of maps of one shape, for models whose maps differ in shape.
+    """Wraps an aggregator (`inner`) of maps of one shape, for models whose maps differ in shape.
 
-    Each model's maps are averaged to the common l, h and w, and, where their channels are not as many as the
-    common ones, go through a learned 1×1×1 convolution, whose outputs begin with the inputs' mean square.
-    Averaging comes first: the two commute, and it leaves fewer positions. Costs are of the common shape; the projections'
-    are in `video_gflops`.
+    Each model's maps are averaged to the common l, h and w. If the number of channels differs from the common
+    one, a learned 1×1×1 convolution follows; its initial outputs have the inputs' mean square. Averaging
+    comes first: the two commute, and it leaves fewer positions. Costs are for the common shape;
+    `video_gflops` includes the projections.
     """
 
     def __init__(
@@ -43,58 +43,64 @@ class ShapeAdapter(Aggregator[Any]):
             nn.init.uniform_(self.projections[key].weight, -bound, bound)  # type: ignore[arg-type]
 
     def adapt(self, model: str, maps: Tensor) -> Tensor:
-        """A model's maps (rows, l, h, w, c) in the common shape, in the parameters' type or autocast's."""
+        """Adapt a model's maps (rows, l, h, w, c) to the common shape.
+
+        The result has the parameters' type, or autocast's.
+        """
         pooled = average_to(maps.to(self.dtype), self.target[:3])
         if (key := self._keys.get(model)) is not None:
             pooled = self.projections[key](pooled)
         return pooled
 
     def describe(self) -> str:
-        """One line: what is done to whose maps."""
+        """Return one line: which maps are averaged and projected."""
         size = "×".join(map(str, self.target[:3]))
         done = ", ".join(
             f"{model} {'×'.join(map(str, shape))}" + (" (projected)" if model in self._keys else "")
             for model, shape in self.map_shapes.items()
         )
-        return f"the models' maps differ in shape: all are averaged to {size}, and projected to {self.target[3]} channels: {done}"
+        return (
+            f"the models' maps differ in shape: all are averaged to {size}, "
+            f"and projected to {self.target[3]} channels: {done}"
+        )
 
     def init(self, x0: Tensor, model0: str) -> Any:
-        """The inner one's, of the adapted map."""
+        """Return the inner state of the adapted map."""
         return self.inner.init(self.adapt(model0, x0), model0)
 
     def step(self, state: Any, x: Tensor, model: str) -> Any:
-        """The inner one's, of the adapted map."""
+        """Return the inner state after the adapted map."""
         return self.inner.step(state, self.adapt(model, x), model)
 
     def readout(self, state: Any) -> Tensor:
-        """The inner one's."""
+        """Return the inner logits."""
         return self.inner.readout(state)
 
     def forward(self, batch: ClipBatch) -> Tensor:
-        """The inner one's, of the adapted maps."""
+        """Return the inner logits of the adapted maps."""
         logits: Tensor = self.inner(batch.map(self.adapt))
         return logits
 
     def step_gflops(self, map_shape: MapShape) -> float:
-        """GFLOPs of one step of the inner one, of a map in the common shape."""
+        """Return the inner GFLOPs of one step, for a map in the common shape."""
         return self.inner.step_gflops(map_shape)
 
     def gflops(self, clips: int, map_shape: MapShape) -> float:
-        """GFLOPs of the inner one, of maps in the common shape."""
+        """Return the inner GFLOPs, for maps in the common shape."""
         return self.inner.gflops(clips, map_shape)
 
     def video_gflops(self, map_shapes: Mapping[str, MapShape], models: Sequence[str]) -> float:
-        """GFLOPs of the inner one and of the clips' projections."""
+        """Return the inner GFLOPs and those of the clips' projections."""
         projections = sum(projection_gflops(map_shapes[model], self.target) for model in models)
         return self.inner.gflops(len(models), self.target) + projections
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating type that it computes in."""
+        """The floating type of its computations."""
         return self.inner.dtype
 
     def classify(self, pooled: Tensor) -> Tensor:
-        """The inner one's."""
+        """Return the inner logits."""
         return self.inner.classify(pooled)
 
 
@@ -104,13 +110,13 @@ def adapted(
     *,
     pooled: bool,
 ) -> ShapeAdapter:
-    """What `build` makes of maps of the common shape, for maps of these shapes."""
+    """Return what `build` makes for the common shape, adapted to maps of these shapes."""
     target = adapted_shape(map_shapes, pooled=pooled)
     return ShapeAdapter(map_shapes=map_shapes, target=target, inner=build(dict.fromkeys(map_shapes, target)))
 
 
 def average_to(maps: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """Maps (rows, l, h, w, c) averaged to (rows, *size, c), each place over its share of the positions."""
+    """Average maps (rows, l, h, w, c) to (rows, *size, c), each place over its share of the positions."""
     if maps.shape[1:4] == size:
         return maps
     if size == (1, 1, 1):
@@ -119,7 +125,10 @@ def average_to(maps: Tensor, size: tuple[int, int, int]) -> Tensor:
 
 
 def reference(module: ShapeAdapter, clips: Sequence[Tensor], models: Sequence[str]) -> Tensor:
-    """The definition, clip by clip, projected first: clips (B, l, h, w, c), each of its model; the inner one's x."""
+    """Compute the definition, clip by clip, projected first.
+
+    Takes clips (B, l, h, w, c), each from its model in `models`; returns the inner aggregator's input.
+    """
     adapted_clips = []
     for x, model in zip(clips, models, strict=True):
         x = x.movedim(-1, 1)

@@ -1,4 +1,4 @@
-"""The one shape that maps of several shapes are brought to, and what that costs; without torch."""
+"""The common shape for maps of several shapes, and its cost; without torch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ...runtime.flop_counter import MapShape
 
 
 def adapted_shape(map_shapes: Mapping[str, MapShape], *, pooled: bool = False) -> MapShape:
-    """The one shape that maps of these shapes are brought to: the least l, h and w of all, and the most channels.
+    """Return the common shape of these maps: the smallest l, h and w, and the most channels.
 
-    `pooled`: l = h = w = 1, for aggregators that take nothing of a map but its global average.
+    `pooled`: l = h = w = 1, for aggregators that use only the global average of a map.
     """
     frames, height, width, channels = zip(*map_shapes.values(), strict=True)
     most = max(channels)
@@ -18,6 +18,6 @@ def adapted_shape(map_shapes: Mapping[str, MapShape], *, pooled: bool = False) -
 
 
 def projection_gflops(map_shape: MapShape, target: MapShape) -> float:
-    """GFLOPs of projecting a clip's pooled map to the target's channels; a model that has them is not projected."""
+    """Return the GFLOPs of projecting a clip's pooled map to the target's channels; 0 if it has them."""
     frames, height, width, channels = target
     return 0.0 if map_shape[3] == channels else frames * height * width * map_shape[3] * channels / 1e9

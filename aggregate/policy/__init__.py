@@ -1,1 +1,1 @@
-"""Which clips deserve the expensive network: a learned policy will stand here."""
+"""Reserved for a learned policy that chooses which clips deserve the expensive network."""

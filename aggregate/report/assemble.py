@@ -1,4 +1,4 @@
-"""Finished runs as a report: rows, coverage, gains, confusions, and how they were made."""
+"""Assemble a report from finished runs: rows, coverage, gains, confusions, and how they were made."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .tables import paper_tables
 def report_of(
     paths: Sequence[str | Path], *, title: str | None = None, paper: bool = False
 ) -> tuple[list[ReportRow], ReportMeta]:
-    """Rows and everything beside them of the runs in `paths`; `paper` adds the paper's own points.
+    """Return the rows of the runs in `paths`, and all other report data; `paper` adds the paper's points.
 
-    Raises RunError as `read_results` does, and where no run is finished.
+    Raises RunError as `read_results` does, and if no run is finished.
     """
     results, failures = read_results(paths)
     if not results:
@@ -47,7 +47,7 @@ def report_of(
 
 
 def _best(rows: Sequence[ReportRow]) -> list[int]:
-    """The most accurate row of each group, averaging only where there is nothing else."""
+    """Return the most accurate row of each group; averaging only if there is nothing else."""
     groups = grouped(range(len(rows)), lambda number: rows[number].group)
     return [
         max(numbers, key=lambda number: (rows[number].aggregator != "average", rows[number].mean))
@@ -56,9 +56,9 @@ def _best(rows: Sequence[ReportRow]) -> list[int]:
 
 
 def paper_points() -> tuple[PaperPoint, ...]:
-    """The paper's own results on Kinetics-400, each once: Tables 2 and 4 to 7 of Zhu et al., AAAI 2020.
+    """Return the paper's results on Kinetics-400, each once: Tables 2 and 4 to 7 of Zhu et al., AAAI 2020.
 
-    Table 7's R(2+1)D-34 is not the paper's own and left out.
+    Table 7's R(2+1)D-34 is not the paper's own and is left out.
     """
     points: dict[tuple[float, float], PaperPoint] = {}
     for printed in (printed for cells in TABLES.values() for printed in cells):
@@ -101,7 +101,7 @@ def _confusion(row: ReportRow, of: Row) -> Confusion:
 
 
 def _gain(number: int, rows: Sequence[ReportRow], runs: Sequence[Row]) -> ClassGain | None:
-    """Against averaging of the same clips, trained alike or not at all; None where that was not run."""
+    """Compare with averaging of the same clips, trained alike or not trained; None without that run."""
     row, own = rows[number], runs[number]
     if row.aggregator == "average":
         return None
@@ -133,7 +133,7 @@ def _named(row: ReportRow) -> str:
 
 
 def _coverage(results: Sequence[Result]) -> list[str]:
-    """Each different coverage once, and what the reader of the figures should know."""
+    """Return each different coverage once, and notes for the reader of the results."""
     several = len({result.config.store for result in results}) > 1
     lines = []
     for result in results:
@@ -153,7 +153,7 @@ def _models(result: Result) -> str:
 
 
 def _made(results: Sequence[Result]) -> list[str]:
-    """Stores, weights, settings, versions, and the command that makes one run again."""
+    """Return stores, weights, settings, versions, and the command that repeats one run."""
     lines = []
     for result in results:
         c = result.config

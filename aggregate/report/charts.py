@@ -1,4 +1,4 @@
-"""The report's smaller figures: accuracy against the number of clips, and each class's gain over averaging."""
+"""The report's smaller charts: accuracy against the number of clips, and per-class gain over averaging."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from .plot import COLOURS, INK, LINES_MAX, PAPER, STYLE, any_script, draw_others, line_styles, svg_of
 from .rows import ClassGain, ReportRow, grouped
 
-GAIN_CLASSES_MAX = 40  # of more classes the ends are shown
+GAIN_CLASSES_MAX = 40  # with more classes only both ends are shown
 GAIN_ENDS = 15
 
 
 def draw_by_clips(rows: Sequence[ReportRow]) -> str | None:
-    """Draw top-1 accuracy (%) against N (log scale) as SVG, a line for each aggregator and pattern.
+    """Draw top-1 accuracy (%) against N (log scale) as SVG, one line per aggregator and pattern.
 
-    None where no line has two points. 1:(N−1) is one pattern.
+    Returns None if no line has two points. 1:(N−1) is one pattern.
     """
     lines = {
         name: sorted(members, key=lambda row: row.clips)
@@ -44,7 +44,7 @@ def _line_name(row: ReportRow) -> str:
 def _draw_clips(
     axes: Any, every: dict[str, list[ReportRow]], title: str, lines: dict[str, list[ReportRow]]
 ) -> None:
-    """One panel's lines, and every other point in grey."""
+    """Draw one panel's lines, and all other points in grey."""
     rows = [row for members in every.values() for row in members]
     draw_others(axes, [(row.clips, 100 * row.mean) for row in rows])
     for (name, members), (colour, marker, line) in zip(lines.items(), line_styles(), strict=False):
@@ -67,7 +67,7 @@ def _draw_clips(
 def draw_gain(gain: ClassGain) -> str:
     """Draw each class's gain, in points, as bars from the largest to the smallest, as SVG.
 
-    Of more than 40 classes the 15 largest and 15 smallest are shown.
+    With more than 40 classes the 15 largest and 15 smallest are shown.
     """
     points = 100 * (np.array(gain.gained) - np.array(gain.base))
     order = np.argsort(-points, kind="stable")
@@ -87,7 +87,7 @@ def draw_gain(gain: ClassGain) -> str:
 
 
 def _begin(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
-    """A figure and its panels, two in a line, with the same limits."""
+    """Return a figure and its panels, two per line, with the same limits."""
     import matplotlib
     from matplotlib.figure import Figure
 

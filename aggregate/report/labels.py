@@ -1,4 +1,4 @@
-"""Labels beside what they name, where they cover nothing: each tried at several places around its point."""
+"""Place labels next to their points without covering anything: each is tried at several places."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def place_labels(
     labels: Sequence[tuple[ReportRow, str, str, bool]],
     drawn: Mapping[ReportRow, float],
 ) -> None:
-    """Put each label by its point, where it covers nothing; names of lines come first and are never left out.
+    """Put each label next to its point, where it covers nothing.
 
-    A pattern's label that finds no free place is left out: the table has it.
+    Names of lines come first and are never left out. A pattern's label without a free place is left out: the
+    table has it.
     """
     taken = _taken(axes, rows, drawn)
     scale = axes.figure.dpi / 72
@@ -62,7 +63,7 @@ def place_labels(
 def _draw_leader(
     axes: Any, point: tuple[float, float], offset: tuple[float, float], size: tuple[float, float], colour: str
 ) -> None:
-    """Draw a thin line from a point to the near edge of its label, sizes in points."""
+    """Draw a thin line from a point to the near edge of its label; sizes in points."""
     end = [shift - np.sign(shift) * extent / 2 for shift, extent in zip(offset, size, strict=True)]
     axes.annotate(
         "",
@@ -74,7 +75,7 @@ def _draw_leader(
 
 
 def _taken(axes: Any, rows: Sequence[ReportRow], drawn: Mapping[ReportRow, float]) -> list[Box]:
-    """Return small boxes over everything drawn: markers, error bars, seeds, the lines between, the ceilings."""
+    """Return small boxes over all that is drawn: markers, error bars, seeds, connecting lines, ceilings."""
 
     def pixels(row: ReportRow, accuracy: float) -> npt.NDArray[np.float64]:
         at: npt.NDArray[np.float64] = axes.transData.transform((drawn[row], 100 * accuracy))
@@ -92,7 +93,7 @@ def _taken(axes: Any, rows: Sequence[ReportRow], drawn: Mapping[ReportRow, float
             for x, y in np.linspace(pixels(a, a.mean), pixels(b, b.mean), 60):
                 boxes.append((x - 1, y - 1, x + 1, y + 1))
     for line in axes.lines:
-        if line.get_transform() == axes.get_yaxis_transform():  # a ceiling, right across
+        if line.get_transform() == axes.get_yaxis_transform():  # a ceiling, across all axes
             y = axes.transData.transform((axes.get_xlim()[0], line.get_ydata()[0]))[1]
             boxes.append((axes.bbox.x0, y - 1, axes.bbox.x1, y + 1))
     return boxes

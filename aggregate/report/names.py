@@ -1,4 +1,4 @@
-"""What the rows of a report are called: what tells them apart, and only that."""
+"""Names of a report's rows: only what distinguishes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN_DIGITS = 8  # of a digest
 
 @dataclass(frozen=True, kw_only=True)
 class RowName:
-    """What tells a row from others beside aggregator, pattern and N; "" where nothing does.
+    """What distinguishes a row from others besides aggregator, pattern and N; "" if nothing does.
 
     Attributes:
         group: which videos: store, split, part. Only rows of one group are compared.
@@ -32,14 +32,14 @@ class RowName:
 
 
 def row_names(rows: Sequence[Row]) -> list[RowName]:
-    """The name of each row, of what differs between the rows; no two rows look alike."""
+    """Return the name of each row, from what differs between the rows; no two rows look alike."""
     firsts = [row.first for row in rows]
     settings = _differing_settings(firsts)
     names = [
         RowName(group=group, mixture=mixture, setting=setting)
         for group, mixture, setting in zip(_groups(rows), _mixtures(firsts), settings, strict=True)
     ]
-    return _told_apart(names, firsts)
+    return _make_distinct(names, firsts)
 
 
 def _groups(rows: Sequence[Row]) -> list[str]:
@@ -83,7 +83,7 @@ def _differing_settings(firsts: Sequence[Result]) -> list[str]:
     trained = [r.settings for r in firsts if r.settings]
     names = dict.fromkeys(name for settings in trained for name in settings)
     differ = [name for name in names if len({settings.get(name) for settings in trained}) > 1]
-    # What is not the paper's aggregator is told even where nothing differs.
+    # An aggregator that is not the paper's is marked even if nothing differs.
     shown = [name for name in differ if name != _SKIP]
     return [
         ", ".join(
@@ -97,15 +97,15 @@ def _differing_settings(firsts: Sequence[Result]) -> list[str]:
 
 
 def _differing(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Each row's texts of those columns that differ."""
+    """Return each row's texts of those columns that differ."""
     shown = [len(set(column)) > 1 for column in zip(*rows, strict=True)]
     return [", ".join(t for t, show in zip(row, shown, strict=True) if show and t) for row in rows]
 
 
-def _told_apart(names: Sequence[RowName], firsts: Sequence[Result]) -> list[RowName]:
-    """Rows that still look alike are of maps made anew or of other reported videos: groups of their own."""
+def _make_distinct(names: Sequence[RowName], firsts: Sequence[Result]) -> list[RowName]:
+    """Give groups of their own to rows that still look alike: their maps or reported videos differ."""
     alike = grouped(range(len(names)), lambda n: (names[n], firsts[n].config.aggregator, firsts[n].mix))
-    told = list(names)
+    distinct = list(names)
     for numbers in alike.values():
         texts = _differing(
             [
@@ -119,5 +119,5 @@ def _told_apart(names: Sequence[RowName], firsts: Sequence[Result]) -> list[RowN
         )
         for number, text in zip(numbers, texts, strict=True):
             group = ", ".join(part for part in (names[number].group, text) if part)
-            told[number] = replace(names[number], group=group)
-    return told
+            distinct[number] = replace(names[number], group=group)
+    return distinct

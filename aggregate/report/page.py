@@ -1,4 +1,4 @@
-"""The report as one HTML page: style and figures inside, no script, nothing loaded from anywhere."""
+"""The report as one HTML page with inline style and figures: no script, and nothing loaded."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ LISTED_CONFUSIONS = 20
 
 
 def page(rows: Sequence[ReportRow], meta: ReportMeta, figures: Mapping[str, str]) -> str:
-    """Return the whole page: results, figures, tables, confusion, coverage, how it was made; all text escaped.
+    """Return the page: results, figures, tables, confusion, coverage, provenance; all text is escaped.
 
-    `figures` are SVGs: "accuracy", and "clips" where there is anything to draw, and those of `named_gains`.
+    `figures` are SVGs: "accuracy", "clips" if there is anything to draw, and those of `named_gains`.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -59,15 +59,15 @@ def page(rows: Sequence[ReportRow], meta: ReportMeta, figures: Mapping[str, str]
 
 
 def named_gains(meta: ReportMeta) -> list[tuple[str, ClassGain]]:
-    """The gains that have anything to draw, and what their figures are called: gain, gain-2, …"""
+    """Return the gains that have anything to draw, with the names of their figures: gain, gain-2, …"""
     shown = [gain for gain in meta.gains if gain.class_names]
     return [("gain" if number == 1 else f"gain-{number}", gain) for number, gain in enumerate(shown, 1)]
 
 
 def _inline(svg: str, name: str) -> str:
-    """What stands after `<svg` in a figure, for a page: no background, ink in the page's text colour.
+    """Return the text after `<svg` of a figure for a page: no background, ink in the page's text colour.
 
-    `name` goes before every id, so that figures of one page do not share any.
+    `name` is prefixed to every id, so that figures of one page do not share ids.
     """
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg.partition("<svg")[2], flags=re.DOTALL)
     svg = re.sub(r'(id="|="#|url\(#)', rf"\g<1>{name}-", svg)

@@ -1,4 +1,4 @@
-"""The figures that FASTER (Zhu et al.) prints about cost, as data: GFLOPs, and the top-1 accuracy beside them.
+"""The cost figures printed in FASTER (Zhu et al.), as data: GFLOPs, and the top-1 accuracy of each.
 
 Accuracies are top-1 in percent on Kinetics-400's validation set. `costs.tables` recomputes the GFLOPs.
 """
@@ -30,14 +30,14 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Printed:
-    """One cost that a table prints."""
+    """One cost printed in a table."""
 
     table: int
     label: str
     setting: Setting
     gflops: float
     per_clip: bool = False
-    """Whether `gflops` is of one clip ("GFLOPs×clips" of Tables 2 and 7) rather than of the whole video."""
+    """Whether `gflops` is of one clip ("GFLOPs×clips" of Tables 2 and 7) instead of the complete video."""
     decimals: int = 1
     top1: float | None = None
 
@@ -90,7 +90,7 @@ _TABLE_6 = {
 
 
 def _alone(name: str, clip_frames: int, clips: int, size: int = 224) -> Setting:
-    """One network on every clip, scores averaged."""
+    """Return the setting of one network on every clip, with averaged scores."""
     return Setting(
         pattern="all-E", clip_frames=clip_frames, clips=clips, aggregator="average", expensive=name, size=size
     )
@@ -172,4 +172,4 @@ TABLES: dict[int, tuple[Printed, ...]] = {
     6: tuple(_table_6()),
     7: tuple(_table_7()),
 }
-"""The cost columns by table, in the paper's order. Of Table 7, the rows that are networks of this package."""
+"""The cost columns by table, in the paper's order. For Table 7, only rows with networks of this package."""

@@ -1,6 +1,6 @@
-"""Accuracy against cost as one figure: error bars, Pareto front, ceilings, every label beside what it names.
+"""Accuracy against cost as one figure: error bars, Pareto front, ceilings, and a label at each item.
 
-Series differ in marker and line style as well as in colour, so the figure reads in black and white.
+Series differ in marker, line style and colour, so the figure is readable in black and white.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "svg.fonttype": "none",
-    "svg.hashsalt": "faster",  # ids, and so the file, are the same each time
+    "svg.hashsalt": "faster",  # the same ids each time, and so the same file
 }
-LINES_MAX = 8  # of more lines each aggregator gets a panel
+LINES_MAX = 8  # with more lines each aggregator gets a panel
 SIDE_BY_SIDE_MAX = 4
-MARKER_POINTS = 8.5  # two markers closer than this cover each other
+MARKER_POINTS = 8.5  # closer markers cover each other
 
 
 @contextmanager
 def any_script() -> Iterator[None]:
-    """No warnings about letters that the font lacks: an SVG's text is set by who shows it, with their fonts."""
+    """Suppress warnings about letters missing from the font: an SVG's viewer uses its own fonts."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 def draw(rows: Sequence[ReportRow], meta: ReportMeta) -> tuple[bytes, str]:
-    """Draw top-1 accuracy (%) against GFLOPs a video (log): (PNG at 200 dpi, SVG), both on white."""
+    """Draw top-1 accuracy (%) against GFLOPs per video (log): (PNG at 200 dpi, SVG), both on white."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -76,26 +76,27 @@ def draw(rows: Sequence[ReportRow], meta: ReportMeta) -> tuple[bytes, str]:
 
 
 def svg_of(figure: Any, **options: Any) -> str:
-    """A figure as SVG, the same text each time."""
+    """Return a figure as SVG, the same text each time."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, **options)
     return text.getvalue()
 
 
 def line_styles() -> Iterator[tuple[str, str, Any]]:
-    """(colour, marker, line) of one line after the other."""
+    """Yield (colour, marker, line) for one line after the other."""
     return zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), itertools.cycle(LINES), strict=True)
 
 
 def draw_others(axes: Any, points: Sequence[tuple[float, float]]) -> None:
-    """The other panels' points, as small grey dots behind a panel's own."""
+    """Draw the other panels' points, as small grey dots behind a panel's own."""
     x, y = [x for x, _ in points], [y for _, y in points]
     axes.plot(x, y, linestyle="none", marker=".", markersize=3.5, color=INK, alpha=0.22, zorder=1)
 
 
 def _legend(meta: ReportMeta, unknown: Sequence[ReportRow]) -> str:
     return (
-        "mean over seeds ± standard error; small dots: single seeds; grey band: Pareto front of one set of videos; markers\n"
+        "mean over seeds ± standard error; small dots: single seeds; grey band: "
+        "Pareto front of one set of videos; markers\n"
         "that would cover each other stand side by side"
         + ("; open circles: the paper, on Kinetics-400" if meta.paper else "")
         + (f"; left out: {len(unknown)} of 0 GFLOPs, cost unknown" if unknown else "")
@@ -103,7 +104,7 @@ def _legend(meta: ReportMeta, unknown: Sequence[ReportRow]) -> str:
 
 
 def _draw_panels(figure: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> None:
-    """A panel an aggregator, all on the same axes; ceilings are left to the table."""
+    """Draw one panel per aggregator, all on the same axes; ceilings are only in the table."""
     rows, usual = without_the_usual(rows)
     panels = grouped(rows, lambda row: row.aggregator)
     lines = -(-len(panels) // 2)
@@ -113,13 +114,13 @@ def _draw_panels(figure: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> No
     figure.subplots_adjust(
         left=0.08, right=0.985, bottom=0.5 / height, top=1 - 1.15 / height, wspace=0.14, hspace=0.32
     )
-    plain = replace(meta, ceilings=())
+    without_ceilings = replace(meta, ceilings=())
     others = [(row.gflops_per_video, 100 * row.mean) for row in rows]
     for place, (name, members) in enumerate(panels.items()):
         axes = grid[place // 2][place % 2]
         axes.set_title(name, loc="left", fontsize=10, fontweight="bold")
         draw_others(axes, others)
-        _draw_rows(axes, members, rows, plain)
+        _draw_rows(axes, members, rows, without_ceilings)
         if place % 2:
             axes.set_ylabel("")
         if place + 2 < len(panels):
@@ -131,9 +132,9 @@ def _draw_panels(figure: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> No
 
 
 def without_the_usual(rows: Sequence[ReportRow]) -> tuple[list[ReportRow], str]:
-    """The rows without the mixture and the setting that most of them have, and what these are: names would be long.
+    """Return the rows without the most common mixture and setting, and these two as text.
 
-    Kept are those without which a row would look like another of its aggregator.
+    This keeps names short. A row keeps its own if it would otherwise look like another of its aggregator.
     """
     said = []
     rows = list(rows)
@@ -153,7 +154,7 @@ def without_the_usual(rows: Sequence[ReportRow]) -> tuple[list[ReportRow], str]:
 
 
 def _draw_rows(axes: Any, rows: Sequence[ReportRow], every: Sequence[ReportRow], meta: ReportMeta) -> None:
-    """Some rows, on axes that have room for every row, with the front of every row."""
+    """Draw some rows, on axes with room for every row, with the front of every row."""
     _set_axes(axes, every, meta)
     _draw_front(axes, every)
     _draw_paper(axes, meta)
@@ -170,7 +171,7 @@ def _set_axes(axes: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> None:
     costs = [row.gflops_per_video for row in rows] + [point.gflops_per_video for point in meta.paper]
     span = max(max(costs) / min(costs), 2.0)
     axes.set_xlim(min(costs) / span**0.1, max(costs) * span**0.25)  # room at the right for the lines' names
-    # Less than a decade of costs needs finer ticks, or there would be one.
+    # Less than a decade of costs needs finer ticks, or there would be only one.
     subs = (1,) if span > 300 else (1, 2, 5) if span > 10 else (1, 1.5, *range(2, 10))
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -188,7 +189,7 @@ def _set_axes(axes: Any, rows: Sequence[ReportRow], meta: ReportMeta) -> None:
 
 
 def _draw_front(axes: Any, rows: Sequence[ReportRow]) -> None:
-    """Draw each group's front, as far right as the dearest row."""
+    """Draw each group's front, extended to the most expensive row."""
     on_front = [row for row, on in zip(rows, pareto_front(rows), strict=True) if on]
     for group in dict.fromkeys(row.group for row in rows):
         front = sorted({(row.gflops_per_video, 100 * row.mean) for row in on_front if row.group == group})
@@ -200,9 +201,9 @@ def _draw_front(axes: Any, rows: Sequence[ReportRow]) -> None:
 
 
 def _side_by_side(axes: Any, rows: Sequence[ReportRow]) -> dict[ReportRow, float]:
-    """Where along x each row is drawn: at its cost, or, where markers would cover each other, beside the others.
+    """Return the x position of each row: its cost, or side by side if markers would cover each other.
 
-    A crowd of more than four stays where it is: the last of it would stand too far from its cost.
+    A cluster of more than four stays in place: its last marker would be too far from its cost.
     """
     at = np.array([axes.transData.transform((row.gflops_per_video, 100 * row.mean)) for row in rows])
     apart = MARKER_POINTS * axes.figure.dpi / 72
@@ -222,7 +223,7 @@ def _side_by_side(axes: Any, rows: Sequence[ReportRow]) -> dict[ReportRow, float
 
 
 def _draw_paper(axes: Any, meta: ReportMeta) -> None:
-    """Draw the paper's points as small open circles in grey, each name left to the table of the paper."""
+    """Draw the paper's points as small open grey circles; their names are only in the table."""
     if meta.paper:
         axes.plot(
             [point.gflops_per_video for point in meta.paper],
@@ -242,7 +243,7 @@ def _draw_series(
 ) -> list[tuple[ReportRow, str, str, bool]]:
     """Draw lines, markers, error bars and seeds; return (row, text, colour, names its line) for the labels.
 
-    `alone` leaves the aggregator's name out: the panel has it.
+    `alone` leaves out the aggregator's name, because the panel has it.
     """
     one_n = len({row.clips for row in rows}) == 1
     labels = []
@@ -266,7 +267,7 @@ def _draw_series(
 
 
 def _draw_ceilings(axes: Any, meta: ReportMeta) -> None:
-    """Draw the ceilings as dotted lines, named at the right edge, their names kept from overlapping."""
+    """Draw the ceilings as dotted lines, named at the right edge without overlap."""
     names = []
     for label, value in sorted(meta.ceilings, key=lambda ceiling: ceiling[1]):
         axes.axhline(100 * value, color=INK, linestyle=(0, (1, 2)), linewidth=1.0, alpha=0.8, zorder=2)

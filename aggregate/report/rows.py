@@ -1,4 +1,4 @@
-"""What a report is made of: rows of accuracy and cost, their means, the Pareto front, the text table."""
+"""The data of a report: rows of accuracy and cost, their means, the Pareto front, the text table."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class ReportRow:
 
     Attributes:
         aggregator, pattern: by name, such as "fast-gru" and "1:7".
-        clips: N, clips a video.
-        seeds, top1: the runs, and each run's top-1 accuracy in [0, 1]; of one length, at least 1.
-        gflops_per_video: cost of classifying one video; 0 where it is not known.
+        clips: N, clips per video.
+        seeds, top1: the runs, and each run's top-1 accuracy in [0, 1]; of equal length, at least 1.
+        gflops_per_video: cost of classifying one video; 0 if unknown.
         group: which videos it is of; only rows of one group are compared. "" is none.
-        mixture, setting: clip length and models, and how it was trained, where rows differ in them.
-        clip_frames: L, frames a clip; 0 where it is not known.
-        expensive, cheap: the models in use; "" where the mixture has none of that kind.
+        mixture, setting: clip length and models, and how it was trained, if rows differ in them.
+        clip_frames: L, frames per clip; 0 if unknown.
+        expensive, cheap: the models in use; "" if the mixture has none of that kind.
     """
 
     aggregator: str
@@ -55,16 +55,16 @@ class ReportRow:
 
     @property
     def heading(self) -> str:
-        """What rows that stand together share; "" is none."""
+        """What the rows under one heading share; "" is none."""
         return ", ".join(text for text in (self.group, self.mixture, self.setting) if text)
 
     @property
     def label(self) -> str:
-        """The aggregator, and how it was trained where that differs."""
+        """The aggregator, and how it was trained if that differs."""
         return f"{self.aggregator}, {self.setting}" if self.setting else self.aggregator
 
     def named(self, text: str) -> str:
-        """`text`, and behind it in brackets what heading the row stands under, where there is one."""
+        """Return `text`, with the row's heading in brackets, if it has one."""
         return f"{text} ({self.heading})" if self.heading else text
 
     @property
@@ -87,7 +87,7 @@ class ReportRow:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Confusion:
-    """Counts of videos by true class (rows) and predicted class (columns), (K, K); `caption` says of what."""
+    """Counts of videos by true class (rows) and predicted class (columns), (K, K), with a caption."""
 
     counts: ConfusionMatrix
     class_names: tuple[str, ...]
@@ -104,7 +104,7 @@ class Confusion:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table in one of the paper's layouts: texts, the first `words` columns being words."""
+    """A table in one of the paper's layouts: texts; the first `words` columns are left-aligned."""
 
     title: str
     headings: tuple[str, ...]
@@ -115,10 +115,13 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassGain:
-    """Each class's share right, in [0, 1], under two ways to aggregate the same clips; classes without videos left out.
+    """Each class's accuracy in [0, 1] under two ways to aggregate the same clips.
+
+    Classes without videos are left out.
 
     Attributes:
-        class_names, base, gained: of one length: the class, and its shares by `base_name` and by `gained_name`.
+        class_names, base, gained: of equal length: the class, and its accuracy by `base_name` and by
+            `gained_name`.
     """
 
     class_names: tuple[str, ...]
@@ -130,7 +133,7 @@ class ClassGain:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperPoint:
-    """A published result: what it is called, its cost and its top-1 accuracy in [0, 1]."""
+    """A published result: its name, its cost and its top-1 accuracy in [0, 1]."""
 
     name: str
     gflops_per_video: float
@@ -139,17 +142,17 @@ class PaperPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportMeta:
-    """What a report says beside its rows.
+    """The content of a report besides its rows.
 
     Attributes:
         title: of page and plot.
-        lines: how it was made, a line each.
+        lines: how it was made, as lines of text.
         ceilings: (label, accuracy in [0, 1]), drawn as horizontal lines.
-        coverage: which videos the figures cover, a line each.
+        coverage: which videos the results cover, as lines of text.
         confusions: of the best row of each group.
         tables: the rows again, in the paper's layouts.
-        gains: of aggregation over averaging, class by class, of the best row of each group.
-        failures: what could not be trained, and which cells cannot be, a line each.
+        gains: of aggregation over averaging, per class, for the best row of each group.
+        failures: cells that failed, and cells that are impossible, as lines of text.
         paper: the paper's own points on Kinetics, drawn behind the rows; they are of other data.
     """
 
@@ -165,9 +168,10 @@ class ReportMeta:
 
 
 def pareto_front(rows: Sequence[ReportRow]) -> list[bool]:
-    """Say for each row whether none of its group is cheaper and as accurate, or as cheap and more accurate (by means).
+    """Return for each row whether it is on its group's Pareto front, by means.
 
-    A row of unknown cost, 0, takes no part.
+    No row of the group is then cheaper and as accurate, or as cheap and more accurate. A row of unknown cost,
+    0, takes no part.
     """
 
     def dominates(a: ReportRow, b: ReportRow) -> bool:
@@ -179,7 +183,7 @@ def pareto_front(rows: Sequence[ReportRow]) -> list[bool]:
 
 
 HEADINGS = ("aggregator", "pattern", "clips", "GFLOPs/video", "top-1 %", "± s.e.", "seeds", "each seed %")
-LEFT_ALIGNED = 2  # the first columns are words, the others figures
+LEFT_ALIGNED = 2  # the first columns are text, the others numbers
 
 
 def cells(row: ReportRow) -> tuple[str, ...]:
@@ -203,7 +207,7 @@ def percent(share: float) -> str:
 
 
 def significant(value: float) -> str:
-    """Write a figure of at least 0 with three significant digits, without an exponent: 0, 0.0123, 4.56, 1234."""
+    """Format a number of at least 0 with three significant digits and no exponent: 0, 0.0123, 4.56, 1234."""
     if value == 0:
         return "0"
     digits = max(0, 2 - math.floor(math.log10(value)))
@@ -211,7 +215,7 @@ def significant(value: float) -> str:
 
 
 def table_text(rows: Sequence[ReportRow], meta: ReportMeta) -> str:
-    """Lay the rows out in aligned columns for a terminal; rows on the Pareto front carry a star."""
+    """Format the rows as aligned columns for a terminal; rows on the Pareto front have a star."""
     if not rows:
         return "no results"
     front = pareto_front(rows)
@@ -231,7 +235,8 @@ def table_text(rows: Sequence[ReportRow], meta: ReportMeta) -> str:
             lines.append(f"  {heading}")
         lines += [line(texts[number], "*" if front[number] else " ") for number in members]
     lines.append(
-        "* no row of the same videos is both cheaper and as accurate; s.e.: standard error of the mean over the seeds"
+        "* no row of the same videos is both cheaper and as accurate; s.e.: "
+        "standard error of the mean over the seeds"
     )
     lines += [f"{label}: {percent(value)} %" for label, value in meta.ceilings]
     lines += meta.coverage
@@ -242,8 +247,8 @@ def table_text(rows: Sequence[ReportRow], meta: ReportMeta) -> str:
 def series(rows: Sequence[ReportRow]) -> dict[str, list[ReportRow]]:
     """Return the rows by the name of the line that joins them, in the order they came, each by cost.
 
-    An aggregator's rows are one line, along the patterns. Where it has rows of several N, they are a line for
-    each pattern, along N; 1:(N−1) counts as one pattern.
+    An aggregator's rows are one line, along the patterns. If it has rows of several N, they are one line per
+    pattern, along N; 1:(N−1) counts as one pattern.
     """
     found: dict[str, list[ReportRow]] = {}
     for members in grouped(rows, lambda row: (row.aggregator, row.heading)).values():

@@ -1,4 +1,4 @@
-"""The finished runs that a report is about: found, read, checked, and the command that makes one of them again."""
+"""Find, read and check the finished runs of a report, and give the command that repeats a run."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ _BESIDE_TRAINING = (
     "balance_classes",
     "unseen",
     "skip_scores",
-)  # of config.json
-_DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}  # of what older runs do not name
+)  # in config.json
+# For options that older runs do not name.
+_DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class Result:
 
     @property
     def gflops_per_video(self) -> float:
-        """Cost of a video; 0 where a model was imported with 0 GFLOPs and nothing else counts."""
+        """Cost of a video; 0 if a model was imported with 0 GFLOPs and nothing else counts."""
         return float(self.result["gflops_per_video"])
 
     @property
@@ -76,7 +77,7 @@ class Result:
 
     @property
     def settings(self) -> dict[str, str]:
-        """How it was trained, as texts by name, without seed and device; none of these matters where nothing is trained."""
+        """How it was trained, as texts by name, without seed and device; empty if nothing is trained."""
         if self.config.reads == "logits":
             return {}
         own = {name: value for name, value in self.training.items() if name not in ("seed", "device")}
@@ -88,7 +89,7 @@ class Result:
 
     @cached_property
     def reported_on(self) -> str:
-        """Digest of what is known of the reported videos: the manifest, and how many of which class were whole."""
+        """Digest of what is known of the reported videos: manifest, coverage, and videos per class."""
         videos = self.config.videos
         labels = self.confusion.labelled.tolist()
         return digest([videos.get("segments"), videos["report"], dict(self.result["coverage"]), labels])
@@ -102,7 +103,7 @@ class Result:
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """What rows of different splits share where they are averaged: all but whose videos and maps they are."""
+        """What rows share that are averaged over splits: everything except their videos and maps."""
         c, settings = self.config, sorted(self.settings.items())
         return c.class_names, self.result["part"], c.aggregator, *self.mix, self.gflops_per_video, *settings
 
@@ -113,18 +114,17 @@ class Result:
 
     @property
     def command(self) -> str:
-        """The train-agg command that makes it again, with every option that is not the default."""
+        """The train-agg command that repeats the run, with every option that is not the default."""
         c = self.config
-        words = ["faster", "train-agg", "--store", c.store, "--aggregator", c.aggregator]
+        arguments = ["faster", "train-agg", "--store", c.store, "--aggregator", c.aggregator]
         pattern = ANY if c.drawn else str(c.pattern)
-        clips = str(self.values["clips"])  # of a drawn pattern the most, whatever mixture this result is of
-        words += ["--pattern", pattern, "--clips", clips, "--clip-frames", str(c.clip_frames)]
-        words += ["--split", c.split]
+        # For a drawn pattern config.json has the largest N and both models, for every result.
+        clips = str(self.values["clips"])
+        arguments += ["--pattern", pattern, "--clips", clips, "--clip-frames", str(c.clip_frames)]
+        arguments += ["--split", c.split]
         for role in ("expensive", "cheap"):
-            if (
-                model := self.values[role]
-            ) is not None:  # of a drawn pattern both, whatever this result is of
-                words += [f"--{role}", model]
+            if (model := self.values[role]) is not None:  # both for a drawn pattern
+                arguments += [f"--{role}", model]
         given = {**self.training, **{n: self.values[n] for n in _BESIDE_TRAINING if n in self.values}}
         if (init := self.values.get("init")) is not None:
             given["init"] = init["run"]
@@ -132,15 +132,16 @@ class Result:
             value = given.get(name, default)
             if name in given and value != default and value is not None:
                 option = "--" + name.replace("_", "-")
-                words += [option] if value is True else [option, str(value)]
-        return shlex.join(words)
+                arguments += [option] if value is True else [option, str(value)]
+        return shlex.join(arguments)
 
 
 def read_results(paths: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
-    """The finished runs of run folders, folders of all splits and sweeps, each once; and a line for each that is none.
+    """Return the finished runs in the paths, each once, and a line for each cell without results.
 
-    A run is the same under another path or link, and so is a store that moved or was copied. Raises RunError where a path is none of these, is not
-    finished, or is damaged.
+    Paths are run folders, folders of all splits, and sweeps. A run is the same under another path or link,
+    and so is a store that moved or was copied. Raises RunError if a path is none of these, is not finished,
+    or is damaged.
     """
     named: list[Path] = []
     failures: list[str] = []
@@ -148,7 +149,7 @@ def read_results(paths: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
         if (path / CELLS_FILE).exists():
             lines = sorted(read_lines(path / CELLS_FILE), key=_paper_order)
             named += [path / line["run"] for line in lines if "metrics" in line]
-            failures += _not_there(lines)
+            failures += _why_missing(lines)
         elif (path / SPLITS_FILE).exists():
             splits = read_json(path / SPLITS_FILE)
             if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
@@ -162,7 +163,7 @@ def read_results(paths: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
 
 
 def _once(paths: Iterable[Path]) -> list[Path]:
-    """Paths as they were named, of several to one place the first."""
+    """Return the paths as named; of several to one place, only the first."""
     found: dict[Path, Path] = {}
     for path in paths:
         found.setdefault(path.resolve(), path)
@@ -171,18 +172,18 @@ def _once(paths: Iterable[Path]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Row:
-    """The runs that one row of a report stands for: its seeds, on one split or, averaged, on several."""
+    """The runs of one row in a report: its seeds, on one split or, averaged, on several."""
 
     runs: tuple[Result, ...]
 
     @property
     def first(self) -> Result:
-        """The run that says what all of them are."""
+        """The run that represents all of them."""
         return self.runs[0]
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The named splits that the figures are means over; one where nothing is averaged."""
+        """The named splits that the results are means over; one if nothing is averaged."""
         return tuple(dict.fromkeys(run.result["split"] for run in self.runs))
 
     @property
@@ -198,9 +199,10 @@ class Row:
 
 
 def rows_of(results: Sequence[Result]) -> tuple[list[Row], list[str]]:
-    """The results of each row, every seed once; and a line for each run that is left out for another of its seed.
+    """Return the results of each row, every seed once, and a line for each run that is left out.
 
-    Rows that are alike but for their split, and the store and maps that go with it, become one, their mean.
+    A run is left out if its row has another run of the same seed. Rows that differ only in their split, and
+    its store and maps, become one row, their mean.
     """
     rows: dict[tuple[Any, ...], dict[int, Result]] = {}
     notes = []
@@ -214,7 +216,7 @@ def rows_of(results: Sequence[Result]) -> tuple[list[Row], list[str]]:
 
 
 def _over_splits(rows: Sequence[Sequence[Result]]) -> tuple[list[Row], list[str]]:
-    """The rows, each a run of each seed, with those of several splits as one."""
+    """Merge rows of several splits; each row is one run per seed."""
     found: list[Row] = []
     lines: dict[str, None] = {}
     for alike in grouped(rows, lambda row: row[0].kind).values():
@@ -238,7 +240,7 @@ def _seed(run: Result) -> str:
 
 
 def _paper_order(line: Line) -> tuple[Any, ...]:
-    """Aggregators as in Table 3, then others by name; within one N up, then the patterns as in Table 4."""
+    """Sort key: aggregators as in Table 3, then others by name; N ascending; patterns as in Table 4."""
     name, cheap = line["aggregator"], 2.0  # any pattern comes last
     rank = AGGREGATORS.index(name) if name in AGGREGATORS else len(AGGREGATORS)
     if line["pattern"] != ANY:
@@ -247,14 +249,17 @@ def _paper_order(line: Line) -> tuple[Any, ...]:
     return line["clip_frames"], rank, name, line["clips"], cheap, line["seed"]
 
 
-def _not_there(lines: Sequence[Line]) -> list[str]:
-    """Why cells have no figures, a line for all the aggregators that share a reason."""
+def _why_missing(lines: Sequence[Line]) -> list[str]:
+    """Return why cells have no results: one line for all aggregators that share a reason."""
     reasons: dict[str, dict[str, None]] = {}
     for line in lines:
         what = "failed" if "failed" in line else "empty"
         if what in line:
             seed = f", seed {line['seed']}" if what == "failed" else ""
-            mix = f"{line['pattern']} of {counted(line['clips'], 'clip')} of {counted(line['clip_frames'], 'frame')}"
+            mix = (
+                f"{line['pattern']} of {counted(line['clips'], 'clip')} of "
+                f"{counted(line['clip_frames'], 'frame')}"
+            )
             reasons.setdefault(f"{what}: {mix}{seed}: {line[what]}", {})[line["aggregator"]] = None
     return [f"{reason} ({', '.join(names)})" for reason, names in reasons.items()]
 
@@ -263,7 +268,7 @@ _AGAIN = "make it again: faster train-agg with its settings"
 
 
 def _read(folder: Path) -> list[Result]:
-    """A run's result; of one that drew its pattern, each mixture's."""
+    """Return a run's result; for a run that drew its pattern, one for each mixture."""
     config, path = load_config(folder), folder / "result.json"
     values = read_json(folder / "config.json")
     if not path.exists():
@@ -293,7 +298,7 @@ def _read(folder: Path) -> list[Result]:
 
 
 def _check_config(config: RunConfig, values: Mapping[str, Any]) -> None:
-    """Raise KeyError, TypeError or ValueError where what a report takes of config.json is not there."""
+    """Raise KeyError, TypeError or ValueError if config.json is not valid for a report."""
     _require(values["training"]["seed"], int, "training.seed")
     for name in ("train", "validation", "report"):
         _require(config.videos[name], int, f"videos.{name}")
@@ -315,7 +320,7 @@ def _check_config(config: RunConfig, values: Mapping[str, Any]) -> None:
 
 
 def _check_result(loaded: Mapping[str, Any], classes: int) -> None:
-    """Raise KeyError, TypeError or ValueError where what a report takes of result.json is not there or cannot be."""
+    """Raise KeyError, TypeError or ValueError if result.json is not valid for a report."""
     PartCoverage(**loaded["coverage"])
     for name in ("split", "part"):
         _require(loaded[name], str, name)

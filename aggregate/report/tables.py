@@ -1,4 +1,4 @@
-"""Rows in the layouts of the paper's Tables 2, 3, 4 and 6; a cell that is not there stays empty."""
+"""Rows in the layouts of the paper's Tables 2, 3, 4 and 6; a missing cell stays empty."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PERCENT = "top-1, %, mean ± standard error over the seeds"
 
 
 def paper_tables(rows: Sequence[ReportRow]) -> list[Table]:
-    """Every layout that the rows of a group fill with at least two figures, a table a group."""
+    """Return every layout that a group's rows fill with at least two numbers, one table per group."""
     tables = []
     for layout in (_table_2, _table_3, _table_4, _table_6):
         for group, members in grouped(rows, lambda row: row.group).items():
@@ -24,7 +24,7 @@ def paper_tables(rows: Sequence[ReportRow]) -> list[Table]:
 
 
 def _accuracy(row: ReportRow | None) -> str:
-    """Mean ± standard error in percent; "" where there is no row."""
+    """Format mean ± standard error in percent; "" if there is no row."""
     if row is None:
         return ""
     error = row.standard_error
@@ -32,7 +32,7 @@ def _accuracy(row: ReportRow | None) -> str:
 
 
 def _accuracy_and_cost(rows: Iterable[ReportRow | None]) -> Iterator[str]:
-    """Two cells a row; "" where there is no row."""
+    """Yield two cells per row; "" if there is no row."""
     for row in rows:
         yield _accuracy(row)
         yield "" if row is None else significant(row.gflops_per_video)
@@ -65,7 +65,7 @@ def _table_2(rows: Sequence[ReportRow]) -> list[Table]:
 
 
 def _table_3(rows: Sequence[ReportRow]) -> list[Table]:
-    """Only the first clip expensive: aggregators by number of clips."""
+    """Only the first clip is expensive: aggregators by number of clips."""
     tables = []
     for key, members in grouped((row for row in rows if row.first_only), _length_and_models).items():
         clips = sorted({row.clips for row in members})
@@ -112,14 +112,17 @@ def _table_4(rows: Sequence[ReportRow]) -> list[Table]:
                         (pattern, *_accuracy_and_cost(column.get(pattern) for column in columns.values()))
                         for pattern in sorted(patterns, key=_share, reverse=True)
                     ),
-                    note=f"{PERCENT}; GFLOPs of a video, backbones and aggregator; empty cells cannot be or were not asked",
+                    note=(
+                        f"{PERCENT}; GFLOPs of a video, backbones and aggregator; "
+                        "empty cells cannot be or were not asked"
+                    ),
                 )
             )
     return tables
 
 
 def _table_6(rows: Sequence[ReportRow]) -> list[Table]:
-    """Expensive backbones beside each other: averaged all-E, then FAST-GRU's patterns."""
+    """Expensive backbones compared: averaged all-E, then FAST-GRU's patterns."""
     wanted = [
         row
         for row in rows
@@ -163,6 +166,6 @@ def _frames_and_clips(row: ReportRow) -> tuple[int, int]:
 
 
 def _share(pattern: str) -> float:
-    """The expensive clips' share, which orders the paper's rows."""
+    """Return the share of expensive clips, which orders the paper's rows."""
     parsed = Pattern.parse(pattern)
     return parsed.expensive / (parsed.expensive + parsed.cheap)

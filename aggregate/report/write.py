@@ -1,4 +1,4 @@
-"""The report of a comparison: one page that needs no network, the plot as PNG and SVG, a table for the terminal."""
+"""Write a report: one page that works offline, the plot as PNG and SVG, a table for the terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFiles:
-    """What `write_page` wrote, and the same table as text; the further figures are those there was data for."""
+    """The files of `write_page`, and the same table as text; `further` holds figures that had data."""
 
     page: Path
     plot_png: Path
@@ -39,9 +39,10 @@ def write_page(
 ) -> ReportFiles:
     """Write a page and its figures into `folder`, replacing those of an earlier report.
 
-    The figures are `accuracy.png` and `accuracy.svg`, and `clips.svg` and `gain.svg` (of further groups
-    `gain-2.svg` …) where there is anything to draw; beside a page of another name than index.html they carry its stem, as in `report-accuracy.svg`. The page
-    holds its figures and style in itself. The same rows give the same bytes.
+    The figures are `accuracy.png` and `accuracy.svg`, and `clips.svg` and `gain.svg` (for further groups
+    `gain-2.svg` …) if there is anything to draw. If the page is not named index.html, their names start with
+    its stem, as in `report-accuracy.svg`. The page itself contains its figures and style. The same rows give
+    the same bytes.
 
     Raises:
         ValueError: there is no row.
@@ -50,7 +51,7 @@ def write_page(
     if not rows:
         raise ValueError("a report needs at least one row")
     from .charts import draw_by_clips, draw_gain
-    from .page import named_gains, page  # here, so that the types above cost no import of matplotlib
+    from .page import named_gains, page  # here, so that the types above do not import matplotlib
     from .plot import draw
 
     png, accuracy = draw(rows, meta)
@@ -70,8 +71,8 @@ def write_page(
     )
     texts[files.page] = page(rows, meta, figures)
     try:
-        whole = {files.plot_png: png} | {path: text.encode() for path, text in texts.items()}
-        for path, data in whole.items():
+        contents = {files.plot_png: png} | {path: text.encode() for path, text in texts.items()}
+        for path, data in contents.items():
             with replacing(path) as file:
                 file.write(data)
     except OSError as error:
@@ -86,11 +87,10 @@ def write_report(
     title: str | None = None,
     paper: bool = False,
 ) -> ReportFiles:
-    """Write one page about the runs and sweeps in `paths`, and its figures beside it.
+    """Write one page about the runs and sweeps in `paths`, and its figures in the same folder.
 
     `paper` draws the paper's own Kinetics points behind the rows.
-
-    Raises RunError where a path is no finished run or sweep, StorageError where the page cannot be written.
+    Raises RunError if a path is no finished run or sweep, StorageError if the page cannot be written.
     """
     from .assemble import report_of
 

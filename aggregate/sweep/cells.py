@@ -1,4 +1,4 @@
-"""Training a sweep's cells: those that read the same batches together, those on pooled maps from memory."""
+"""Train a sweep's cells: together if they read the same batches, from memory if they use pooled maps."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Line = dict[str, Any]  # one cell's line of cells.jsonl
 
 
 def train_config(template: TrainConfig, cell: Cell, folder: Path) -> TrainConfig:
-    """The config that `train_agg` would take for a cell alone; its run folder is `folder`/cells/<name>."""
+    """Return the config for training a cell alone; its run folder is `folder`/cells/<name>."""
     return replace(
         template,
         aggregator=cell.aggregator,
@@ -49,8 +49,8 @@ def train_config(template: TrainConfig, cell: Cell, folder: Path) -> TrainConfig
 
 
 def reads_logits(store: Store, cell: Cell) -> bool:
-    """Whether a cell averages the backbones' own scores, so that nothing is trained and the seed changes nothing."""
-    mix = choose_mix(store, cell)  # of every cell: what the store lacks is said before the first is trained
+    """Whether a cell averages the backbones' own scores: it trains nothing, and its seed has no effect."""
+    mix = choose_mix(store, cell)  # for every cell: errors in the store come before the first training
     return cell.aggregator == "average" and not without_heads(store, mix)
 
 
@@ -63,10 +63,10 @@ class _Ready:
 
 
 class CellRunner:
-    """Trains cells of one store into one folder, and holds the pooled vectors of one clip length meanwhile.
+    """Trains cells of one store into one folder, and keeps the pooled vectors of one clip length.
 
-    `cache_bytes` is the most that those vectors may take; cells that need more read maps in each step. `threads` are the
-    process's while cells train; None leaves what it has.
+    `cache_bytes` is the limit for those vectors; cells that need more read maps in each step. `threads` is
+    the process's number of threads while cells train; None changes nothing.
     """
 
     def __init__(
@@ -85,25 +85,25 @@ class CellRunner:
         self._vectors: dict[tuple[str, int], PooledVectors] = {}
 
     def run(self, cells: Sequence[Cell], report: Callable[[Line], None]) -> None:
-        """Train cells that are alike in `Cell.batches` and report each one's line, finished or failed.
+        """Train cells with the same `Cell.batches` and report each one's line, finished or failed.
 
-        Of those on pooled maps the vectors are used where they fit into the cache.
+        Cells on pooled maps use the vectors if these fit into the cache.
 
         Raises:
-            StorageError, Interrupted: what is whole is kept.
+            StorageError, Interrupted: finished results are kept.
         """
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         try:
             mix = choose_mix(self.store, cells[0])
             config = replace(self.template, seed=cells[0].seed)
-            with quiet():  # the sweep speaks for its cells
-                parts = choose_subsets(self.store, mix, self.split, config)
+            with quiet():  # the sweep logs for its cells
+                subsets = choose_subsets(self.store, mix, self.split, config)
         except DataError as error:
             for cell in cells:
                 report(failed_line(cell, error))
             return
-        ready = [_Ready(cell, self._prepare(cell, mix, parts)) for cell in cells]
+        ready = [_Ready(cell, self._prepare(cell, mix, subsets)) for cell in cells]
         fits = cache_bytes(self.store, self.split, [mix]) <= self.cache_bytes
         for pooled in (True, False):
             group = [
@@ -119,15 +119,15 @@ class CellRunner:
                 self._report(one, None, report)
 
     def close(self) -> None:
-        """Let go of the vectors, and give the process its threads back."""
+        """Free the vectors, and restore the process's number of threads."""
         self._vectors.clear()
         torch.set_num_threads(self._threads_before)
 
-    def _prepare(self, cell: Cell, mix: Mix, parts: Subsets) -> PreparedRun:
+    def _prepare(self, cell: Cell, mix: Mix, subsets: Subsets) -> PreparedRun:
         config = train_config(self.template, cell, self.folder)
         run = Path(config.out or "")
         with quiet():
-            return PreparedRun(config, self.store, mix, self.split, parts, run=run, device=self.device)
+            return PreparedRun(config, self.store, mix, self.split, subsets, run=run, device=self.device)
 
     def _train(self, group: Sequence[_Ready], reader: ClipReader, report: Callable[[Line], None]) -> None:
         outcomes = fit_together([one.run for one in group], reader)
@@ -143,7 +143,7 @@ class CellRunner:
         logits = score(
             [one.run.aggregator for one, _ in trained],
             reader,
-            group[0].run.parts.report,
+            group[0].run.subsets.report,
             batch_size=group[0].run.scoring_batch,
             device=self.device,
         )
@@ -183,7 +183,7 @@ class CellRunner:
         return ClipReader(mix, self.store.videos.labels, reads="maps", pin=self.device.type == "cuda")
 
     def _pooled_reader(self, mix: Mix) -> PooledReader:
-        """A reader of the mix's pooled vectors; those not held yet are read now, all videos of the split."""
+        """Return a reader of the mix's pooled vectors; pool missing ones for all videos of the split."""
         length = mix.clip_frames
         wanted = {(model, length) for model in mix.features}
         held = sum(4 * vectors.values.numel() for key, vectors in self._vectors.items() if key not in wanted)
@@ -198,14 +198,14 @@ class CellRunner:
 
 
 def rows_of_split(store: Store, mix: Mix, split: str, model: str) -> NDArray[np.int64]:
-    """The labelled rows of a split whose maps of one model are whole: all that training and report can read."""
+    """Return a split's labelled rows with complete maps of one model: all that a run can read."""
     features = mix.features[model]
     alone = Mix.of_one(features, mix.clips)
     return np.concatenate([subset_rows(store, alone, split, part)[0] for part in PARTS])
 
 
 def cache_bytes(store: Store, split: str, mixes: Sequence[Mix]) -> int:
-    """Bytes of the pooled vectors of all models that the mixes use."""
+    """Return the bytes of the pooled vectors of all models that the mixes use."""
     sizes = {
         (model, mix.clip_frames): pooled_bytes(features, len(rows_of_split(store, mix, split, model)))
         for mix in mixes
@@ -215,5 +215,5 @@ def cache_bytes(store: Store, split: str, mixes: Sequence[Mix]) -> int:
 
 
 def failed_line(cell: Cell, error: Exception) -> Line:
-    """The line of a cell that could not be trained."""
+    """Return the line of a cell that could not be trained."""
     return {"cell": cell.name, **cell.to_dict(), "failed": str(error)}

@@ -17,7 +17,7 @@ from ..config import EvaluateOptions, TrainConfig
 from .config import Grid, SweepConfig
 
 _PARTIAL_FAILURE = 3
-# Of a cell's training; the grid settles the rest of TrainConfig, or all cells have its default.
+# For a cell's training; the grid settles the rest of TrainConfig, or all cells have its default.
 _TRAINING = (
     "epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "dropout", "precision",
     "patience", "skip_scores", "unseen", "device",
@@ -40,8 +40,8 @@ def _page(ctx: click.Context, parameter: click.Parameter, out: str) -> str:
 def sweep_command(as_json: bool, **values: Any) -> None:
     """Train and report a whole grid of aggregators, patterns, clips and seeds over one store.
 
-    Cells that read the same batches share one pass over the data, and aggregators on pooled maps train from memory.
-    Run again, only what is not finished is done. Ends with 3 where a cell failed.
+    Cells that read the same batches share one pass over the data, and aggregators on pooled maps train from
+    memory. Run again, only what is not finished is done. Ends with 3 where a cell failed.
 
     \b
     Examples:
@@ -63,8 +63,7 @@ def sweep_command(as_json: bool, **values: Any) -> None:
     else:
         click.echo(
             f"{counted(len(result.finished), 'cell')} finished, {len(result.failed)} failed, "
-            f"{len(result.empty)} empty: "
-            f"{result.folder / 'cells.jsonl'}"
+            f"{len(result.empty)} empty: {result.folder / 'cells.jsonl'}"
         )
         click.echo(f"next: faster report {result.folder}")
     if result.failed:
@@ -85,7 +84,8 @@ def sweep_command(as_json: bool, **values: Any) -> None:
 @click.option("--paper", is_flag=True, help="Draw the paper's own Kinetics points behind the rows.")
 @AS_JSON
 def report_command(paths: tuple[str, ...], out: str, title: str | None, paper: bool, as_json: bool) -> None:
-    """Write one HTML page about runs and sweeps: tables, accuracy against GFLOPs and clips, confusion, coverage.
+    """Write one HTML page about runs and sweeps: tables, accuracy against GFLOPs and clips, confusion,
+    coverage.
 
     The page needs no network; PNG and SVG figures lie beside it.
 
@@ -110,7 +110,8 @@ def report_command(paths: tuple[str, ...], out: str, title: str | None, paper: b
 @options_of(EvaluateOptions, without=["pattern", "clips"])
 @AS_JSON
 def oracle_command(run_path: str, as_json: bool, **values: Any) -> None:
-    """How much could choosing the expensive clips video by video gain? The best choice in hindsight bounds it.
+    """How much could choosing the expensive clips video by video gain? The best choice in hindsight
+    bounds it.
 
     It uses the labels of the videos that it is measured on: a bound for any policy, never a result.
 

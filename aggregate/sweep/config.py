@@ -1,4 +1,4 @@
-"""What a sweep is asked for: which cells, and how each is trained."""
+"""The options of a sweep: which cells, and how each is trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..config import TrainConfig
 @documented
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Which cells are asked; None is settled from what the store holds."""
+    """Which cells to train. None is settled from the contents of the store."""
 
     aggregators: tuple[str, ...] | None = setting(
         None, help="As --aggregator of train-agg.", unset="the paper's five", metavar="A,…", listed=True
@@ -65,7 +65,10 @@ class SweepConfig:
 
     training: TrainConfig = field(
         metadata=declare(
-            help="How each cell is trained, and the store, split and device; what the grid settles is left out.",
+            help=(
+                "How each cell is trained, and the store, split and device; "
+                "what the grid settles is left out."
+            ),
             python=True,
         )
     )

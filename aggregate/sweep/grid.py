@@ -1,4 +1,4 @@
-"""Which cells a sweep has: the paper's tables and Figure 3, or a grid of one's own, fitted to what a store holds."""
+"""The cells of a sweep: the paper's tables and Figure 3, or the user's own grid, fitted to a store."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class Cell:
 
     @property
     def batches(self) -> tuple[Any, ...]:
-        """What decides the batches: cells alike in it read the same clips of the same videos in every step."""
+        """What decides the batches: cells with equal values read the same clips and videos in every step."""
         return self.clip_frames, self.expensive, self.cheap, str(self.pattern), self.clips, self.seed
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return JSON types."""
         return {**asdict(self), "pattern": str(self.pattern)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmptyCell:
-    """A cell that cannot be, and why; the paper leaves it empty too. Its seed is 0 and its models may be None."""
+    """An impossible cell, and why; the paper leaves it empty too. Its seed is 0; models may be None."""
 
     cell: Cell
     reason: str
@@ -59,14 +59,14 @@ class EmptyCell:
 
 @dataclass(frozen=True, kw_only=True)
 class AvailableFeatures:
-    """What a store holds at one clip length: each model's GFLOPs a clip, dearest first, and M, its clips a video."""
+    """A store's features at one clip length: GFLOPs per clip by model, descending, and M."""
 
     gflops: Mapping[str, float]
     clips: int
 
 
 def available_features(store: Store, clip_frames: int | None = None) -> dict[int, AvailableFeatures]:
-    """What the store holds, by clip length, shortest first. Raises DataError where that is nothing."""
+    """Return a store's features by clip length, shortest first. Raises DataError if there are none."""
     found = {}
     for length in sorted({frames for _, frames in store.models}):
         features = [store.features(name, frames) for name, frames in store.models if frames == length]
@@ -84,9 +84,9 @@ def available_features(store: Store, clip_frames: int | None = None) -> dict[int
 
 
 def expand(grid: Grid, held: Mapping[int, AvailableFeatures]) -> tuple[list[Cell], list[EmptyCell]]:
-    """All cells of a grid, and those that cannot be, each once, in the grid's order with the seeds innermost.
+    """Return the cells of a grid, and its impossible cells, each once, in the grid's order, seeds innermost.
 
-    Raises UsageError for a pattern that is none, and DataError where the store lacks a model that is named.
+    Raises UsageError for an invalid pattern, and DataError if the store does not have a named model.
     """
     if grid.table == 3 or grid.figure == 3:
         held = {min(held): held[min(held)]}
@@ -98,7 +98,8 @@ def expand(grid: Grid, held: Mapping[int, AvailableFeatures]) -> tuple[list[Cell
             known = held[missing[0]].gflops
             hint = did_you_mean(str(name), known)
             raise DataError(
-                f"the store has no maps of {name} at {counted(missing[0], 'frame')}; it has {', '.join(known)}{hint}"
+                f"the store has no maps of {name} at {counted(missing[0], 'frame')}; "
+                f"it has {', '.join(known)}{hint}"
             )
     cells: dict[Cell, None] = {}
     empty: dict[Cell, EmptyCell] = {}
@@ -112,8 +113,8 @@ def expand(grid: Grid, held: Mapping[int, AvailableFeatures]) -> tuple[list[Cell
 
 
 def _asked(grid: Grid, held: Mapping[int, AvailableFeatures]) -> Iterator[Cell]:
-    """The cells that the grid names, possible or not, with seed 0."""
-    one_length = next(iter(held))  # where the grid is of one length
+    """Yield the cells that the grid names, possible or not, with seed 0."""
+    one_length = next(iter(held))  # for grids of one length
     if grid.table == 2:
         for length, available in held.items():
             for model in available.gflops:
@@ -155,7 +156,7 @@ def _asked(grid: Grid, held: Mapping[int, AvailableFeatures]) -> Iterator[Cell]:
 def _cell(
     grid: Grid, held: Mapping[int, AvailableFeatures], length: int, aggregator: str, pattern: str, clips: int
 ) -> Cell:
-    """The cell with the models that its pattern uses; of two the dearer and the cheaper."""
+    """Return the cell with the models that its pattern uses; of two, the more expensive and the cheaper."""
     parsed = Pattern.parse(pattern, ANY)
     n_expensive, n_cheap = parsed.counts(clips)
     models = list(held[length].gflops)
@@ -173,7 +174,7 @@ def _cell(
 
 
 def _only(models: Sequence[str], place: int, other: str | None, role: str) -> str:
-    """The dearest (0) or the cheapest (−1) model beside the other one, where there is no doubt which."""
+    """Return the most expensive (0) or cheapest (−1) model other than `other`, if it is clear which."""
     left = [model for model in models if model != other] or list(models)
     if len(models) > 2 and len(left) > 1:
         raise UsageError(
@@ -183,7 +184,7 @@ def _only(models: Sequence[str], place: int, other: str | None, role: str) -> st
 
 
 def _cannot_be(cell: Cell, held: AvailableFeatures) -> str:
-    """Why a cell is left empty; "" where it can be."""
+    """Return why a cell is impossible; "" if it is possible."""
     pattern = cell.pattern
     group = pattern.expensive + pattern.cheap
     if cell.clips > held.clips:

@@ -1,6 +1,6 @@
-"""The best choice of expensive clips that hindsight can make for each video: what any policy could gain at most.
+"""Oracle: the best choice of expensive clips in hindsight, per video, as an upper bound for any policy.
 
-It looks at the labels of the videos that it is measured on, so it is no result but a bound.
+It uses the labels of the videos that it is measured on, so it is not a result but a bound.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from ..models.batch import ClipBatch
 from ..runs import Run
 from ..same_store import open_store
 
-CHOICES_MAX = 256  # of more ways to choose, only greedy ones are tried
+CHOICES_MAX = 256  # with more ways to choose, only greedy ones are tried
 
 
 @dataclass(frozen=True, kw_only=True)
 class OracleResult:
-    """Top-1 shares in [0, 1] of choosing `expensive_clips` of `clips` for the expensive backbone, at one cost.
+    """Top-1 shares in [0, 1] when `expensive_clips` of `clips` use the expensive backbone, at one cost.
 
     Attributes:
         videos, split, part, store, run: what it was measured on.
-        ways: how many choices there are; `exhaustive` says whether all were tried.
+        ways: the number of choices; `exhaustive` says whether all were tried.
         fixed_top1: by the run's own pattern.
         best_top1: by the choice that gives the video's label the highest probability.
-        mean_top1: the mean over all choices, what choosing blindly gives; None unless exhaustive.
+        mean_top1: the mean over all choices, as for a random choice; None unless exhaustive.
         fixed_loss, best_loss: mean negative log-probability of the label, in nats.
         chosen_share: (N,) share of the videos whose best choice has the clip at that time expensive.
         gflops_per_video: the same for every choice.
@@ -68,7 +68,7 @@ class OracleResult:
         return self.best_top1 - self.fixed_top1
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return JSON types."""
         return {**asdict(self), "regret": self.regret}
 
 
@@ -81,25 +81,26 @@ def oracle(
     batch_size: int | None = None,
     device: str | None = None,
 ) -> OracleResult:
-    """Choose, video by video and with its label in view, which of its N clips deserve the expensive backbone.
+    """Choose for each video, using its label, which of its N clips use the expensive backbone.
 
-    As many as the run's pattern has; the aggregator is the run's as it is. All choices are tried where there
-    are at most 256, and then `best_top1` bounds every policy for this aggregator and cost. Otherwise clips are
-    made expensive one at a time, each the one that helps most; the run's own pattern is a candidate too, so
-    that the best is never worse than it, but it may be short of the bound.
+    The number of expensive clips is that of the run's pattern; the aggregator is the run's own, unchanged. If
+    there are at most 256 choices, all are tried, and `best_top1` bounds every policy for this aggregator and
+    cost. Otherwise clips are made expensive one at a time, each time the one that helps most. The run's own
+    pattern is a candidate too, so the best is never worse than it, but it may be below the bound.
 
-    Raises DataError where the pattern leaves no choice, and as `evaluate` does.
+    Raises DataError if the pattern leaves no choice, and as `evaluate` does.
     """
     opened = open_store(run.config, store, command=["faster", "oracle", "--run", str(run.path)])
     mix = choose_mix(opened, run.config)
     expensive, cheap = mix.expensive, mix.cheap
     if expensive is None or cheap is None:
         raise DataError(
-            f"{run.path} uses one model on every clip, so there is nothing to choose; name a run whose pattern mixes two, "
-            "as faster train-agg --pattern 1:7 makes"
+            f"{run.path} uses one model on every clip, so there is nothing to choose; "
+            "name a run whose pattern mixes two, as faster train-agg --pattern 1:7 makes"
         )
-    plain = evaluate(run, store=store, split=split, part=part, batch_size=batch_size, device=device)
-    split, part, batch_size = choose_split(opened, plain.split), plain.part, batch_size or run.batch_size
+    evaluation = evaluate(run, store=store, split=split, part=part, batch_size=batch_size, device=device)
+    split, part = choose_split(opened, evaluation.split), evaluation.part
+    batch_size = batch_size or run.batch_size
     rows, _ = subset_rows(opened, mix, split, part)
     where = choose_device(device)
     choices = _Choices(mix)
@@ -131,13 +132,17 @@ def oracle(
         fixed_loss=float(-fixed_scores[:, 1].mean()),
         best_loss=float(-best_scores[:, 1].mean()),
         chosen_share=tuple(np.concatenate(chosen).mean(axis=0).tolist()),
-        gflops_per_video=plain.gflops_per_video,
+        gflops_per_video=evaluation.gflops_per_video,
     )
 
 
 @dataclass(frozen=True)
 class _Found:
-    """Of a batch: (B, 2) right or not and log-probability of the label, best and fixed; (B, N) the best masks."""
+    """Results of a batch.
+
+    `best` and `fixed` are (B, 2): whether correct, and the log-probability of the label; `masks` (B, N) are
+    the best ones.
+    """
 
     best: NDArray[np.float64]
     fixed: NDArray[np.float64]
@@ -155,7 +160,7 @@ class _Choices:
         self.exhaustive = self.ways <= CHOICES_MAX
 
     def search(self, aggregator: Aggregator[Any], both: ClipBatch) -> _Found:
-        """The best choice for each video of a batch that holds every clip of both models."""
+        """Return the best choice for each video of a batch that holds every clip of both models."""
         videos = len(both.labels)
         own = np.tile(self.own, (videos, 1))
         fixed = _scores(aggregator, both, own)
@@ -166,10 +171,10 @@ class _Choices:
         if not self.exhaustive:
             tried.append(self._greedy(aggregator, both))
         scores = np.stack([score for score, _ in tried])  # (tried, B, 2)
-        order = np.lexsort((scores[..., 1], scores[..., 0]), axis=0)[-1]  # right first, then probable
+        order = np.lexsort((scores[..., 1], scores[..., 0]), axis=0)[-1]  # correct first, then probable
         at = np.arange(videos)
         masks = np.stack([mask for _, mask in tried])[order, at]
-        # The run's own pattern stands first and once more among all: it counts once in the mean.
+        # The run's own pattern comes first and again among all choices: it counts once in the mean.
         share = scores[1:, :, 0].mean(axis=0)
         return _Found(scores[order, at], fixed, share, masks)
 
@@ -180,7 +185,7 @@ class _Choices:
     def _greedy(
         self, aggregator: Aggregator[Any], both: ClipBatch
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """One clip at a time, from none: each the one that raises the label's probability most."""
+        """Choose one clip at a time: each time the one that raises the label's probability most."""
         videos = len(both.labels)
         masks, scores = np.zeros((videos, self.clips), dtype=bool), np.zeros((videos, 2))
         for _ in range(self.count):
@@ -199,7 +204,10 @@ class _Choices:
 
 
 def _scores(aggregator: Aggregator[Any], both: ClipBatch, masks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(B, 2): whether the label is the best class, and its log-probability, with the masked clips expensive."""
+    """Score choices, (B, 2): whether the label is the best class, and its log-probability.
+
+    The clips in the mask are expensive.
+    """
     videos, clips = masks.shape
     batch = ClipBatch(
         models=both.models,
@@ -227,7 +235,7 @@ def _batches_of_both(
     *,
     reads: str,
 ) -> Iterator[ClipBatch]:
-    """Batches that hold each video's N uniform clips of both models; row b·N + t is clip t of video b."""
+    """Yield batches of each video's N uniform clips of both models; row b·N + t is clip t of video b."""
     streams = []
     for features in (expensive, cheap):
         alone = Mix.of_one(features, mix.clips)

@@ -1,4 +1,4 @@
-"""The lines of a sweep's cells.jsonl: one a cell, finished, failed or empty."""
+"""The lines of a sweep's cells.jsonl: one per cell, finished, failed or empty."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CELLS_FILE = "cells.jsonl"
 
 
 class _CellLine(Struct):
-    """What every line says of its cell, as far as it is read again."""
+    """The fields of every line that are read again."""
 
     cell: str
     aggregator: str
@@ -54,31 +54,32 @@ class _EmptyLine(_CellLine):
 
 
 class ResultsLog:
-    """The lines of cells.jsonl by cell; the file is written whole after every change."""
+    """The lines of cells.jsonl by cell; the complete file is rewritten after every change."""
 
     def __init__(self, folder: Path, store: Store) -> None:
         self.folder, self.path, self.store = folder, folder / CELLS_FILE, store
         self.lines: dict[str, Line] = {line["cell"]: line for line in read_lines(self.path)}
 
     def enter(self, lines: Sequence[Line]) -> None:
-        """Put lines in; what an earlier attempt said of the same cell goes."""
+        """Add lines; they replace earlier lines of the same cells."""
         self.lines |= {line["cell"]: line for line in lines}
         replace(self.path, json_lines(self.lines.values()))
 
     def is_finished(self, cell: Cell) -> bool:
-        """Whether a cell has its figures and its run. Raises RunError where the store has changed since."""
+        """Whether a cell has its metrics and its run. Raises RunError if the store has changed since."""
         line = self.lines.get(cell.name, {})
         if "metrics" not in line or not (self.folder / line["run"] / "result.json").exists():
             return False
         if line["store_fingerprint"] != store_fingerprint(self.store, choose_mix(self.store, cell)):
             raise RunError(
-                f"{self.store.path} has changed since {cell.name} was trained; sweep it as it is now, with another --out"
+                f"{self.store.path} has changed since {cell.name} was trained; sweep it as it is now, "
+                "with another --out"
             )
         return True
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The lines of a sweep's cells.jsonl, none where there is no such file. Raises RunError for a damaged one."""
+    """Return the lines of a sweep's cells.jsonl, none if the file is missing. Raises RunError if damaged."""
     if not path.exists():
         return []
     try:
@@ -101,5 +102,5 @@ def _kind(line: Any) -> type[_CellLine]:
 
 
 def hole_line(hole: EmptyCell) -> Line:
-    """The line of a cell that cannot be."""
+    """Return the line of an impossible cell."""
     return {"cell": hole.cell.name, **hole.cell.to_dict(), "empty": hole.reason}

@@ -1,4 +1,4 @@
-"""A grid of training runs over one store, resumable cell by cell: every mixture that the maps allow."""
+"""A grid of training runs over one store, resumable cell by cell."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """A sweep's folder, and its lines of cells.jsonl that this grid asked for: finished, failed and empty ones."""
+    """A sweep's folder, and the lines of cells.jsonl for this grid: finished, failed and empty ones."""
 
     folder: Path
     lines: tuple[Line, ...]
 
     @property
     def finished(self) -> list[Line]:
-        """The cells with figures."""
+        """The cells with metrics."""
         return [line for line in self.lines if "metrics" in line]
 
     @property
@@ -53,18 +53,18 @@ class SweepResult:
 
     @property
     def empty(self) -> list[Line]:
-        """The cells that cannot be; "empty" says why."""
+        """The impossible cells; "empty" says why."""
         return [line for line in self.lines if "empty" in line]
 
 
 def run_sweep(config: SweepConfig, *, progress: bool = True) -> SweepResult:
-    """Train and report every cell of a grid; run again, only what is not finished.
+    """Train and report every cell of a grid; in a second run, only the unfinished ones.
 
-    The folder then holds cells/<name>, a run folder a cell with the bytes that `train_agg` alone would leave
-    (on the same number of threads), cells.jsonl, a line a cell, and config.json.
-    Cells with the same batches share one pass over the data. Those on pooled maps read each clip once.
+    The folder then holds cells/<name>, one run folder per cell with the bytes that `train_agg` alone would
+    write (on the same number of threads), cells.jsonl, one line per cell, and config.json.
+    Cells with the same batches share one pass over the data. Cells on pooled maps read each clip once.
 
-    Raises DataError where the store cannot give any cell sound figures, RunError where the folder is of other
+    Raises DataError if the store cannot give sound results for any cell, RunError if the folder has other
     settings or the store has changed, UsageError, StorageError, Interrupted.
     """
     training = config.training
@@ -96,28 +96,28 @@ def _run_grid(
     empty: Sequence[EmptyCell],
     progress: bool,
 ) -> SweepResult:
-    """Train what of the grid is not finished into the sweep's folder, which nobody else writes."""
+    """Train the unfinished cells of the grid into the sweep's folder, which must be locked."""
     training, folder = config.training, config.folder
     results_log = ResultsLog(folder, store)
     results_log.enter([hole_line(hole) for hole in empty])
-    todo = [cell for cell in cells if not results_log.is_finished(cell)]
+    pending = [cell for cell in cells if not results_log.is_finished(cell)]
     for hole in empty:
         logger.info(
             f"empty: {hole.cell.aggregator} {hole.cell.pattern} of {counted(hole.cell.clips, 'clip')}: "
             f"{hole.reason}"
         )
     logger.info(
-        f"{counted(len(cells), 'cell')} into {folder}, {len(cells) - len(todo)} of them finished before"
+        f"{counted(len(cells), 'cell')} into {folder}, {len(cells) - len(pending)} of them finished before"
     )
-    budget = _cache_budget(config, store, split, todo)
-    with tqdm(total=len(todo), desc="sweep", unit="cell", disable=not progress) as bar:
+    budget = _cache_budget(config, store, split, pending)
+    with tqdm(total=len(pending), desc="sweep", unit="cell", disable=not progress) as bar:
 
         def report(line: Line) -> None:
             results_log.enter([line])
             bar.update()
             _log_line(line)
 
-        units = share_batches(todo)
+        units = share_batches(pending)
         if units:
             train_units(
                 units,
@@ -135,12 +135,12 @@ def _run_grid(
 
 
 def _threads(jobs: int, cells: Sequence[Cell]) -> int:
-    """Threads of each process: by the whole grid, so that a sweep that goes on with its last cells has no other bits."""
+    """Return the threads per process, from the complete grid: a resumed sweep then gives the same bits."""
     return max(1, torch.get_num_threads() // min(jobs, len(share_batches(cells))))
 
 
 def _once(store: Store, cells: Sequence[Cell]) -> list[Cell]:
-    """Without the further seeds of cells in which no seed changes anything."""
+    """Remove the further seeds of cells whose seed has no effect."""
     untrained = {cell for cell in cells if cell.seed == 0 and reads_logits(store, cell)}
     return [cell for cell in cells if cell.seed == 0 or replace(cell, seed=0) not in untrained]
 
@@ -148,7 +148,10 @@ def _once(store: Store, cells: Sequence[Cell]) -> list[Cell]:
 def _buildable(
     store: Store, cells: Sequence[Cell], empty: Sequence[EmptyCell], *, skip_scores: bool
 ) -> tuple[list[Cell], list[EmptyCell]]:
-    """Part off the cells whose aggregator cannot take the models' maps, or adds scores that a model does not have."""
+    """Move impossible cells to the empty ones.
+
+    Their aggregator does not fit the models' maps, or needs scores that a model does not have.
+    """
     holes = {}
     for first in dict.fromkeys(replace(cell, seed=0) for cell in cells):
         try:
@@ -167,7 +170,10 @@ def _build(store: Store, cell: Cell) -> Aggregator[Any]:
 
 
 def _identity(training: TrainConfig, store: Store, split: str, place: str) -> dict[str, Any]:
-    """What all cells of a folder share; config.json holds it, and another grid must agree with it. `place` is the store's path."""
+    """Return what all cells of a folder share, for config.json; every grid must match it.
+
+    `place` is the store's path.
+    """
     settled = ("aggregator", "pattern", "clips", "clip_frames", "expensive", "cheap", "seed", "out", "init")
     values = {name: value for name, value in asdict(training).items() if name not in settled}
     values["store"] = place
@@ -176,7 +182,7 @@ def _identity(training: TrainConfig, store: Store, split: str, place: str) -> di
 
 
 def _cache_budget(config: SweepConfig, store: Store, split: str, cells: Sequence[Cell]) -> int:
-    """The most that pooled vectors may take, and a line that says what they will."""
+    """Return the limit for pooled vectors, and log their size."""
     given = config.cache_bytes
     budget = free_memory_bytes() // 2 if given is None else given
     pooled = [
@@ -186,7 +192,10 @@ def _cache_budget(config: SweepConfig, store: Store, split: str, cells: Sequence
     jobs = min(config.jobs, len(share_batches(cells))) or 1
     if mixes:
         each = [cache_bytes(store, split, [mix]) for mix in mixes.values()]
-        line = f"pooled vectors: up to {max(each) / 2**30:.2f} GiB a process, of {budget / jobs / 2**30:.2f} allowed"
+        line = (
+            f"pooled vectors: up to {max(each) / 2**30:.2f} GiB a process, "
+            f"of {budget / jobs / 2**30:.2f} allowed"
+        )
         if max(each) > budget // jobs:
             line += "; where they do not fit, maps are read in each step: raise --cache-gib, or lower --jobs"
         logger.info(line)
@@ -198,5 +207,6 @@ def _log_line(line: Line) -> None:
         logger.warning(f"failed: {line['cell']}: {line['failed']}")
     else:
         logger.info(
-            f"{line['cell']}: top-1 {line['metrics']['top1']:.1%}, {line['gflops_per_video']:.4g} GFLOPs a video"
+            f"{line['cell']}: top-1 {line['metrics']['top1']:.1%}, {line['gflops_per_video']:.4g} GFLOPs a "
+            "video"
         )

@@ -1,4 +1,4 @@
-"""Several aggregators trained from one stream of batches, each as `training.loop.fit` would train it alone."""
+"""Train several aggregators from one stream of batches, each as `training.loop.fit` would alone."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ SAVE_SECONDS = 60.0
 
 
 def fit_together(prepared: Sequence[PreparedRun], reader: ClipReader) -> list[BestEpoch | RunError]:
-    """Train all of them step by step in turn, each batch read once, and return each one's best epoch.
+    """Train all of them in turn, step by step, reading each batch once; return each one's best epoch.
 
-    All must have the same options, batches and validation share; that share too is read once for all. The folders end
-    with the same bytes as `training.loop.fit` alone would leave, and are resumed in the same way: those behind the
-    others catch up first. Where they stand is saved when they are stopped, and at ends of epochs a minute apart, the
-    best weights too: after short epochs it would take most of the time. One whose loss or gradient is not finite ends
-    with that RunError in its place; the others go on.
+    All must have the same options, batches and validation share; the share is also read once for all. The
+    folders end with the same bytes as `training.loop.fit` alone would write, and are resumed in the same way:
+    those behind the others catch up first. Their state and best weights are saved when they are interrupted,
+    and at ends of epochs a minute apart: after every short epoch, saving would take most of the time. A run
+    whose loss or gradient is not finite ends with that RunError as its result; the others continue.
 
-    Raises as `training.loop.fit` does for what concerns all of them: StorageError, Interrupted, KeyboardInterrupt,
-    and RunError for a folder that was begun with another config or cannot be resumed from.
+    Raises as `training.loop.fit` does for errors of all of them: StorageError, Interrupted,
+    KeyboardInterrupt, and RunError for a folder that was begun with another config or cannot be resumed.
     """
     options, tasks = prepared[0].options, [one.task(reader) for one in prepared]
     outcomes: dict[int, BestEpoch | RunError] = {}
@@ -86,21 +86,21 @@ def fit_together(prepared: Sequence[PreparedRun], reader: ClipReader) -> list[Be
 
 
 def _validation_logits(runs: Sequence[_SharingRun]) -> list[NDArray[np.float64]]:
-    """Each run's logits of the validation share, scored in one pass."""
+    """Return each run's logits of the validation share, scored in one pass."""
     for run in runs:
         run.model.eval()
     return runs[0].task.validation_logits([run.task.model for run in runs])
 
 
 class _SharingRun(TrainingRun[WeighedBatch]):
-    """A run whose best weights are written when it is saved: seldom."""
+    """A run that writes its best weights only when it is saved, which is seldom."""
 
     task: AggregatorTask
     _best: tuple[dict[str, Tensor], BestEpoch] | None = None
 
     @property
     def place(self) -> tuple[int, int]:
-        """The epoch, and the step of it, that comes next."""
+        """The next epoch and step."""
         return self.state.epoch, self.state.step
 
     def keep_best(self, best: BestEpoch) -> None:
@@ -109,7 +109,7 @@ class _SharingRun(TrainingRun[WeighedBatch]):
         self._best = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}, best
 
     def save(self) -> None:
-        """Write the best weights, then where the run stands: the one never names weights that are not there."""
+        """Write the best weights, then the state, so that the state never names missing weights."""
         if self._best is not None:
             write_best(self.run_dir, *self._best)
             self._best = None
@@ -117,7 +117,7 @@ class _SharingRun(TrainingRun[WeighedBatch]):
 
 
 class _Stream:
-    """The batches of one task, each read once and kept until another is asked for; on the device."""
+    """The batches of one task on the device, each read once and kept until the next is requested."""
 
     def __init__(self, task: AggregatorTask, device: torch.device) -> None:
         self._task, self._device = task, device
@@ -126,7 +126,7 @@ class _Stream:
         self._batch: WeighedBatch | None = None
 
     def batch(self, epoch: int, step: int) -> WeighedBatch:
-        """The batch of a step; those of one epoch are best asked for in order."""
+        """Return the batch of a step. Requests in order within an epoch are fastest."""
         if self._batch is None or self._place != (epoch, step):
             if self._batch is None or self._place != (epoch, step - 1):
                 self.close()
@@ -137,7 +137,7 @@ class _Stream:
         return self._batch
 
     def close(self) -> None:
-        """End the threads that read ahead."""
+        """Stop the prefetch threads."""
         close = getattr(self._batches, "close", None)
         if close is not None:
             close()

@@ -1,4 +1,4 @@
-"""The cells of a sweep that read the same batches, run as one unit: here, in local processes, or on dask."""
+"""Run a sweep's cells in units that read the same batches: here, in local processes, or on dask."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEPT = "finished cells are kept and begun ones go on where they were"
 
 
 def share_batches(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells in groups that read the same batches; groups of one clip length and pair of models in a row."""
+    """Group cells that read the same batches; groups of one clip length and model pair are adjacent."""
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.batches, []).append(cell)
@@ -29,10 +29,11 @@ def share_batches(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 @dataclass(frozen=True, kw_only=True)
 class _SweepJob:
-    """What a process needs to train cells; it keeps its runner, with its pooled vectors, as long as this is the same.
+    """What a process needs to train cells. It keeps its runner and pooled vectors while this is the same.
 
     Attributes:
-        fingerprint: of the store. threads: None leaves what the process has.
+        fingerprint: of the store.
+        threads: None leaves the process's number.
     """
 
     training: TrainConfig
@@ -54,9 +55,9 @@ def train_units(
     report: Callable[[Line], None],
     cluster: str | None = None,
 ) -> None:
-    """Run every unit: here, in local processes, or on dask; `report` gets each cell's line, in this process.
+    """Run every unit in this process, in local processes, or on dask.
 
-    Each of this machine's processes has so many threads, were it the only one.
+    `report` gets each cell's line, in this process. `threads` is the number for each process of this machine.
 
     Raises:
         FasterError: as a unit raised it; the others are ended, and finished cells are kept.

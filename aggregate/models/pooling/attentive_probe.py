@@ -1,4 +1,4 @@
-"""An attentive probe, as frozen video backbones are evaluated today: one learned query looks at all positions."""
+"""Attentive probe, the usual evaluation of frozen video backbones: one learned query sees all positions."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ State = tuple[Tensor, Tensor, Tensor]
 class AttentiveProbe(Aggregator[State]):
     """Multi-head cross-attention of one learned query to all positions, layer norm, a linear classifier.
 
-    The query sees positions, not pooled vectors, so that it can choose where in a map to look. Each position is
-    layer-normalised first, for the models' maps differ in scale.
+    The query sees positions, not pooled vectors, so it can choose where in a map to look. Each position is
+    layer-normalised first, because the models' maps differ in scale.
 
-    With one query neither keys nor values need a product at each position. A head's score is q·(W_K x), and
-    qᵀW_K is one learned vector. Its weights sum to 1, so W_V acts once, on the weighted mean. A position costs
-    2·H·c multiply-adds instead of 2c², which is why all positions are affordable. A bias of the keys would
+    With one query, neither keys nor values need a product at each position. A head's score is q·(W_K x), and
+    qᵀW_K is one learned vector. Its weights sum to 1, so W_V acts once, on the weighted mean. A position
+    costs 2·H·c multiply-adds instead of 2c², which makes all positions affordable. A bias of the keys would
     cancel in the softmax.
 
     The state is the softmax so far, which does not grow with the clips: each head's largest score (B, H), and
@@ -52,11 +52,11 @@ class AttentiveProbe(Aggregator[State]):
         uniform_(self.value_weight, c)
 
     def init(self, x0: Tensor, model0: str) -> State:
-        """The softmax over the first clip's positions."""
+        """Return the softmax over the first clip's positions."""
         return self._attend(x0.to(self.dtype).flatten(1, 3))
 
     def step(self, state: State, x: Tensor, model: str) -> State:
-        """The softmax over the positions so far and this clip's."""
+        """Return the softmax over the positions so far and this clip's."""
         largest, weights, weighted = state
         new_largest, new_weights, new_weighted = self._attend(x.to(self.dtype).flatten(1, 3))
         top = largest.maximum(new_largest)
@@ -68,7 +68,7 @@ class AttentiveProbe(Aggregator[State]):
         )
 
     def readout(self, state: State) -> Tensor:
-        """The values of the weighted means, normalised; then the last layer."""
+        """Return the last layer on the normalised values of the weighted means."""
         _, weights, weighted = state
         means = weighted / weights[..., None]  # (B, H, c)
         values = self.value_weight.view(HEADS, -1, self.channels)  # (H, c/H, c)
@@ -76,29 +76,30 @@ class AttentiveProbe(Aggregator[State]):
         return self.classify(self.norm(attended))
 
     def forward(self, batch: ClipBatch) -> Tensor:
-        """One softmax over all clips' positions."""
+        """Compute one softmax over all clips' positions."""
         return self.readout(self._attend(batch.dense(self.dtype).flatten(1, 4)))
 
     def _attend(self, x: Tensor) -> State:
-        """The softmax's three parts over positions (B, positions, c)."""
-        x = F.layer_norm(x, (self.channels,))  # its scale and shift would go into the query and the values
+        """Return the softmax's three parts over positions (B, positions, c)."""
+        # The norm's scale and shift would be absorbed by the query and the values.
+        x = F.layer_norm(x, (self.channels,))
         scores = F.linear(x, self.query_weight)  # (B, positions, H)
         largest = scores.detach().amax(1)  # divided out again: no gradient
         weights = (scores - largest[:, None]).exp()
         return largest, weights.sum(1), weights.transpose(1, 2) @ x
 
     def step_gflops(self, map_shape: MapShape) -> float:
-        """Two products of the heads with c a position: the scores, and the weighted sum."""
+        """Two products of the heads with c per position: the scores, and the weighted sum."""
         frames, height, width, c = map_shape
         return frames * height * width * 2 * HEADS * c / 1e9
 
     def gflops(self, clips: int, map_shape: MapShape) -> float:
-        """Every clip is attended to, the first one too; the values' c×c product comes once."""
+        """Every clip is attended to, also the first one; the values' c×c product comes once."""
         return clips * self.step_gflops(map_shape) + map_shape[3] ** 2 / 1e9
 
 
 def reference(module: AttentiveProbe, x: Tensor) -> Tensor:
-    """The definition, head by head: x (B, N, l, h, w, c), logits (B, K)."""
+    """Compute the definition, head by head: x (B, N, l, h, w, c), logits (B, K)."""
     c = module.channels
     x = x.flatten(1, 4)  # (B, positions, c)
     x = (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, correction=0, keepdim=True) + 1e-5)

@@ -15,7 +15,7 @@ from ..batch import ClipBatch
 
 
 class Average(Aggregator[tuple[Tensor, int]]):
-    """Each clip is scored by its own model; the video's scores are the mean of them.
+    """Each clip is scored by its own model; the video's scores are their mean.
 
     With `reads="logits"` the scores are the backbones' own, and there is nothing to train. Otherwise each
     model has a linear head on its pooled maps, trained clip by clip, so models may differ in shape.
@@ -47,43 +47,43 @@ class Average(Aggregator[tuple[Tensor, int]]):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating type that it computes in."""
+        """The floating type of its computations."""
         return self._like.dtype
 
     def head(self, model: str) -> nn.Linear:
-        """A model's linear head, where it reads maps."""
+        """Return a model's linear head, if it reads maps."""
         head = self.heads[self._keys[model]]
         assert isinstance(head, nn.Linear)
         return head
 
     def clip_logits(self, model: str, x: Tensor) -> Tensor:
-        """The class logits (rows, K) of clips of one model."""
+        """Return the class logits (rows, K) of clips of one model."""
         if self.reads == "logits":
             return x.to(self.dtype)
         logits: Tensor = self.head(model)(self.dropout(pool(x, self.dtype)))
         return logits
 
     def init(self, x0: Tensor, model0: str) -> tuple[Tensor, int]:
-        """The first clip's scores."""
+        """Return the first clip's scores."""
         return F.log_softmax(self.clip_logits(model0, x0), dim=-1), 1
 
     def step(self, state: tuple[Tensor, int], x: Tensor, model: str) -> tuple[Tensor, int]:
-        """Add one clip's scores; in logs, so that none is lost to underflow."""
+        """Add one clip's scores, in logs, so that none is lost to underflow."""
         log_sum, count = state
         return torch.logaddexp(log_sum, F.log_softmax(self.clip_logits(model, x), dim=-1)), count + 1
 
     def readout(self, state: tuple[Tensor, int]) -> Tensor:
-        """The log of the mean of the scores."""
+        """Return the log of the mean of the scores."""
         log_sum, count = state
         return log_sum - log_sum.new_full((), count).log()  # Python's log would fix the count in an export
 
     def forward(self, batch: ClipBatch) -> Tensor:
-        """The log of the mean of all clips' scores."""
+        """Return the log of the mean of all clips' scores."""
         logits = batch.map(self.clip_logits).dense(self.dtype)
         return F.log_softmax(logits, dim=-1).logsumexp(1) - math.log(logits.shape[1])
 
     def losses(self, batch: ClipBatch, *, label_smoothing: float = 0.0) -> Tensor:
-        """The clips' own softmax loss, (B,): the mean over each model's clips, summed over the models."""
+        """Return the clips' own softmax loss (B,): the mean over each model's clips, summed over models."""
         logits = batch.map(self.clip_logits).dense(self.dtype)
         videos, clips = logits.shape[:2]
         losses = F.cross_entropy(
@@ -96,11 +96,11 @@ class Average(Aggregator[tuple[Tensor, int]]):
         return (losses[..., None] * owners / owners.sum(1, keepdim=True).clamp(min=1)).sum((1, 2))
 
     def step_gflops(self, map_shape: MapShape) -> float:
-        """The head's product; nothing where the backbone's own logits are read."""
+        """The head's product; 0 if it reads the backbone's own logits."""
         return map_shape[3] * self.num_classes / 1e9 if self.reads == "maps" else 0.0
 
     def gflops(self, clips: int, map_shape: MapShape) -> float:
-        """Every clip goes through its head, the first one too."""
+        """Every clip goes through its head, also the first one."""
         return clips * self.step_gflops(map_shape)
 
     def video_gflops(self, map_shapes: Mapping[str, MapShape], models: Sequence[str]) -> float:
@@ -109,7 +109,7 @@ class Average(Aggregator[tuple[Tensor, int]]):
 
 
 def reference(module: Average, x: Tensor, models: list[str]) -> Tensor:
-    """The definition, clip by clip: x (B, N, …), models the model of each time; logits (B, K)."""
+    """Compute the definition, clip by clip: x (B, N, …), `models` the model of each time; logits (B, K)."""
     scores = []
     for t, model in enumerate(models):
         clip = x[:, t]

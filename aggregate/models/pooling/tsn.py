@@ -13,8 +13,8 @@ from .average import Average
 class TSN(Average):
     """Each clip is scored by its model's linear head on its pooled map; the video's logits are their mean.
 
-    This is the average consensus of [40], each clip a segment. It differs from `average` in two things: the
-    mean comes before the softmax, and the heads are trained together, by the video's loss instead of each
+    This is the average consensus of [40], with each clip as a segment. It differs from `average` in two ways:
+    the mean comes before the softmax, and the heads are trained together, by the video's loss instead of each
     clip's. The state is the sum of the logits (B, K), and their number. Models may differ in shape.
     """
 
@@ -22,7 +22,7 @@ class TSN(Average):
     reads_pooled = True
 
     def init(self, x0: Tensor, model0: str) -> tuple[Tensor, int]:
-        """The first clip's logits."""
+        """Return the first clip's logits."""
         return self.clip_logits(model0, x0), 1
 
     def step(self, state: tuple[Tensor, int], x: Tensor, model: str) -> tuple[Tensor, int]:
@@ -31,21 +31,21 @@ class TSN(Average):
         return total + self.clip_logits(model, x), count + 1
 
     def readout(self, state: tuple[Tensor, int]) -> Tensor:
-        """The mean of the logits."""
+        """Return the mean of the logits."""
         total, count = state
         return total / count
 
     def forward(self, batch: ClipBatch) -> Tensor:
-        """The mean of all clips' logits."""
+        """Return the mean of all clips' logits."""
         return batch.map(self.clip_logits).dense(self.dtype).mean(1)
 
     def losses(self, batch: ClipBatch, *, label_smoothing: float = 0.0) -> Tensor:
-        """Each video's softmax loss (B,)."""
+        """Return each video's softmax loss (B,)."""
         return F.cross_entropy(self(batch), batch.labels, reduction="none", label_smoothing=label_smoothing)
 
 
 def reference(module: TSN, x: Tensor, models: list[str]) -> Tensor:
-    """The definition, clip by clip: x (B, N, …), models the model of each time; logits (B, K)."""
+    """Compute the definition, clip by clip: x (B, N, …), `models` the model of each time; logits (B, K)."""
     scores = []
     for t, model in enumerate(models):
         clip = x[:, t]

@@ -13,16 +13,16 @@ from ....runtime.flop_counter import MapShape
 from ..base import Aggregator, uniform_
 from ..batch import ClipBatch
 
-MAX_STEPS = 32  # steps with running statistics of their own; the paper's longest video has 31
+MAX_STEPS = 32  # steps with their own running statistics; the paper's longest video has 31
 MOMENTUM = 0.1  # of the running statistics
 
 
 class Concat(Aggregator[tuple[Tensor, int]]):
-    """o_t = ReLU(BN(W o_{t−1} + U x_t)) on whole maps; o_0 = x_0.
+    """o_t = ReLU(BN(W o_{t−1} + U x_t)) on complete maps; o_0 = x_0.
 
     The state is o_t (B, positions, c) and the number of steps done. The statistics of o drift from step to
-    step, so batch norm keeps running ones for each; the scale and shift are shared. In evaluation a step
-    beyond those trained uses the last trained one's.
+    step, so batch norm keeps running statistics for each step; the scale and shift are shared. In evaluation,
+    a step beyond the trained ones uses the statistics of the last trained step.
     """
 
     name = "concat"
@@ -44,7 +44,7 @@ class Concat(Aggregator[tuple[Tensor, int]]):
         uniform_(self.state_weight, 2 * c)
 
     def init(self, x0: Tensor, model0: str) -> tuple[Tensor, int]:
-        """o_0 = x_0, no step done."""
+        """Return o_0 = x_0 and no step done."""
         return x0.to(self.dtype).flatten(1, 3), 0
 
     def step(self, state: tuple[Tensor, int], x: Tensor, model: str) -> tuple[Tensor, int]:
@@ -52,11 +52,11 @@ class Concat(Aggregator[tuple[Tensor, int]]):
         return self._recur(state, F.linear(x.to(self.dtype).flatten(1, 3), self.input_weight))
 
     def readout(self, state: tuple[Tensor, int]) -> Tensor:
-        """The last layer on the pooled o_t."""
+        """Apply the last layer to the pooled o_t."""
         return self.classify(state[0].mean(1))
 
     def forward(self, batch: ClipBatch) -> Tensor:
-        """All input projections in one product, then the recurrence."""
+        """Compute all input projections in one product, then the recurrence."""
         x = batch.dense(self.dtype).flatten(2, 4)  # (B, N, positions, c)
         state = x[:, 0], 0
         for projected in F.linear(x[:, 1:], self.input_weight).unbind(1):
@@ -74,7 +74,7 @@ class Concat(Aggregator[tuple[Tensor, int]]):
             self.trained_steps.clamp_(min=slot + 1)
         else:
             slot = min(steps, max(int(self.trained_steps) - 1, 0))
-        # Updated in a copy: the row of a buffer is a view, which a second step must not find changed.
+        # Update a copy: the row of a buffer is a view, and a second step must not find it changed.
         mean, var = self.running_mean[slot].clone(), self.running_var[slot].clone()
         out = F.batch_norm(rows, mean, var, self.norm_weight, self.norm_bias, self.training, MOMENTUM)
         if self.training:
@@ -83,13 +83,13 @@ class Concat(Aggregator[tuple[Tensor, int]]):
         return out
 
     def step_gflops(self, map_shape: MapShape) -> float:
-        """Two c×c products a position."""
+        """Two c×c products per position."""
         frames, height, width, c = map_shape
         return frames * height * width * 2 * c * c / 1e9
 
 
 def reference(module: Concat, x: Tensor) -> Tensor:
-    """Eq. 5, line by line, as 1×1×1 convolutions: x (B, N, l, h, w, c), logits (B, K)."""
+    """Compute Eq. 5, line by line, as 1×1×1 convolutions: x (B, N, l, h, w, c), logits (B, K)."""
     U = module.input_weight[:, :, None, None, None]
     W = module.state_weight[:, :, None, None, None]
     x = x.movedim(-1, 2)  # (B, N, c, l, h, w)

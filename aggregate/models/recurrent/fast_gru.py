@@ -1,4 +1,4 @@
-"""FAST-GRU: a GRU on whole maps with bottleneck gates (FASTER §3.2, Eq. 3 and 4)."""
+"""FAST-GRU: a GRU on complete maps with bottleneck gates (FASTER §3.2, Eq. 3 and 4)."""
 
 # ruff: noqa: N806 (the paper's letters)
 from __future__ import annotations
@@ -29,9 +29,9 @@ REDUCTION = 4  # r, "which gives good results in our experiments"
 class FastGRU(Aggregator[Tensor]):
     """Gates for every position and channel, through c/4 channels; o_0 = x_0. The state is (B, positions, c).
 
-    The 1×1×1 convolutions are products over the positions of all videos, and all products with x are one,
-    outside the recurrence. Six c×c/4 and two separate c×c matrices: Eq. 3 prints one V, the published costs
-    fit only two. One bias a gate (after W), one for the candidate; all start at 0.
+    The 1×1×1 convolutions are products over the positions of all videos. All products with x are one product,
+    outside the recurrence. There are six c×c/4 and two separate c×c matrices: Eq. 3 prints one V, but the
+    published costs fit only two. One bias per gate (after W), one for the candidate; all start at 0.
     """
 
     name = "fast-gru"
@@ -58,13 +58,13 @@ class FastGRU(Aggregator[Tensor]):
         uniform_(self.update_weight, n)
 
     def train(self, mode: bool = True) -> Self:
-        """As of any module; weights are packed anew for what comes next."""
+        """As `nn.Module.train`; discards packed weights, so that they are packed again."""
         for weight in self._weights:
             forget(weight)
         return super().train(mode)
 
     def init(self, x0: Tensor, model0: str) -> Tensor:
-        """o_0 = x_0."""
+        """Return o_0 = x_0."""
         return x0.to(self.dtype).flatten(1, 3)
 
     def step(self, state: Tensor, x: Tensor, model: str) -> Tensor:
@@ -74,11 +74,11 @@ class FastGRU(Aggregator[Tensor]):
         return self._recur(state, multiply(x.to(dtype).flatten(1, 3), U_x), multiply, weights)
 
     def readout(self, state: Tensor) -> Tensor:
-        """The last layer on the pooled o_t."""
+        """Apply the last layer to the pooled o_t."""
         return self.classify(state.mean(1))
 
     def forward(self, batch: ClipBatch) -> Tensor:
-        """All input projections in one product, then the recurrence."""
+        """Compute all input projections in one product, then the recurrence."""
         by_time = replace(batch, model_of=batch.model_of.T, row_of=batch.row_of.T)
         x = by_time.dense(product_dtype(self.fc.weight))
         positions = x.shape[2:-1].numel()
@@ -104,7 +104,7 @@ class FastGRU(Aggregator[Tensor]):
         )
 
     def _products(self, dtype: torch.dtype) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
-        """A function that multiplies, and the weights as it wants them: plain for autograd and export, else packed."""
+        """Return a multiply function and its weights: unpacked for autograd and export, else packed."""
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return F.linear, self._weights
         return product, tuple(pack_once(weight, dtype) for weight in self._weights)
@@ -125,22 +125,23 @@ class FastGRU(Aggregator[Tensor]):
         return torch.lerp(state, candidate.to(state.dtype), update.to(state.dtype))
 
     def step_gflops(self, map_shape: MapShape) -> float:
-        """Six c×c/4 and two c×c products a position: 3.5 c²."""
+        """Six c×c/4 and two c×c products per position: 3.5 c²."""
         frames, height, width, c = map_shape
         return frames * height * width * (6 * c * (c // REDUCTION) + 2 * c * c) / 1e9
 
 
 def _recurrence(x: Tensor, *parameters: Tensor) -> Tensor:
-    """o_{N−1} (rows, c), in the parameters' type, from the maps x (N, rows, c); see `_Recurrence`."""
+    """Return o_{N−1} (rows, c), in the parameters' type, from the maps x (N, rows, c)."""
     state: Tensor = _Recurrence.apply(x, *parameters)  # type: ignore[no-untyped-call]
     return state
 
 
 class _Recurrence(torch.autograd.Function):
-    """The recurrence with its gradient written out, for training.
+    """The recurrence with a hand-written gradient, for training.
 
-    Saves 5.5·c values a row and step, one map, and the weights, in x's type. The gradient of a weight is one product
-    for all steps, after the way back. Products are in x's type; the carried state and its gradient in the parameters'.
+    Saves 5.5·c values per row and step, one map, and the weights, in x's type. The gradient of a weight is
+    one product for all steps, after the backward loop. Products are in x's type; the carried state and its
+    gradient are in the parameters' type.
     """
 
     @staticmethod
@@ -149,7 +150,7 @@ class _Recurrence(torch.autograd.Function):
         steps, rows, c = len(x) - 1, x.shape[1], x.shape[2]
         n = c // REDUCTION
         later = x[1:].flatten(0, 1)
-        # In place, step by step, these become the squeezed gates and the candidates.
+        # Modified in place, step by step, to become the squeezed gates and the candidates.
         squeezed = product(later, U_x[: 2 * n]).view(steps, rows, 2 * n)
         candidates = product(later, U_x[2 * n :]).view(steps, rows, c)
         states, reads, updates = (x.new_empty(steps, rows, c) for _ in range(3))
@@ -171,7 +172,7 @@ class _Recurrence(torch.autograd.Function):
         x, squeezed, candidates, states, reads, updates, *weights = ctx.saved_tensors
         n = states.shape[2] // REDUCTION
         U_o, W_r, W_z, V_o = (pack(weight.t()) for weight in weights[1:])
-        # Gradients of what goes into each gate.
+        # Gradients of the inputs of each gate.
         d_squeezed, d_candidates, d_reads, d_updates = (
             torch.empty_like(values) for values in (squeezed, candidates, reads, updates)
         )
@@ -212,7 +213,7 @@ class _Recurrence(torch.autograd.Function):
 
 
 def reference(module: FastGRU, x: Tensor) -> Tensor:
-    """Eq. 4 and 3, line by line, as 1×1×1 convolutions: x (B, N, l, h, w, c), logits (B, K)."""
+    """Compute Eq. 4 and 3, line by line, as 1×1×1 convolutions: x (B, N, l, h, w, c), logits (B, K)."""
     n, c = module.narrow, module.channels
 
     def conv(weight: Tensor, maps: Tensor, bias: Tensor | None = None) -> Tensor:

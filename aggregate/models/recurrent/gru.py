@@ -22,8 +22,8 @@ sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.ate
 class GRU(Aggregator[Tensor]):
     """Read and update gates over the pooled maps; o_0 is the pooled x_0. The state is o_t, (B, c).
 
-    The read gate acts before V, as in Eq. 3; cuDNN's GRU has it after. Eq. 3 prints one V: they are two, as
-    in FAST-GRU, whose published cost fits only two. One bias a gate, one for the candidate.
+    The read gate acts before V, as in Eq. 3; in cuDNN's GRU it acts after. Eq. 3 prints one V: there are two,
+    as in FAST-GRU, whose published cost fits only two. One bias per gate, one for the candidate.
     """
 
     name = "gru"
@@ -40,7 +40,7 @@ class GRU(Aggregator[Tensor]):
             uniform_(weight, c)
 
     def init(self, x0: Tensor, model0: str) -> Tensor:
-        """o_0: the pooled x_0."""
+        """Return o_0: the pooled x_0."""
         return pool(x0, self.dtype)
 
     def step(self, state: Tensor, x: Tensor, model: str) -> Tensor:
@@ -48,11 +48,11 @@ class GRU(Aggregator[Tensor]):
         return self._recur(state, F.linear(pool(x, self.dtype), self.input_weight, self.bias))
 
     def readout(self, state: Tensor) -> Tensor:
-        """The last layer on o_t."""
+        """Apply the last layer to o_t."""
         return self.classify(state)
 
     def forward(self, batch: ClipBatch) -> Tensor:
-        """All input projections in one product, then the recurrence; the gradient is written out."""
+        """Compute all input projections in one product, then the recurrence, with a hand-written gradient."""
         x = batch.map(lambda model, maps: pool(maps, self.dtype)).dense(self.dtype).movedim(1, 0)
         x = x.to(product_dtype(self.fc.weight))
         weights = self.input_weight, self.gate_weight, self.candidate_weight, self.bias
@@ -74,14 +74,15 @@ class GRU(Aggregator[Tensor]):
 class _Recurrence(torch.autograd.Function):
     """o_{N−1} (B, c), in the parameters' type, from the pooled maps x (N, B, c); products are in x's type.
 
-    Saves 5·c values a video and step. The gradient of a weight is one product for all steps, after the way back.
+    Saves 5·c values per video and step. The gradient of a weight is one product for all steps, after the
+    backward loop.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
         W_x, G_o, V_o, bias = (p.to(x.dtype) for p in parameters)
         steps, videos, c = len(x) - 1, x.shape[1], x.shape[2]
-        # In place, step by step, these become the gates (2c) and the candidate (c).
+        # Modified in place, step by step, to become the gates (2c) and the candidate (c).
         hidden = product(x[1:].flatten(0, 1), W_x, bias).view(steps, videos, 3 * c)
         states, recalled = (x.new_empty(steps, videos, c) for _ in range(2))
         state = x[0].to(parameters[0].dtype)
@@ -100,7 +101,7 @@ class _Recurrence(torch.autograd.Function):
         x, hidden, states, recalled, *weights = ctx.saved_tensors
         W_x, G_o, V_o = (weight.to(x.dtype).t() for weight in weights)
         c = states.shape[2]
-        d_hidden = torch.empty_like(hidden)  # of what goes into the gates and the candidate
+        d_hidden = torch.empty_like(hidden)  # of the inputs of the gates and the candidate
         for t in reversed(range(len(states))):
             o, (read, update, candidate) = states[t], hidden[t].chunk(3, dim=-1)
             d_read, d_update, d_candidate = d_hidden[t].chunk(3, dim=-1)
@@ -123,7 +124,7 @@ class _Recurrence(torch.autograd.Function):
 
 
 def reference(module: GRU, x: Tensor) -> Tensor:
-    """Eq. 2 and 3, line by line: x (B, N, l, h, w, c), logits (B, K)."""
+    """Compute Eq. 2 and 3, line by line: x (B, N, l, h, w, c), logits (B, K)."""
     G_rx, G_zx, V_x = module.input_weight.chunk(3)
     G_ro, G_zo = module.gate_weight.chunk(2)
     V_o = module.candidate_weight

@@ -22,8 +22,8 @@ sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.ate
 class LSTM(Aggregator[tuple[Tensor, Tensor]]):
     """Three gates and a cell [13] over the pooled maps; o_0 and the first cell are the pooled x_0.
 
-    The state is (o_t, cell), each (B, c). One bias a gate, one for the candidate. Without the peepholes
-    (diagonal weights from cell to gates) that [13] also draws, as in the field's common implementations.
+    The state is (o_t, cell), each (B, c). One bias per gate, one for the candidate. There are no peepholes
+    (diagonal weights from cell to gates), which [13] also draws, as in common implementations.
     """
 
     name = "lstm"
@@ -39,7 +39,7 @@ class LSTM(Aggregator[tuple[Tensor, Tensor]]):
         uniform_(self.state_weight, c)
 
     def init(self, x0: Tensor, model0: str) -> tuple[Tensor, Tensor]:
-        """o_0 and the first cell: the pooled x_0."""
+        """Return o_0 and the first cell: the pooled x_0."""
         pooled = pool(x0, self.dtype)
         return pooled, pooled
 
@@ -48,11 +48,11 @@ class LSTM(Aggregator[tuple[Tensor, Tensor]]):
         return self._recur(state, F.linear(pool(x, self.dtype), self.input_weight, self.bias))
 
     def readout(self, state: tuple[Tensor, Tensor]) -> Tensor:
-        """The last layer on o_t."""
+        """Apply the last layer to o_t."""
         return self.classify(state[0])
 
     def forward(self, batch: ClipBatch) -> Tensor:
-        """All input projections in one product, then the recurrence; the gradient is written out."""
+        """Compute all input projections in one product, then the recurrence, with a hand-written gradient."""
         x = batch.map(lambda model, maps: pool(maps, self.dtype)).dense(self.dtype).movedim(1, 0)
         x = x.to(product_dtype(self.fc.weight))
         weights = self.input_weight, self.state_weight, self.bias
@@ -74,15 +74,15 @@ class LSTM(Aggregator[tuple[Tensor, Tensor]]):
 class _Recurrence(torch.autograd.Function):
     """o_{N−1} (B, c), in the parameters' type, from the pooled maps x (N, B, c); products are in x's type.
 
-    Saves 5·c values a video and step, and the cells in the parameters' type. The gradient of a weight is one
-    product for all steps, after the way back.
+    Saves 5·c values per video and step, and the cells in the parameters' type. The gradient of a weight is
+    one product for all steps, after the backward loop.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
         W_x, W_o, bias = (p.to(x.dtype) for p in parameters)
         steps, videos, c = len(x) - 1, x.shape[1], x.shape[2]
-        # In place, step by step, these become the gates (3c) and the candidate (c).
+        # Modified in place, step by step, to become the gates (3c) and the candidate (c).
         hidden = product(x[1:].flatten(0, 1), W_x, bias).view(steps, videos, 4 * c)
         outputs = x.new_empty(steps, videos, c)
         output = cell = x[0].to(parameters[0].dtype)
@@ -101,7 +101,7 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, outputs, cells, *weights = ctx.saved_tensors
         W_x, W_o = (weight.to(x.dtype).t() for weight in weights)
-        d_hidden = torch.empty_like(hidden)  # of what goes into the gates and the candidate
+        d_hidden = torch.empty_like(hidden)  # of the inputs of the gates and the candidate
         d_cell = torch.zeros_like(d_output)
         for t in reversed(range(len(hidden))):
             i, f, o, candidate = hidden[t].to(cells.dtype).chunk(4, dim=-1)
@@ -123,7 +123,7 @@ class _Recurrence(torch.autograd.Function):
 
 
 def reference(module: LSTM, x: Tensor) -> Tensor:
-    """[13], Eq. 7 to 11 without peepholes, line by line: x (B, N, l, h, w, c), logits (B, K)."""
+    """Compute [13], Eq. 7 to 11 without peepholes, line by line: x (B, N, l, h, w, c), logits (B, K)."""
     W_xi, W_xf, W_xo, W_xc = module.input_weight.chunk(4)
     W_hi, W_hf, W_ho, W_hc = module.state_weight.chunk(4)
     b_i, b_f, b_o, b_c = module.bias.chunk(4)
