@@ -29,7 +29,7 @@ class RunConfig:
 
     Attributes:
         store, store_fingerprint: the store's absolute path, and a digest of its contents.
-        split, report_subset: the named split, and its part that is reported on: "test" or "val".
+        split, report_part: the named split, and its part that is reported on: "test" or "val".
         aggregator, dropout, reads, map_shapes: what `registry.build` takes.
         pattern, clips, clip_frames, expensive, cheap: what `choose_mix` takes; a model not in use is None.
         skip_scores: whether the backbones' averaged scores are added (`ScoreSkip`).
