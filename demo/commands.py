@@ -1,4 +1,4 @@
-"""`faster demo`: the whole pipeline in minutes."""
+"""The command `faster demo`: the complete pipeline in minutes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def demo_command(folder: str, seed: int, as_json: bool) -> None:
     )
     best = ", ".join(f"{name} {100 * p:.1f} %" for name, p in result.prediction.top(3))
     click.echo(
-        f"{result.prediction.path} (unseen, is {result.label}): {best}; {result.prediction.gflops:.3f} GFLOPs"
+        f"{result.prediction.path} (unseen, is {result.label}): {best}; "
+        f"{result.prediction.gflops:.3f} GFLOPs"
     )
     steps = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
     click.echo(f"{sum(result.seconds.values()):.0f} s: {steps}")
