@@ -31,8 +31,8 @@ from ..terminal.outputs import output_folder
 def demo_command(folder: str, seed: int, as_json: bool) -> None:
     """Render videos, train two backbones, extract, train aggregators, evaluate, predict, and report.
 
-    The classes are ordered pairs of short events. Averaging the clips' scores can tell which two events a video
-    shows, never their order; a recurrent aggregator can.
+    The classes are ordered pairs of short events. Averaging the clips' scores can tell which two events a
+    video shows, never their order; a recurrent aggregator can.
 
     \b
     Example:
@@ -54,8 +54,7 @@ def demo_command(folder: str, seed: int, as_json: bool) -> None:
     )
     best = ", ".join(f"{name} {100 * p:.1f} %" for name, p in result.prediction.top(3))
     click.echo(
-        f"{result.prediction.path} (unseen, is {result.label}): {best}; "
-        f"{result.prediction.gflops:.3f} GFLOPs"
+        f"{result.prediction.path} (unseen, is {result.label}): {best}; {result.prediction.gflops:.3f} GFLOPs"
     )
     steps = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
     click.echo(f"{sum(result.seconds.values()):.0f} s: {steps}")

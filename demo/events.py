@@ -1,15 +1,15 @@
 """The demo's videos: ordered pairs of short events; a clip shows the events but not their order.
 
-A class is an ordered pair of different events, "sweep-then-grow". A video has two halves of equal length. Each
-half shows one event at a random time and then stays neutral for longer than a clip. All other properties of a
-half (start, duration, place, colour and size of its event, every pixel of noise) have the same distribution in
-both halves, are drawn independently, and do not depend on the class. The background runs through one closed loop
-in each half.
+A class is an ordered pair of different events, "sweep-then-grow". A video has two halves of equal length.
+Each half shows one event at a random time and then stays neutral for longer than a clip. All other properties
+of a half (start, duration, place, colour and size of its event, every pixel of noise) have the same
+distribution in both halves, are drawn independently, and do not depend on the class. The background runs
+through one closed loop in each half.
 
-So a video of class (A, B) with its halves exchanged **is** a video of class (B, A), with the same probability.
-Both consist of the same clips, so a method that pools clips without their order cannot distinguish the two
-classes: see `average_ceiling`. Each frame is coded independently, with a fixed quantiser, so that this also holds
-for the decoded video.
+So a video of class (A, B) with its halves exchanged **is** a video of class (B, A), with the same
+probability. Both consist of the same clips, so a method that pools clips without their order cannot
+distinguish the two classes: see `average_ceiling`. Each frame is coded independently, with a fixed quantiser,
+so that this also holds for the decoded video.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ FrameArray = npt.NDArray[np.uint8]
 
 
 def chance(events: int) -> float:
-    """Return the accuracy of guessing among the K(K-1) equally frequent ordered pairs of K events: 1/(K(K-1))."""
+    """Return the accuracy of guessing among K(K-1) equally frequent ordered pairs of K events: 1/(K(K-1))."""
     return 1 / math.perm(events, 2)
 
 
 def clip_ceiling(events: int) -> float:
     """Return the best accuracy from one clip that shows one of K events: 1/(2(K-1)).
 
-    The clip tells one event of the pair. It does not tell if this is the first or the second, nor which of the
-    K-1 others is its partner: 2(K-1) equally probable classes.
+    The clip tells one event of the pair. It does not tell if this is the first or the second, nor which of
+    the K-1 others is its partner: 2(K-1) equally probable classes.
     """
     return 1 / (2 * (events - 1))
 
@@ -46,10 +46,10 @@ def clip_ceiling(events: int) -> float:
 def average_ceiling(events: int) -> float:
     """Return the best expected accuracy of a rule that ignores the clips' order: exactly 1/2, for every K.
 
-    Exchange the halves of a video of (A, B): the result is a video of (B, A), with the same probability and the
-    same clips. Given the clips without their order, the two classes are therefore equally probable, and any
-    answer is right with probability 1/2 at most. A rule can tell perfectly *which* two events occur: one of the
-    K(K-1)/2 unordered pairs, each with 2 of the K(K-1) classes. So 1/2 is reached.
+    Exchange the halves of a video of (A, B): the result is a video of (B, A), with the same probability and
+    the same clips. Given the clips without their order, the two classes are therefore equally probable, and
+    any answer is right with probability 1/2 at most. A rule can tell perfectly *which* two events occur: one
+    of the K(K-1)/2 unordered pairs, each with 2 of the K(K-1) classes. So 1/2 is reached.
 
     This is exact for an even number N of clips that do not overlap, and for a pattern that gives clips i and
     i + N/2 the same model. It is an expectation: the accuracy on a finite test set varies around it.
@@ -64,8 +64,8 @@ def average_ceiling(events: int) -> float:
 class EventSet:
     """All parameters of the set's videos; the same values give the same pixels.
 
-    `difficulty` in [0, 1] lowers contrast and adds noise and distractors. `disguised` in [0, 1] is the share of
-    events with a random form and colour instead of their kind's own: at 1 the kinds differ in motion only.
+    `difficulty` in [0, 1] lowers contrast and adds noise and distractors. `disguised` in [0, 1] is the share
+    of events with a random form and colour instead of their kind's own: at 1 the kinds differ in motion only.
 
     Raises UsageError for values that cannot be rendered.
     """

@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 
 EXPENSIVE, CHEAP = "r2d14-w8", "r2d14-w4"
-# (aggregator, pattern): averaging and recurrent aggregators on the same mixtures, from all-cheap to all-expensive.
+# (aggregator, pattern): averaging and recurrent aggregators on the same mixtures, from all-cheap to
+# all-expensive.
 CELLS = (
     ("average", "all-C"),
     ("average", "1:3"),

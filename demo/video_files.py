@@ -48,7 +48,7 @@ def planned_videos(config: EventSet) -> tuple[PlannedVideo, ...]:
 
 
 def planned_singles(config: EventSet) -> tuple[PlannedVideo, ...]:
-    """List the videos of one event, train|test/<kind>/<name>.mp4; their numbers differ from the pairs' videos."""
+    """List the videos of one event, train|test/<kind>/<name>.mp4, numbered after the videos of pairs."""
     first = len(config.class_names) * config.videos_per_class
     planned = []
     for index in range(config.events * config.singles_per_kind):
@@ -64,8 +64,9 @@ def planned_singles(config: EventSet) -> tuple[PlannedVideo, ...]:
 def write_set(config: EventSet, folder: Path, *, progress: bool = False) -> tuple[Path, ...]:
     """Write the set's videos of pairs below `folder` and return their paths; existing files are kept.
 
-    A file is written under a hidden name and then renamed, so a file with its final name is complete. `progress`
-    shows a bar. Raises DataError if `folder` holds videos of another set, StorageError if the disk fails.
+    A file is written under a hidden name and then renamed, so a file with its final name is complete.
+    `progress` shows a bar. Raises DataError if `folder` holds videos of another set, StorageError if the disk
+    fails.
     """
     return _write(config, planned_videos(config), render_frames, folder, progress)
 
@@ -108,8 +109,8 @@ def _write_video(config: EventSet, render: Render, video: PlannedVideo, path: Pa
 def encode(frames: FrameArray, path: Path, *, fps: int) -> None:
     """Write uint8 RGB frames (T, H, W, 3) as H.264 in mp4, each frame coded independently.
 
-    With key frames only and a fixed quantiser, a decoded frame depends only on that frame, so the codec leaves no
-    trace of the time. Raises OSError (av.FFmpegError) if the file cannot be written.
+    With key frames only and a fixed quantiser, a decoded frame depends only on that frame, so the codec
+    leaves no trace of the time. Raises OSError (av.FFmpegError) if the file cannot be written.
     """
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps))

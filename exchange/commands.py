@@ -56,7 +56,8 @@ def import_command(as_json: bool, **options: Any) -> None:
 
     \b
     Examples:
-        faster import i3d/ --store ucf.zarr --model i3d --gflops 108 --clip-frames 16 --annotations ucfTrainTestlist
+        faster import i3d/ --store ucf.zarr --model i3d --gflops 108 --clip-frames 16 \
+--annotations ucfTrainTestlist
         faster import i3d/ --store ucf.zarr --model i3d-rgb --suffix _rgb --gflops 108 --clip-frames 16
         faster import kinetics.h5 --store copy.zarr --model r2plus1d50
     """

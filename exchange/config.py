@@ -70,7 +70,8 @@ class ImportConfig:
     annotations: tuple[str, ...] = setting(
         (),
         help="An annotation file, or a folder of them, for labels and splits; repeatable.",
-        detail="Without them an export's own, those of the store that is added to, or the class folders count.",
+        detail="Without them an export's own, those of the store that is added to, or the class folders "
+        "count.",
         path=True,
     )
     annotation_format: str | None = setting(

@@ -53,16 +53,17 @@ class ExportSummary:
 def export(config: ExportConfig, *, progress: bool = True) -> ExportSummary:
     """Write a store's maps as HDF5 or `.npy`, one video in memory at a time.
 
-    An HDF5 file appears when it is complete, and an existing one is refused. A folder of `.npy` files is filled
-    file by file. A second run continues: a video whose facts and size match the store is not written again.
+    An HDF5 file appears when it is complete, and an existing one is refused. A folder of `.npy` files is
+    filled file by file. A second run continues: a video whose facts and size match the store is not written
+    again.
 
     Args:
         config: what to export.
         progress: show a progress bar.
 
     Raises:
-        UsageError, StoreError: the store does not contain what is requested, or is damaged; the output exists, or
-            is on object storage.
+        UsageError, StoreError: the store does not contain what is requested, or is damaged; the output
+            exists, or is on object storage.
         StorageError: the disk failed.
         Interrupted: SIGTERM, SIGUSR1 or SIGUSR2.
     """

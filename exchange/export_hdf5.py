@@ -1,4 +1,4 @@
-"""Write a store's maps as one HDF5 file: a dataset per model, chunked by clip, with ids, labels, splits, times."""
+"""Write one HDF5 file: a dataset per model, chunked by clip, with ids, labels, splits and times."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def write_hdf5(out: Path, models: Sequence[ModelExport], report: Advance) -> Wri
 
 
 class _Sink:
-    """The file object that HDF5 writes to. After the first failed or interrupted write, it ignores all others.
+    """The file object that HDF5 writes to. It ignores all writes after the first failed or interrupted one.
 
-    HDF5 retries pending writes whenever a part of the file is closed. On a full disk it prints each failure, and
-    the last one can crash the process. So the first error is kept, and `require_sound` raises it.
+    HDF5 retries pending writes whenever a part of the file is closed. On a full disk it prints each failure,
+    and the last one can crash the process. So the first error is kept, and `require_sound` raises it.
     """
 
     def __init__(self, file: FileIO) -> None:

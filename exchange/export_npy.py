@@ -1,4 +1,4 @@
-"""Write a store's maps as one `.npy` and one JSON file per video, the layout of temporal-localisation code."""
+"""Write one `.npy` and one JSON file per video, the layout that temporal-localisation code reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Open feature files for import: a folder of `.npy`, or an HDF5 file with a dataset per video; also own exports.
+"""Open features to import: a folder of `.npy`, an HDF5 file with a dataset per video, or an export.
 
 The files cannot execute code: pickled arrays are refused, and so are HDF5 datasets that lie in other files.
 """
@@ -34,10 +34,10 @@ class FeatureSource(Protocol):
         """A name for each video, in the order of the source."""
 
     def describe(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Return shape and dtype of a video's array, from its header. Raises StoreError if it is not an array."""
+        """Return shape and dtype of a video's array from its header. Raises StoreError if there is none."""
 
     def read(self, name: str, first: int, last: int) -> NDArray[Any]:
-        """Read features `first` to `last` (exclusive) of a video. Raises StoreError if this is not possible."""
+        """Read features `first` to `last` (exclusive) of a video. Raises StoreError if this fails."""
 
 
 @dataclass(frozen=True, kw_only=True)

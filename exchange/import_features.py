@@ -2,8 +2,8 @@
 
 from faster.exchange.import_features import ImportConfig, import_features
 
-import_features(ImportConfig(source="i3d_features", store="thumos.zarr", model="i3d", gflops=108, clip_frames=16,
-                             annotations=("ucfTrainTestlist",)))
+import_features(ImportConfig(source="i3d_features", store="thumos.zarr", model="i3d", gflops=108,
+                             clip_frames=16, annotations=("ucfTrainTestlist",)))
 """
 
 from __future__ import annotations

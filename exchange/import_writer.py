@@ -96,8 +96,8 @@ def survey(
             first = first or (name, map_shape)
             if map_shape != first[1]:
                 raise StoreError(
-                    f"{name} has features of {_times(map_shape)} (l×h×w×c), {first[0]} of {_times(first[1])}; a "
-                    "store's maps have one shape"
+                    f"{name} has features of {_times(map_shape)} (l×h×w×c), "
+                    f"{first[0]} of {_times(first[1])}; a store's maps have one shape"
                 )
             shapes[name] = shape
         except StoreError as error:
@@ -151,7 +151,8 @@ def _map_shape(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], channels
         raise StoreError(f"{name} is of {dtype}; features are float16, float32 or float64")
     if len(shape) not in (2, 4, 5) or 0 in shape:
         raise StoreError(
-            f"{name} has shape {_times(shape)}; allowed: (T, c), (T, h, w, c), (T, l, h, w, c), none of them 0"
+            f"{name} has shape {_times(shape)}; "
+            "allowed: (T, c), (T, h, w, c), (T, l, h, w, c), none of them 0"
         )
     inner = shape[1:]
     if channels_first:
@@ -174,7 +175,7 @@ def choose_positions(features: int, clips: int) -> tuple[int, ...]:
 
 
 def unknown_facts(features: int, clips: int, clip_frames: int) -> ClipFacts:
-    """Return the facts of a video if only its number of features is known; a repeated feature is all padding."""
+    """Return facts of a video with only its number of features known; a repeated feature is all padding."""
     return ClipFacts(
         frames=UNKNOWN_FRAMES,
         fps=0.0,
@@ -200,7 +201,7 @@ def write_imported(
 ) -> int:
     """Write videos into a new store, or as a further model into an existing one; complete shards are kept.
 
-    In the written shards, rows of other videos become failures with that reason.
+    In the written shards, rows without an imported video become failures.
 
     Returns:
         The number of written videos.

@@ -78,7 +78,8 @@ def labels_from_lists(
         )
     if left_out:
         notes.append(
-            f"left out, as of no listed video: {len(left_out):,} of {len(names):,} features: {left_out[0]!r}, …"
+            f"left out, as of no listed video: {len(left_out):,} of {len(names):,} features: "
+            f"{left_out[0]!r}, …"
         )
     records, split_notes = _with_splits(matched)
     if split_notes:
@@ -209,7 +210,8 @@ def _match(
             raise SourceError(
                 f"{record.id!r} fits the features {found[0]!r}, and so does {other!r}"
                 if len(found) == 1
-                else f"{record.id!r} fits two features, {found[0]!r} and {other!r}; name them after the whole path"
+                else f"{record.id!r} fits two features, {found[0]!r} and {other!r}; "
+                "name them after the whole path"
             )
         matched[found[0]] = record
     return matched, missing, [name for name in names if name not in matched]

@@ -90,7 +90,7 @@ def sidecar(
     shape: Sequence[int],
     crc32c: Sequence[int],
 ) -> dict[str, Any]:
-    """Return the sidecar of a video's `.npy`; unknown values are null. `docs/exchange.md` explains each field.
+    """Return the sidecar of a video's `.npy`; unknown values are null. See `docs/exchange.md`.
 
     A feature's centre is at frame offset_frames + i · feature_stride_frames, or exactly at starts[i] +
     feature_frames / 2.
@@ -136,8 +136,8 @@ def facts_from_sidecar(data: Mapping[str, Any]) -> ClipFacts:
 def file_names(ids: Sequence[str], paths: Sequence[str]) -> list[str]:
     """Return each video's file name without extension: its id without the video's extension.
 
-    Videos that differ only in the extension keep it. A name that is too long for a file system is cut, and ends in
-    a digest of the id. "" stays "" (a hole of the store).
+    Videos that differ only in the extension keep it. A name that is too long for a file system is cut, and
+    ends in a digest of the id. "" stays "" (a hole of the store).
 
     Raises:
         StoreError: an id is not a path within the output's folder, or two ids give the same name.

@@ -45,10 +45,10 @@ class KindOfFeatures:
 
 
 def suffixes_of(names: Sequence[str]) -> dict[str, int]:
-    """Return the suffixes of several kinds of features of one video, with their counts; empty if there are none.
+    """Return the suffixes of several kinds of features of one video, with counts; empty if there are none.
 
-    Such a suffix is "" or one to three words, each after `_`, `-`, `.` or `/`. It follows several names that another
-    such suffix follows too; if there is only one such name, the suffixes must contain common words.
+    Such a suffix is "" or one to three words, each after `_`, `-`, `.` or `/`. It follows several names that
+    another such suffix follows too; if there is only one such name, the suffixes must contain common words.
     """
     for words in (1, 2, 3):
         bases: dict[str, set[str]] = {}
@@ -60,7 +60,7 @@ def suffixes_of(names: Sequence[str]) -> dict[str, int]:
         often = {suffix for suffix, count in counts.items() if count > 1}
         if len(several) == 1 and any(word in suffix.lower() for suffix in counts for word in _COMMON):
             often = set(counts)
-        # Groups of an HDF5 file hold the same datasets; other names with a slash are class folders and videos.
+        # Groups of an HDF5 file hold the same datasets; other names with / are class folders and videos.
         groups = {frozenset(of) for base, of in bases.items() if any(end[:1] == "/" for end in of)}
         if len(groups) > 1 or not all("/" in name for name in names):
             often = {suffix for suffix in often if suffix[:1] != "/"}
@@ -106,8 +106,8 @@ def require_one_kind(names: Sequence[str]) -> None:
         first, *others = by_folder.values()
         if any(first & other for other in others):
             raise UsageError(
-                f"the folders {' and '.join(sorted(by_folder))} hold features of the same videos: import one, "
-                "and each further one as another --model of the same store"
+                f"the folders {' and '.join(sorted(by_folder))} hold features of the same videos: "
+                "import one, and each further one as another --model of the same store"
             )
 
 

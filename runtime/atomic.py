@@ -1,7 +1,7 @@
 """Write files atomically: another process sees the complete file or none.
 
-A store's files are written only if they do not exist. `put_if_absent` is the only function that another kind of
-storage would have to implement. All other functions replace the existing file.
+A store's files are written only if they do not exist. `put_if_absent` is the only function that another kind
+of storage would have to implement. All other functions replace the existing file.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
     Args:
         path: the file; its folder is created.
-        durable: sync the bytes to disk before the file gets its name. Without this, a power failure may leave an
-            empty file: for outputs of many files that are checked or written again together.
+        durable: sync the bytes to disk before the file gets its name. Without this, a power failure may leave
+            an empty file: for outputs of many files that are checked or written again together.
 
     Raises:
         OSError: the disk failed.

@@ -54,8 +54,8 @@ def read_as(kind: type[Checked], value: object, *, refuse_unknown: bool = False)
     """Convert JSON types to a dataclass, a `msgspec.Struct` or another type, checked against its annotations.
 
     Args:
-        kind: the target type; its fields' types say what is allowed, also as `Annotated[int, Meta(ge=0)]`. Types are
-            not converted, except an integer to a float, and a list to a tuple or set.
+        kind: the target type; its fields' types say what is allowed, also as `Annotated[int, Meta(ge=0)]`.
+            Types are not converted, except an integer to a float, and a list to a tuple or set.
         value: the result of `json.loads`.
         refuse_unknown: raise an error for a key that is not a field of the dataclass; else ignore it.
 

@@ -30,7 +30,7 @@ CONNECT_SECONDS = 30
 _SETTINGS = {
     # Dask's default would set one OpenMP thread, also in this process's environment.
     "distributed.nanny.pre-spawn-environ": {},
-    # By default, a worker that restarts at this time after an earlier death would be given up permanently.
+    # A worker that is restarting this long after an earlier death would be given up permanently.
     "distributed.deploy.lost-worker-timeout": "52 weeks",
 }
 
@@ -44,7 +44,7 @@ class WorkerDied(Interrupted):
 
 
 def cluster_options(command: Command) -> Command:
-    """Add --executor and --scheduler; the command gets `cluster`: None, `LOCAL`, or the scheduler's address."""
+    """Add --executor and --scheduler; the command gets `cluster`: None, `LOCAL`, or a scheduler's address."""
 
     @wraps(command)
     def call(*values: Any, executor: str, scheduler: str | None, **options: Any) -> Any:
@@ -69,8 +69,8 @@ def cluster_options(command: Command) -> Command:
 def connect(cluster: str, *, workers: int, needs: Mapping[str, float] | None = None) -> Iterator[Any]:
     """Connect to a cluster; yields a `distributed.Client`.
 
-    Workers of this machine are processes with one thread each, which end with the block. They and their dashboard
-    listen on the loopback interface only. A worker that dies is replaced.
+    Workers of this machine are processes with one thread each, which end with the block. They and their
+    dashboard listen on the loopback interface only. A worker that dies is replaced.
 
     Args:
         cluster: `LOCAL`, or a scheduler's address.
@@ -89,8 +89,8 @@ def connect(cluster: str, *, workers: int, needs: Mapping[str, float] | None = N
                 client = stack.enter_context(distributed.Client(cluster, timeout=CONNECT_SECONDS))
             except (OSError, ValueError) as error:  # a timeout is an OSError
                 raise UsageError(
-                    f"no dask scheduler answers at {cluster} within {CONNECT_SECONDS} s ({error}); its address "
-                    "stands in what it prints at its start, as tcp://10.0.0.5:8786"
+                    f"no dask scheduler answers at {cluster} within {CONNECT_SECONDS} s ({error}); "
+                    "its address stands in what it prints at its start, as tcp://10.0.0.5:8786"
                 ) from error
             if not _workers_with(client, cluster, needs or {}):
                 click.echo(f"no worker is at {cluster} yet: the work waits for one", err=True)
@@ -99,7 +99,7 @@ def connect(cluster: str, *, workers: int, needs: Mapping[str, float] | None = N
 
 @contextmanager
 def _local(distributed: Any, workers: int) -> Iterator[Any]:
-    # A signal to every process of a terminal or job ends the parent, which ends the workers: they inherit the block.
+    # Workers inherit the block. A signal to all processes of a terminal or job ends the parent; it ends them.
     with blocked(*WARNINGS):
         resource_tracker.ensure_running()  # unblocks SIGINT, so it comes first
     with importlib.import_module("dask.config").set(_SETTINGS):
@@ -133,9 +133,9 @@ def spread(
 ) -> Iterator[tuple[int, Result | WorkerDied]]:
     """Run `function` on every task, on any worker, and yield (index of the task, result) as they arrive.
 
-    If a worker leaves, or dies with its result, another worker does the task again. A task that lost more workers
-    than the scheduler allows (none with `LOCAL`, 3 by dask's default) gives `WorkerDied`. Either it killed them, or
-    it only waited on a worker that another task killed.
+    If a worker leaves, or dies with its result, another worker does the task again. A task that lost more
+    workers than the scheduler allows (none with `LOCAL`, 3 by dask's default) gives `WorkerDied`. Either it
+    killed them, or it only waited on a worker that another task killed.
 
     Args:
         client: from `connect`.

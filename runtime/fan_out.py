@@ -1,7 +1,7 @@
-"""Run units of work on many workers: processes of this machine, which never outlive this one, or dask workers.
+"""Run units of work on many workers: processes, which never outlive this one, or dask workers.
 
-The input of the work is a record, which is pickled once per worker, and a function that opens a `Worker` from it. A
-worker keeps its open networks, stores and decoders from one unit to the next.
+The input of the work is a record, which is pickled once per worker, and a function that opens a `Worker` from
+it. A worker keeps its open networks, stores and decoders from one unit to the next.
 """
 
 from __future__ import annotations
@@ -59,17 +59,18 @@ def run_units(
     """Do every unit on the next free worker, and pass results to `report`, in this process, as they arrive.
 
     Every early end, also Ctrl-C, ends the workers too: a process by SIGTERM, which a worker may handle as
-    `interruptible` work does. A single worker is this process itself; its results may come from another thread.
+    `interruptible` work does. A single worker is this process itself; its results may come from another
+    thread.
 
     Args:
         units, setup: must be picklable, and so must the results.
-        open_worker: (setup, place) → worker; a function of a module. Places count from 0; the first units go to
-            workers in the order of their places.
+        open_worker: (setup, place) → worker; a function of a module. Places count from 0; the first units go
+            to workers in the order of their places.
         workers: the most workers at once.
         what_is_kept: for the message of a stop, such as "whole shards are kept".
         here: the worker of this process, if one is enough; by default `open_worker` makes it.
-        cluster: use dask workers instead, see `dask_cluster.connect`; for `LOCAL`, `workers` of them. A unit's
-            results come together, when it is done.
+        cluster: use dask workers instead, see `dask_cluster.connect`; for `LOCAL`, `workers` of them. A
+            unit's results come together, when it is done.
         needs: the resources of a dask worker that a unit takes.
         name: place → name of the process, for the message of its death.
 
@@ -175,7 +176,7 @@ class _Processes:
                     processes.append(process)
                 pipes[ours] = place
             for pipe, place in pipes.items():
-                # One message for setup and first unit, so an error on opening is received before the next send.
+                # Setup and first unit are one message, so an error on opening arrives before the next send.
                 self._send(pipe, place, (setup, open_worker, place, next(todo)))
             working = set(pipes)
             while working:
@@ -226,13 +227,13 @@ class _Processes:
 
 
 def _serve(pipe: Connection, what_is_kept: str) -> None:
-    """Run a process of `_Processes`: open a worker, and do units until the pipe says that there are no more."""
+    """Run a process of `_Processes`: open a worker, and do units until the pipe says that none are left."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     message: tuple[str, object] | None = None
     try:
         with interruptible(what_is_kept):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the parent ends this process with it
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the parent ends us with it
             setup, open_worker, place, *unit = pipe.recv()
             with closing(open_worker(setup, place)) as worker:
                 while unit:

@@ -20,7 +20,7 @@ def is_text(name: str) -> bool:
 
 
 def as_text(name: str) -> str:
-    r"""Return a name as text: bytes that are not UTF-8 become escapes, as `caf\xe9.avi`, which opens no file."""
+    r"""Return a name as text: bytes that are not UTF-8 become escapes, `caf\xe9.avi`, which opens no file."""
     return name if is_text(name) else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -46,6 +46,6 @@ def require_text(path: str | os.PathLike[str], option: str) -> None:
     wrong = next((str(whole) for whole in (path.absolute(), path.resolve()) if not is_text(str(whole))), None)
     if wrong is not None:
         raise UsageError(
-            f"{option} is {as_text(wrong)}, which is not UTF-8, and so cannot be recorded; rename that folder, "
-            "or choose another name"
+            f"{option} is {as_text(wrong)}, which is not UTF-8, and so cannot be recorded; "
+            "rename that folder, or choose another name"
         )

@@ -1,7 +1,7 @@
 """Count the cost of a computation in GFLOPs as the paper does: one multiply-add is one FLOP.
 
-The multiply-adds of convolutions and matrix products count, as in PyTorch's flop counter. Batch norm, ReLU, pooling,
-biases and element-wise gates do not count; a classifier counts only if it runs.
+The multiply-adds of convolutions and matrix products count, as in PyTorch's flop counter. Batch norm, ReLU,
+pooling, biases and element-wise gates do not count; a classifier counts only if it runs.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def meta_copy(module: nn.Module) -> nn.Module:
 def gflops(run: Callable[..., object], *inputs: Tensor) -> float:
     """Return the GFLOPs of `run(*inputs)`, counted without computing anything.
 
-    `run` is a module or a method of one (`backbone.features`), or a function that accepts meta tensors. Only shape
-    and dtype of the inputs matter.
+    `run` is a module or a method of one (`backbone.features`), or a function that accepts meta tensors. Only
+    shape and dtype of the inputs matter.
     """
     import torch
     from torch import nn

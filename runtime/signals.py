@@ -1,4 +1,4 @@
-"""Handle signals that stop the program: a batch system's signals become `Interrupted` at any point of the work."""
+"""Handle signals that stop the program: a batch system's signals raise `Interrupted` at any point."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from typing import Any
 
 from ..errors import Interrupted
 
-# A batch system's early warnings, often sent to all processes of a job: helpers ignore them, their leader ends them.
+# Early warnings of a batch system, often sent to all processes of a job: helpers ignore them, their leader
+# ends them.
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 STOP_SIGNALS = (signal.SIGTERM, *WARNINGS)
 
@@ -28,8 +29,8 @@ _depth = 0  # of `interruptible` blocks around the main thread's work
 def interruptible(what_is_kept: str) -> Iterator[None]:
     """Raise `Interrupted` on SIGTERM, SIGUSR1 or SIGUSR2; the old handlers are restored at the end.
 
-    For work whose commits are atomic, so that it may stop at any point. Only the first signal counts, so that a
-    second one does not interrupt the cleanup. May be nested.
+    For work whose commits are atomic, so that it may stop at any point. Only the first signal counts, so that
+    a second one does not interrupt the cleanup. May be nested.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -58,7 +59,7 @@ def interruptible(what_is_kept: str) -> Iterator[None]:
 
 
 def raise_if_stopped() -> None:
-    """Raise a stop again, in every iteration of long work: Python may drop the exception, as in a destructor.
+    """Raise `Interrupted` again, in each iteration of long work: Python may drop it, as in a destructor.
 
     Raises:
         Interrupted: a signal has arrived.
@@ -69,7 +70,7 @@ def raise_if_stopped() -> None:
 
 @dataclass
 class StopRequest:
-    """A request to stop: `asked` is the signal's number, 0 if there is none; with `once`, later signals do nothing."""
+    """A request to stop: `asked` is the signal's number or 0; with `once`, later signals have no effect."""
 
     asked: int = 0
     once: bool = False
@@ -87,12 +88,13 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Record SIGTERM, SIGUSR1, SIGUSR2 and SIGINT instead of acting on them, for work that finishes its step first.
+    """Record SIGTERM, SIGUSR1, SIGUSR2 and SIGINT without acting, for work that finishes its step first.
 
-    SIGINT stays ignored if it was ignored before: a shell starts a background job so, and Ctrl-C is for another job.
+    SIGINT stays ignored if it was ignored before: a shell starts a background job so, and Ctrl-C is for
+    another job.
 
-    A second signal acts as usual. But in a child of multiprocessing only the first counts, because a signal to a
-    process group reaches it twice, once through its parent. The old handlers are restored at the end.
+    A second signal acts as usual. But in a child of multiprocessing only the first counts, because a signal
+    to a process group reaches it twice, once through its parent. The old handlers are restored at the end.
     """
     request = StopRequest(once=multiprocessing.parent_process() is not None)
     if threading.current_thread() is threading.main_thread():  # only this one can handle signals
@@ -117,10 +119,10 @@ def blocked(*signals: signal.Signals) -> Iterator[None]:
 
 @contextmanager
 def shielded_start() -> Iterator[None]:
-    """Start a process in this block that never sees Ctrl-C or a batch system's warning; this process ends it.
+    """Shield a process that starts in the block from Ctrl-C and a batch system's warning; its parent ends it.
 
-    No signal interrupts the start, or leaves a process that is not recorded. The process unblocks SIGTERM itself,
-    when it is ready for it.
+    No signal interrupts the start, or leaves a process that is not recorded. The process unblocks SIGTERM
+    itself, when it is ready for it.
     """
     with blocked(*STOP_SIGNALS):
         resource_tracker.ensure_running()  # unblocks signals, so it comes before the second block

@@ -16,8 +16,8 @@ def require_startable() -> None:
     """Check, before the first process, that processes of this program can start.
 
     Raises:
-        UsageError: they cannot import the main program, as with `python - <<END`; or a file of the current folder
-            shadows a module of Python itself that they need at their start.
+        UsageError: they cannot import the main program, as with `python - <<END`; or a file of the current
+            folder shadows a module of Python itself that they need at their start.
     """
     main = sys.modules.get("__main__")
     # `python -c` and notebooks have no file, and need none.
@@ -38,7 +38,7 @@ def require_startable() -> None:
 
 
 def loaded_shadows() -> str | None:
-    """Return a message about files that were imported instead of Python's own modules; None if there are none."""
+    """Return a message about files that were imported instead of Python's own modules, or None."""
     own = Path(sysconfig.get_path("stdlib")).resolve()
     folders = {Path(entry or ".").resolve() for entry in [*sys.path[:1], ""]} - {own}
     files = {

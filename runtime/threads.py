@@ -1,4 +1,4 @@
-"""Work in a background thread, in order and with a bounded queue: a worker, and prefetching of an iterator."""
+"""Work in a background thread with a bounded queue: a worker, and prefetching of an iterator."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Work = Callable[[], None]
 
 
 class BackgroundWorker:
-    """A thread that does work in the order given, with at most `ahead` queued items. Use it in a `with` statement.
+    """A thread that does work in order, with at most `ahead` queued items. Use it in a `with` statement.
 
-    A normal exit waits for all work. An exit by an exception drops queued work. An error of the work is raised by
-    the next `do`, or at the end, and no more work is done after it.
+    A normal exit waits for all work. An exit by an exception drops queued work. An error of the work is
+    raised by the next `do`, or at the end, and no more work is done after it.
 
     Attributes:
         idle_seconds: time without work so far.
@@ -89,8 +89,8 @@ def prefetch(
 ) -> Generator[ItemT, None, None]:
     """Yield the items, prefetched in a thread, at most `depth` ahead; an error is raised in its item's place.
 
-    Closing it calls `stop`, which must make a running `next(items)` end soon. It returns when the thread has ended
-    and `items`, if it is a generator, is closed. With a `depth` of 0 there is no prefetching.
+    Closing it calls `stop`, which must make a running `next(items)` end soon. It returns when the thread has
+    ended and `items`, if it is a generator, is closed. With a `depth` of 0 there is no prefetching.
     """
     if not depth:
         yield from items

@@ -1,14 +1,16 @@
 """Workarounds for faults in libraries.
 
-`tests/runtime/test_workarounds.py` shows that each fault still exists. If one of these tests fails with a newer
-PyTorch, remove its workaround.
+`tests/runtime/test_workarounds.py` shows that each fault still exists. If one of these tests fails with a
+newer PyTorch, remove its workaround.
 
 Three more workarounds are in other modules, seen with PyTorch 2.13.0 (oneDNN 3.12.0):
 
-- `extract/train_backbone/resnet3d_training.py`, `task.py`: in bf16 on a CPU with AVX-512, the gradient of Conv3d's
-  weight is wrong, not a number, or never returns, if no window of the kernel lies completely within the clip's
-  frames: 2 frames, 3 in time, padding 1.
-- `training/distributed.py`: a process group that is made before the import of `torch.distributed.nn.functional` is
+- `extract/train_backbone/resnet3d_training.py`, `task.py`: in bf16 on a CPU with AVX-512, the gradient of
+Conv3d's
+  weight is wrong, not a number, or never returns, if no window of the kernel lies completely within the
+  clip's frames: 2 frames, 3 in time, padding 1.
+- `training/distributed.py`: a process group that is made before the import of
+`torch.distributed.nn.functional` is
   kept forever.
 - `aggregate/models/cpu_kernels.py`: oneDNN multiplies with a slice of a matrix's columns by its slowest code.
 """
@@ -34,11 +36,11 @@ def conv2d(
 ) -> Tensor:
     """Compute `F.conv2d`; for a strided 1×1 kernel with few input channels on a CPU, without the stride.
 
-    Fault: for the weight's gradient, oneDNN's `jit_1x1:avx2` and `jit_1x1:avx512_core` (float32, channels last, one
-    group, no padding, sizes divisible by the stride) copy the positions that the stride keeps into a workspace of
-    positions × channels, but place each part after the first as if there were 8 or 16 channels. With fewer channels
-    they write out of bounds: a crash, a hang, or wrong gradients. The output and the input's gradient come from other
-    kernels. Maps in three dimensions do not use these kernels.
+    Fault: for the weight's gradient, oneDNN's `jit_1x1:avx2` and `jit_1x1:avx512_core` (float32, channels
+    last, one group, no padding, sizes divisible by the stride) copy the positions that the stride keeps into
+    a workspace of positions × channels, but place each part after the first as if there were 8 or 16
+    channels. With fewer channels they write out of bounds: a crash, a hang, or wrong gradients. The output
+    and the input's gradient come from other kernels. Maps in three dimensions do not use these kernels.
     Workaround: select the positions first, which is the same convolution.
     Seen: PyTorch 2.13.0 (oneDNN 3.12.0), on Linux x86.
     Upstream: https://github.com/uxlfoundation/oneDNN/issues/6035, open.

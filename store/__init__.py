@@ -44,7 +44,7 @@ def open(path: str | Path, *, mapped: bool = False) -> Store:
             systems that other processes write to.
 
     Raises:
-        StoreError: the path is not a valid store, or object storage cannot read it.
+        StoreError: the path is not a valid store, or object storage cannot be read.
         UsageError: `mapped` with object storage, or object storage without its client
             (`pip install faster-video[cloud]`).
     """

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 def inspect_command(store: Path, videos: int | None, as_json: bool) -> None:
     """Show what STORE holds: videos, splits, models, coverage, failures, sizes and what encoding cost.
 
-    Sizes are those of the files. Where the store has the backbone's classifier, it is asked again on the stored
-    maps of a fixed sample of clips, and compared with the scores that the backbone gave. It may be asked while an
-    extraction writes the store.
+    Sizes are those of the files. Where the store has the backbone's classifier, it is asked again on the
+    stored maps of a fixed sample of clips, and compared with the scores that the backbone gave. It may be
+    asked while an extraction writes the store.
 
     \b
     Examples:
@@ -100,8 +100,8 @@ def _print_model(model: ModelSummary) -> None:
     )
     if model.quantisation_rms_median is not None:
         click.echo(
-            f"    uint8 against float16: relative RMS error {model.quantisation_rms_median:.2%} in the median "
-            f"video, {model.quantisation_rms_largest:.2%} in the worst"
+            f"    uint8 against float16: relative RMS error {model.quantisation_rms_median:.2%} in the "
+            f"median video, {model.quantisation_rms_largest:.2%} in the worst"
         )
     if model.agreement is not None:
         click.echo(
@@ -157,8 +157,8 @@ def _print_projection(summary: StoreSummary, videos: int) -> None:
 def convert_command(store: Path, new: Path, as_json: bool, **options: Any) -> None:
     """Write the maps of STORE in another encoding into the store NEW, with its videos, scores and provenance.
 
-    STORE is not changed, and its maps must be float16. Run again, it does only what is not whole yet in NEW, or
-    was made again in STORE since.
+    STORE is not changed, and its maps must be float16. Run again, it does only what is not whole yet in NEW,
+    or was made again in STORE since.
 
     \b
     Example:

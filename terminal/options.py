@@ -116,7 +116,7 @@ def _type(of: ConfigSetting) -> Any:
 
 
 def with_own_errors(command: click.Command) -> click.Command:
-    """Make a command's numbers and choices that only click declares report errors as settings do; return it."""
+    """Let a command's numbers and choices that only click declares report errors as settings do."""
     for parameter in command.params:
         kind, name = parameter.type, parameter.opts[0]
         declared: Declaration = {}

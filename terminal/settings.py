@@ -8,8 +8,8 @@ class Config:
     def __post_init__(self) -> None:
         check(self)
 
-`options.options_of(Config)` gives a command the option `--clips`. `check` refuses a bad value with the same error as
-the command, and `documented` describes the fields in the class's docstring.
+`options.options_of(Config)` gives a command the option `--clips`. `check` refuses a bad value with the same
+error as the command, and `documented` describes the fields in the class's docstring.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Declaration(TypedDict, total=False):
         flag: the option's name, if it differs from the field's: "--model" for `models`.
         metavar: the placeholder of the value in the help.
         path: whether the value is a path of a file or folder.
-        scale: the field's value for 1 on the command line: 2**30 if the option is in GiB and the field in bytes.
+        scale: the field's value for 1 on the command line: 2**30 for an option in GiB and a field in bytes.
         listed: whether a tuple is one text with commas; otherwise its option may be repeated.
         argument: whether it is an argument of the command, not an option.
         python: whether only Python can set it: the command has no option for it.
@@ -76,7 +76,7 @@ class Declaration(TypedDict, total=False):
 
 
 def setting(default: T, **declared: Unpack[Declaration]) -> T:
-    """Return a dataclass field with a default; without one, use `field(metadata=declare(…))` for type checkers."""
+    """Return a field with a default; without one, use `field(metadata=declare(…))` for type checkers."""
     return field(default=default, metadata=declare(**declared))
 
 
@@ -86,7 +86,7 @@ def declare(**declared: Unpack[Declaration]) -> Mapping[str, Any]:
 
 
 def like(config: type, name: str, default: Any = MISSING, **changed: Unpack[Declaration]) -> Any:
-    """Return the field `name` as another class declares it, with a new default, if given, and other changes."""
+    """Return the field `name` of another class, with a new default, if given, and other changes."""
     (original,) = (each for each in fields(config) if each.name == name)
     declared: Declaration = {**original.metadata[_DECLARED], **changed}
     return setting(original.default if default is MISSING else default, **declared)

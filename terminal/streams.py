@@ -14,7 +14,8 @@ READER_LEFT = 141
 
 # Replacements for signs of our messages that the stream's encoding does not contain; any other becomes "?".
 _SUBSTITUTES = {
-    "×": "x", "…": "...", "–": "-", "−": "-", "·": "*", "→": "->", "±": "+-", "≠": "!=", "≤": "<=", "≥": ">=", "‖": "||",
+    "×": "x", "…": "...", "–": "-", "−": "-", "·": "*", "→": "->", "±": "+-", "≠": "!=", "≤": "<=", "≥": ">=",
+    "‖": "||",
     "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "½": "1/2", "²": "2", "³": "3", "∞": "inf", "█": "#",
 }  # fmt: skip
 
@@ -33,7 +34,7 @@ def is_terminal(stream: object) -> bool:
 
 
 def settle() -> None:
-    """Prepare stdin, stdout and stderr for a command: never closed, and no error for characters they cannot encode.
+    """Make stdin, stdout and stderr safe: never closed, and no error for characters they cannot encode.
 
     A closed descriptor is opened on the null device, so that none of our files gets its number.
     """

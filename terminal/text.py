@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """Return a number of things: "1 shard", "240,000 videos", "2 classes"; by default the plural adds an s."""
+    """Return a number of things: "1 shard", "240,000 videos", "2 classes"; the default plural adds an s."""
     return f"{count:,} {agreeing(count, noun, plural or f'{noun}s')}"
 
 

@@ -83,7 +83,7 @@ class Ranks:
         """
         if self.count == 1:
             return module
-        # With one clip per video, steps do not use recurrent weights; with a drawn pattern, some skip a model.
+        # With one clip per video no step uses recurrent weights; with a drawn pattern some skip a model.
         return nn.parallel.DistributedDataParallel(
             module, static_graph=not varies, find_unused_parameters=varies
         )
@@ -134,13 +134,13 @@ def _left_over(what: str) -> str:
 
 @contextmanager
 def init_distributed(device: str | None) -> Iterator[tuple[Ranks, torch.device]]:
-    """Join the ranks that torchrun started; yields them and the device: without torchrun, `ALONE` and `device`.
+    """Join the ranks that torchrun started; yields them and this rank's device, or `ALONE` and `device`.
 
     Under torchrun `device` is "cpu", or None or "cuda" for the GPU of the rank's own number. May be nested.
 
     Raises:
-        UsageError: no such device, or one GPU named for several ranks; or torchrun's variables are left over from
-            another run, and the other processes do not come.
+        UsageError: no such device, or one GPU named for several ranks; or torchrun's variables are left over
+            from another run, and the other processes do not come.
     """
     ranks = started()
     if ranks == ALONE:
@@ -152,9 +152,9 @@ def init_distributed(device: str | None) -> Iterator[tuple[Ranks, torch.device]]
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    # Import this before a group exists. Its default arguments hold the group of the first import, which is at the
-    # latest in a module that shares gradients. They would keep the group, and threads that may need the interpreter
-    # after its end (SIGABRT, rarely).
+    # Import this before a group exists. Its default arguments hold the group of the first import, which is at
+    # the latest in a module that shares gradients. They would keep the group, and threads that may need the
+    # interpreter after its end (SIGABRT, rarely).
     from torch.distributed.nn import functional  # noqa: F401
 
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"

@@ -13,9 +13,9 @@ def group_split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split training rows into (training, validation), about `share` of each class, the same for one seed.
 
-    `labels` and `groups` have an entry for every row of the store, `rows` selects some of them; "" is no group.
-    Videos of one group stay together, so that near-copies are never on both sides. Every class keeps a training
-    video; a class of two groups or more gives at least one to validation.
+    `labels` and `groups` have an entry for every row of the store, `rows` selects some of them; "" is no
+    group. Videos of one group stay together, so that near-copies are never on both sides. Every class keeps a
+    training video; a class of two groups or more gives at least one to validation.
     """
     rng = np.random.default_rng([seed, 0x7A11])
     units: dict[str, list[int]] = {}

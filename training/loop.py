@@ -5,11 +5,11 @@ A stage describes its training as a `Task`; `fit` runs it in a run folder, which
     config.json         everything that decides the run; a rerun must have the same
     metrics.jsonl       one line per epoch, and the same as TensorBoard events
     timing.jsonl        one line per epoch: its seconds, and the share of them spent waiting for data
-    last.safetensors    model and optimiser, with epoch, step and best in its header (last.json: the same, to read)
-    best.safetensors    the model's state of the epoch with the highest validation top-1 (best.json: its metrics)
+    last.safetensors    model and optimiser, with epoch, step and best in its header (last.json: the header)
+    best.safetensors    the model's state after the epoch with the best validation top-1 (best.json: metrics)
 
-All randomness is a function of (seed, epoch, step, rank). So a resumed run is bit for bit equal to an uninterrupted
-one, on the same machine with the same number of threads and ranks.
+All randomness is a function of (seed, epoch, step, rank). So a resumed run is bit for bit equal to an
+uninterrupted one, on the same machine with the same number of threads and ranks.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def fit(
 ) -> BestEpoch:
     """Train `task` in `run_dir`, or resume the run there, and return its best epoch.
 
-    `config` is everything besides `options` that decides the run; it is written to config.json. On SIGTERM, SIGUSR1
-    or SIGINT the state is saved after the step, and `Interrupted` or KeyboardInterrupt is raised; a second signal
-    acts immediately. Of several ranks only the first writes; all read the folder. `varies` means that steps may use
-    different parameters.
+    `config` is everything besides `options` that decides the run; it is written to config.json. On SIGTERM,
+    SIGUSR1 or SIGINT the state is saved after the step, and `Interrupted` or KeyboardInterrupt is raised; a
+    second signal acts immediately. Of several ranks only the first writes; all read the folder. `varies`
+    means that steps may use different parameters.
 
-    Raises RunError if the folder has another config, or if a loss, gradient, weight or validation figure is not
-    finite; StorageError if the disk fails; Interrupted.
+    Raises RunError if the folder has another config, or if a loss, gradient, weight or validation figure is
+    not finite; StorageError if the disk fails; Interrupted.
     """
     with (
         TrainingRun.begun(task, options, run_dir, config=config, ranks=ranks, varies=varies) as run,
@@ -97,10 +97,10 @@ def own_randomness(options: TrainingOptions) -> AbstractContextManager[None]:
 
 
 class TrainingRun(Generic[BatchT]):
-    """One run in its folder, driven from outside: by `fit` epoch by epoch, or step by step together with other runs.
+    """One run in its folder; `fit` drives it by epochs, or a caller by steps, together with other runs.
 
-    An epoch is `train_step` on each of its batches, in order, and then `end_epoch`; `state` tells the next step.
-    The model must be in train mode before a step.
+    An epoch is `train_step` on each of its batches, in order, and then `end_epoch`; `state` tells the next
+    step. The model must be in train mode before a step.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class TrainingRun(Generic[BatchT]):
         return asked
 
     def _log_time(self, seconds: float, waited: float) -> None:
-        """Log the time, for a resumed epoch only since then; not in metrics.jsonl, which must be reproducible."""
+        """Log the time (of a resumed epoch, the rest) outside metrics.jsonl, which must be reproducible."""
         if self.ranks.is_main:
             line = {"epoch": self.state.epoch + 1, "seconds": seconds, "waited": waited / seconds}
             with (self.run_dir / "timing.jsonl").open("a", encoding="utf-8") as file:

@@ -64,7 +64,7 @@ class TrainingOptions:
 
 
 def learning_rate_at(options: TrainingOptions, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of global step `step` (0-based): linear warm-up, then a half cosine to 0 [27]."""
+    """Return the learning rate of the 0-based global step: linear warm-up, then a half cosine to 0 [27]."""
     warmup = options.warmup_epochs * steps_per_epoch
     if step < warmup:
         return options.learning_rate * (step + 1) / (warmup + 1)

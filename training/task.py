@@ -31,7 +31,7 @@ class Task(Protocol[BatchT]):
         ...
 
     def loss(self, batch: BatchT) -> Tensor:
-        """Return the batch's mean loss, a scalar with a gradient; with several ranks, their parts add up to it."""
+        """Return the batch's mean loss, a scalar with a gradient; the parts of several ranks add up to it."""
         ...
 
     def video_ids(self, batch: BatchT) -> Sequence[str]:

@@ -44,7 +44,8 @@ def decode_checksummed(data: bytes, *, name: str) -> dict[str, Any]:
         sealed = value.pop("digest")
         if value["format"] != FORMAT:
             raise StoreError(f"{name} has format {value['format']!r}; this version reads {FORMAT}")
-        # The text without its digest is the text that was hashed: a large value is not encoded or copied again.
+        # The text without its digest is the text that was hashed: a large value is not encoded or copied
+        # again.
         written = b'"digest":%s,' % canonical_json(sealed)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StoreError(f"{name} is damaged, or not of a store: {error!r}") from error

@@ -28,7 +28,7 @@ from .schema import group_metadata
 class Column:
     """The layout of an array: chunks of `chunk_rows` rows, one zstd frame each, padded with `fill`.
 
-    `fill` is NaN where the dtype has one and it means "absent".
+    `fill` is NaN if the dtype has one and it means "absent".
     """
 
     dtype: str

@@ -205,8 +205,8 @@ def append(
 ) -> Manifest:
     """Add the videos that are not in the store yet, as one new segment, and return the complete manifest.
 
-    Known videos must have the same label and splits. If two runs append at once, the second one to write reads
-    the first one's segment and adds the videos that remain.
+    Known videos must have the same label and splits. If two runs append at once, the second one to write
+    reads the first one's segment and adds the videos that remain.
 
     Raises:
         StoreError: the class names, or a known video's label or splits, differ from the store's.
@@ -253,8 +253,8 @@ def _new_ones(
         }
         if (video.label, dict(video.splits)) != (int(current.labels[row]), splits):
             raise StoreError(
-                f"{video.id}: the store has label {current.labels[row]} and splits {splits}, the source label "
-                f"{video.label} and splits {dict(video.splits)}; a manifest is written once: "
+                f"{video.id}: the store has label {current.labels[row]} and splits {splits}, the source "
+                f"label {video.label} and splits {dict(video.splits)}; a manifest is written once: "
                 "write to another --store"
             )
     return fresh

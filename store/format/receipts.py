@@ -151,7 +151,8 @@ def receipt_times(folder: Path, *, entered: bool = False) -> dict[tuple[int, int
 
     Args:
         folder: the model's.
-        entered: use the time when the file arrived at its path, if later: a copy may keep the original's time.
+        entered: use the time when the file arrived at its path, if later: a copy may keep the original's
+            time.
     """
     times = {}
     try:
@@ -178,7 +179,7 @@ def read_receipt(folder: Path, shard: int, view: int) -> Receipt:
 
     Raises:
         StoreError: it is missing, malformed or another shard's.
-        StorageError: it exists but cannot be read, which tells nothing about the shard.
+        StorageError: it exists but cannot be read, so the state of the shard is unknown.
     """
     path = receipt_path(folder, shard, view)
     try:
@@ -201,8 +202,8 @@ def read_receipts(folder: Path, pairs: list[tuple[int, int]]) -> Iterator[Receip
 def count_failed(folder: Path, shard: int, view: int) -> int:
     """Count the failed videos in a receipt's bytes; tens of times as fast as decoding it.
 
-    Only for display: nothing is checked. In canonical JSON a quote within a text is escaped, so no reason or key
-    contains `FAILED_BYTES`.
+    Only for display: nothing is checked. In canonical JSON a quote within a text is escaped, so no reason or
+    key contains `FAILED_BYTES`.
 
     Raises:
         FileNotFoundError: the receipt does not exist.

@@ -120,7 +120,7 @@ _LITTLE: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"
 
 
 def _maps_metadata(rows: int, shard_videos: int, spec: FeatureSpec) -> bytes:
-    """Return the metadata of the maps: one inner chunk per clip, one shard per group of videos, index at the end."""
+    """Return the maps' metadata: an inner chunk per clip, a shard per group of videos, index at the end."""
     inner = [_LITTLE if spec.dtype == "float16" else {"name": "bytes"}]
     if spec.codec == "zstd":
         inner.append({"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}})

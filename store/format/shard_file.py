@@ -18,7 +18,7 @@ ABSENT = np.uint64(2**64 - 1)
 
 
 def index_bytes(index: NDArray[np.uint64]) -> bytes:
-    """Encode a shard's index as Zarr does: (videos per shard, clips, 2) offsets and sizes, then their crc32c."""
+    """Encode a shard's index for Zarr: (videos per shard, clips, 2) offsets and sizes, then their crc32c."""
     data = index.astype("<u8").tobytes()
     return data + checksum(data).to_bytes(4, "little")
 

@@ -56,7 +56,7 @@ class FileRanges:
 
 
 class MappedRanges:
-    """Reads through a memory map: faster in page cache, but truncating the file kills the process (SIGBUS)."""
+    """Reads a memory map: faster in page cache, but truncating the file kills the process (SIGBUS)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -76,11 +76,11 @@ def require_verifiable(path: Path) -> None:
 
 
 class RemotePath(PosixPath):
-    """An object or a folder of objects in a bucket, `s3://bucket/folder/name`, with the read methods of `Path`.
+    """An object, or a folder of objects, `s3://bucket/folder/name`, with the read methods of `Path`.
 
-    It stores only its parts. All other methods raise UsageError, because `__fspath__` does: so nothing takes it
-    for a local file by mistake. Methods that read raise FileNotFoundError if the object does not exist, and
-    StoreError, in one line, for all other errors.
+    It stores only its parts. All other methods raise UsageError, because `__fspath__` does: so nothing takes
+    it for a local file by mistake. Methods that read raise FileNotFoundError if the object does not exist,
+    and StoreError, in one line, for all other errors.
     """
 
     __slots__ = ()
@@ -177,7 +177,7 @@ class RemotePath(PosixPath):
 
 
 class RemoteRanges:
-    """Byte ranges of an object, one request each; the last `TAIL_BYTES` are fetched together with the size."""
+    """Byte ranges of an object, one request each; the last `TAIL_BYTES` are fetched with the size."""
 
     def __init__(self, path: RemotePath) -> None:
         import obstore

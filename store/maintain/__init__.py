@@ -1,1 +1,1 @@
-"""Operations on a complete store: inspect, verify, convert, and tell how to make its shards again."""
+"""Operations on a complete store: inspect, verify, convert, and commands to make its shards again."""

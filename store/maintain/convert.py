@@ -87,11 +87,12 @@ def convert(
     processes: int | None = None,
     progress: bool = True,
 ) -> Conversion:
-    """Write a store's maps in another encoding into a new store, with videos, logits, failures and provenance.
+    """Write a store's maps in another encoding into a new store, with all other data of the store.
 
     Every clip is verified as it is read. Complete shards in the new store are skipped, so an interrupted
-    conversion continues, and a later run adds the shards that an extraction has written since. Shards that were
-    rewritten in the source are converted again; if there are any, no other process may be writing the new store.
+    conversion continues, and a later run adds the shards that an extraction has written since. Shards that
+    were rewritten in the source are converted again; if there are any, no other process may be writing the
+    new store.
 
     Args:
         source: the store; only its complete shards are converted.
@@ -103,7 +104,7 @@ def convert(
         progress: show a progress bar.
 
     Raises:
-        UsageError: no such dtype, codec or model, or the target is or contains the source or vice versa.
+        UsageError: no such dtype, codec or model, or the target is the source or lies inside it.
         ProvenanceMismatch: the new store holds other videos, or maps made otherwise.
         StoreError: the maps are uint8 already, have values below zero with `dtype="uint8"`, or are damaged.
         StorageError: the disk failed.
@@ -174,8 +175,8 @@ def _require_float16(features: Features) -> None:
     """Refuse uint8 maps: their error cannot be undone, and float16 maps made from them would look exact."""
     if features.spec.dtype != "float16":
         raise StoreError(
-            f"{features.store.path}: the maps of {features.model} are {features.spec.dtype} already, and only "
-            "float16 ones can be converted; start from the float16 store, or extract again"
+            f"{features.store.path}: the maps of {features.model} are {features.spec.dtype} already, and "
+            "only float16 ones can be converted; start from the float16 store, or extract again"
         )
 
 
@@ -275,7 +276,7 @@ def _convert_shard(task: _Task) -> tuple[int, int, int]:
 
 
 def _require_sound(features: Features, receipt: Receipt) -> None:
-    """Check the receipt and the logits, which the new receipt will confirm; maps are verified clip by clip."""
+    """Check the receipt and the logits, which the new receipt confirms; maps are verified clip by clip."""
     store, first = features.store, receipt.shard * features.store.shard_videos
     ids = store.videos.ids[first : first + store.shard_videos]
     fix = f"run: faster verify {store.path} --repair"

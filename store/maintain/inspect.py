@@ -32,18 +32,20 @@ class ModelSummary:
         reasons: failure reason → number of videos, the most frequent first.
         bytes_per_clip, bytes_per_video: of one map as an array, and of `clips` maps, before padding or
             compression.
-        stored_bytes: of the files of complete shards, in all views: maps with their index and padding, and scales.
+        stored_bytes: of the files of complete shards, in all views: maps with their index and padding, and
+            scales.
         logits_bytes: of these shards' logits.
         stored_bytes_per_clip: `stored_bytes` per clip in them; None if there are no clips.
-        stored_bytes_per_video: `stored_bytes` and `logits_bytes` per video and view in them; None if there are
-            no videos.
+        stored_bytes_per_video: `stored_bytes` and `logits_bytes` per video and view in them; None if there
+            are no videos.
         compression: bytes of uncompressed float16 maps over `stored_bytes`.
         quantisation_rms_median, quantisation_rms_largest: over the videos, the relative RMS error of uint8;
             None for float16.
-        agreement: of the backbone's classifier on the stored maps with the stored logits; None if the store has
-            no classifier of the model, or no complete video.
-        projected_bytes: of maps, scales and logits of the requested number of videos, in complete shards; None
-            if no number was requested, or if maps are compressed and no video is stored yet to measure.
+        agreement: of the backbone's classifier on the stored maps with the stored logits; None if the store
+            has no classifier of the model, or no complete video.
+        projected_bytes: of maps, scales and logits of the requested number of videos, rounded up to complete
+            shards; None if no number was requested, or if maps are compressed and no video is stored yet to
+            measure.
     """
 
     model: str
@@ -81,7 +83,8 @@ class StoreSummary:
     Attributes:
         videos: rows that are videos. labelled: videos with a label. missing: listed but not on disk.
         splits: split → subset → number of videos.
-        projected_videos: the requested number. free_bytes: of the store's file system, None on object storage.
+        projected_videos: the requested number. free_bytes: of the store's file system, None on object
+            storage.
     """
 
     path: str
@@ -109,7 +112,8 @@ class StoreSummary:
 def inspect(path: str | Path, *, videos: int | None = None) -> StoreSummary:
     """Summarise a store, also while an extraction writes to it.
 
-    It gets the size of each shard's files, and reads at most about 500 clips per model, for a store of any size.
+    It gets the size of each shard's files, and reads at most about 500 clips per model, for a store of any
+    size.
 
     Args:
         path: the store's folder.
@@ -138,9 +142,10 @@ def inspect(path: str | Path, *, videos: int | None = None) -> StoreSummary:
 
 
 def plain_bytes(spec: FeatureSpec, videos: int, shard_videos: int) -> int:
-    """Return the bytes of `videos` videos without compression, in all views: maps, indexes, scales and logits.
+    """Return the bytes of `videos` uncompressed videos, in all views: maps, indexes, scales and logits.
 
-    Also an upper limit for compressed maps, apart from the less than 1 % that zstd adds to incompressible clips.
+    Also an upper limit for compressed maps, apart from the less than 1 % that zstd adds to incompressible
+    clips.
     """
     return round(_projected(spec, videos, shard_videos, spec.clips * spec.clip_stride_bytes))
 
@@ -152,7 +157,7 @@ def _projected(spec: FeatureSpec, videos: int, shard_videos: int, maps_bytes: fl
 
 
 def _fixed_bytes(spec: FeatureSpec, shard_videos: int) -> int:
-    """Return the bytes of a shard other than maps: index and its checksum, scales, logits; always full-size."""
+    """Return the bytes of a shard except the maps: index and its checksum, scales, logits; always full-size."""
     scales = 4 * spec.map_shape[3] if spec.dtype == "uint8" else 0
     return shard_videos * (spec.clips * (16 + 4 * spec.num_classes) + scales) + 4
 

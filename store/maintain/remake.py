@@ -1,6 +1,7 @@
 """Build the commands that make removed shards again, from the store's provenance.
 
-The stages that make maps know their own options. They pass them in as `Makers`, so the store need not know them.
+The stages that make maps know their own options. They pass them in as `Makers`, so the store need not know
+them.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from ..write.create import fit_arrays
 from ..write.removal import list_tombstones, remove_file, remove_shards
 from .remake import Makers, remaking_commands
 
-# Errors that mean that a shard's file is missing or unreadable; other errors tell nothing about the shard.
+# Errors that mean that a shard's file is missing or unreadable; after other errors its state is unknown.
 _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
@@ -49,11 +49,12 @@ class Verification:
     Attributes:
         shards, size_bytes: receipts and bytes that were read.
         bad: shards that fail verification.
-        descriptions: changed array metadata, `trained_on.json` or classifier, or an index that differs from the
-            receipts. Repair derives the metadata and the index again and removes the others; the commands in
-            `remake` write these again.
+        descriptions: changed array metadata, `trained_on.json` or classifier, or an index that differs from
+            the receipts. Repair derives the metadata and the index again and removes the others; the commands
+            in `remake` write these again.
         leftovers: temporary files, and data without a receipt, relative to the store; readers ignore them.
-        remake: the commands that make the bad parts again after their removal, as far as the store records them.
+        remake: the commands that make the bad parts again after their removal, as far as the store records
+            them.
         repaired: whether all of these were repaired or removed.
     """
 
@@ -183,7 +184,7 @@ def _to_remake(
 
 
 def _altered(store: Store, features: Features) -> Iterator[Path]:
-    """Yield changed files outside shards: array metadata for other Zarr libraries, `trained_on.json`, classifier."""
+    """Yield changed files outside shards: array metadata, `trained_on.json`, classifier."""
     for name, metadata in arrays_metadata(store.videos.rows, store.shard_videos, features.spec).items():
         file = features.folder / name / "zarr.json"
         if _sha256(file) != hashlib.sha256(metadata).hexdigest():

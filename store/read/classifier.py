@@ -61,8 +61,8 @@ def read_head(features: Features) -> Head | None:
 def agreement(features: Features) -> Agreement | None:
     """Compare the best class of the stored logits and of mean(map) · Wᵀ + b, on a fixed sample of clips.
 
-    The maps are read from the store, so the result includes the error of float16 or uint8. None if the store has
-    no classifier of the model, or no complete video.
+    The maps are read from the store, so the result includes the error of float16 or uint8. None if the store
+    has no classifier of the model, or no complete video.
 
     Raises:
         StoreError: a clip or the classifier is damaged.

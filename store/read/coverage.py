@@ -107,7 +107,7 @@ def load_coverage(
     shards: Collection[int] | None = None,
     again: Collection[tuple[int, int]] = (),
 ) -> Coverage:
-    """Read the consolidated columns, if there are any for these videos, and the receipts that they do not contain.
+    """Read the consolidated columns, if these videos have any, and the receipts that they do not contain.
 
     Args:
         folder: the model's.

@@ -122,7 +122,7 @@ class Features:
             raise StoreError(f"{file}: not a list of videos' ids: {error}") from error
 
     def seen_in_training(self, ids: Sequence[str]) -> list[str]:
-        """Return those of `ids` whose video the weights were trained on, also as a segment or under another root.
+        """Return the `ids` whose video the weights were trained on, also as a segment or under another root.
 
         Two ids mean the same video if, without "#t=…", one is the end of the other's path.
         """
@@ -233,7 +233,8 @@ class Features:
     ) -> StoredMaps:
         """Read clips in any order as they are stored, directly into one array: the way to feed a device.
 
-        Several threads may read at once. On object storage, one call sends `remote.THREADS` requests in parallel.
+        Several threads may read at once. On object storage, one call sends `remote.THREADS` requests in
+        parallel.
 
         Args:
             rows, views, clips: (n,) integers, or scalars that apply to all.
@@ -268,7 +269,7 @@ class Features:
             return StoredMaps(values, scales, scale_of)
         parts = zip(np.array_split(keys, THREADS), np.array_split(places, THREADS), strict=True)
         with ThreadPoolExecutor(THREADS, thread_name_prefix="store") as pool:
-            # Leaving the pool waits for all threads, also after an error: they write into the caller's memory.
+            # The pool waits for all threads, also after an error: they write into the caller's memory.
             for part in [pool.submit(read, k.tolist(), p.tolist()) for k, p in parts]:
                 part.result()
         return StoredMaps(values, scales, scale_of)
@@ -332,8 +333,9 @@ class Features:
             absent = np.flatnonzero(~known)
             row = int(r[absent[0]])
             raise StoreError(
-                f"{self.store.path} has no maps of {self.model} for {self.store.videos.ids[row] or f'row {row}'}"
-                f" (and {absent.size - 1} more asked for); see: faster inspect {self.store.path}"
+                f"{self.store.path} has no maps of {self.model} for "
+                f"{self.store.videos.ids[row] or f'row {row}'} "
+                f"(and {absent.size - 1} more asked for); see: faster inspect {self.store.path}"
             )
         return r, v, c
 

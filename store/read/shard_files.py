@@ -25,7 +25,7 @@ Request = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
 class ShardFiles:
-    """Reads clips from a model's shard files and keeps recent files open; several threads may read at once."""
+    """Reads clips from a model's shard files and keeps recent ones open; threads may read in parallel."""
 
     def __init__(self, store: StoreRoot, folder: Path, spec: FeatureSpec, *, mapped: bool) -> None:
         self.store = store
@@ -41,7 +41,7 @@ class ShardFiles:
             self._files.clear()
 
     def in_file_order(self, request: Request) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return each clip's number in the order of the shard files, ascending, and its place in the request."""
+        """Return each clip's number in the order of the shard files, sorted, and its place in the request."""
         rows, views, clips = request
         shards, within = np.divmod(rows, self.store.shard_videos)
         keys = (
@@ -89,7 +89,7 @@ class ShardFiles:
     def read_scales(
         self, keys: NDArray[np.int64], places: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the scale of each requested video, and the index of its scale for each place of the request."""
+        """Return the scales of the requested videos, and each place's index into them."""
         videos = keys // self.spec.clips
         first = _changes(videos)
         scale_of = np.empty(len(keys), dtype=np.int64)

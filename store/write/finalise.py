@@ -1,4 +1,4 @@
-"""Rewrite everything that is derived from receipts and manifest; can be repeated or interrupted at any time."""
+"""Rewrite all data derived from receipts and manifest; may be repeated or interrupted at any time."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Remove shards of a store, so that an extraction makes them again; an interrupted removal is finished later.
 
 A shard's tombstone, `receipts/000012.v0.removing`, is written before its receipt is removed, and is removed
-after its data. A tombstone next to a receipt has no meaning: no data were removed yet, or the shard was written
-again. A tombstone without a receipt means that the shard's remaining data must be removed; they are not a
-writer's.
+after its data. A tombstone next to a receipt has no meaning: no data were removed yet, or the shard was
+written again. A tombstone without a receipt means that the shard's remaining data must be removed; they are
+not a writer's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def remove_shards(store: Store, shards: Iterable[tuple[str, int, int, int]]) -> 
     """Remove shards, given as (model, clip frames, shard, view), so that an extraction makes them again.
 
     No other process may be writing the store. Readers see each shard complete or not at all, at every moment.
-    After an interruption, `finish_removals` or the next `remove_shards` removes the rest of shards in removal.
+    After an interruption, `finish_removals` or the next `remove_shards` completes the removal.
 
     Raises:
         StorageError: the disk failed.

@@ -145,7 +145,8 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         """
         if sorted(self._entries) != self._expected:
             raise StoreError(
-                f"shard {self._shard} has {len(self._entries):,} of its {counted(len(self._expected), 'video')}"
+                f"shard {self._shard} has {len(self._entries):,} of its "
+                f"{counted(len(self._expected), 'video')}"
             )
         data = {
             scales_key(self._shard, self._view): self._scales,
