@@ -157,7 +157,7 @@ def _projected(spec: FeatureSpec, videos: int, shard_videos: int, maps_bytes: fl
 
 
 def _fixed_bytes(spec: FeatureSpec, shard_videos: int) -> int:
-    """Return the bytes of a shard except the maps: index and its checksum, scales, logits; always full-size."""
+    """Return the bytes of a shard except the maps: index, its checksum, scales, logits; always full-size."""
     scales = 4 * spec.map_shape[3] if spec.dtype == "uint8" else 0
     return shard_videos * (spec.clips * (16 + 4 * spec.num_classes) + scales) + 4
 
