@@ -40,9 +40,9 @@ def planned_videos(config: EventSet) -> tuple[PlannedVideo, ...]:
     planned = []
     for index in range(classes * config.videos_per_class):
         label, number = index % classes, index // classes
-        part = "test" if number < config.test_videos_per_class else "train"
+        subset = "test" if number < config.test_videos_per_class else "train"
         name = hashlib.blake2s(f"{config} {index}".encode(), digest_size=6).hexdigest()
-        path = Path(part, config.class_names[label], f"{name}.mp4")
+        path = Path(subset, config.class_names[label], f"{name}.mp4")
         planned.append(PlannedVideo(path=path, label=label, index=index))
     return tuple(planned)
 
@@ -53,10 +53,10 @@ def planned_singles(config: EventSet) -> tuple[PlannedVideo, ...]:
     planned = []
     for index in range(config.events * config.singles_per_kind):
         label, number = index % config.events, index // config.events
-        part = "test" if number < config.test_singles_per_kind else "train"
+        subset = "test" if number < config.test_singles_per_kind else "train"
         name = hashlib.blake2s(f"{config} {first + index}".encode(), digest_size=6).hexdigest()
         planned.append(
-            PlannedVideo(path=Path(part, KINDS[label], f"{name}.mp4"), label=label, index=first + index)
+            PlannedVideo(path=Path(subset, KINDS[label], f"{name}.mp4"), label=label, index=first + index)
         )
     return tuple(planned)
 
@@ -86,14 +86,14 @@ def _write(
             f"{folder} holds {counted(len(foreign), 'video')} that {agreeing(len(foreign), 'is', 'are')} "
             f"not of this set, such as {min(foreign)}: choose another folder or remove it"
         )
-    todo = [(video, path) for video, path in zip(planned, paths, strict=True) if not path.exists()]
-    bar = tqdm(total=len(todo), desc="rendering videos", unit="video", disable=not progress)
+    pending = [(video, path) for video, path in zip(planned, paths, strict=True) if not path.exists()]
+    bar = tqdm(total=len(pending), desc="rendering videos", unit="video", disable=not progress)
     try:
         for parent in {path.parent for path in paths}:
             parent.mkdir(parents=True, exist_ok=True)
         # Threads are enough: numpy and the encoder release the GIL for almost all of the work.
         with bar, ThreadPoolExecutor(max_workers=2) as pool:
-            for _ in pool.map(lambda item: _write_video(config, render, *item), todo):
+            for _ in pool.map(lambda item: _write_video(config, render, *item), pending):
                 bar.update()
     except OSError as error:
         raise StorageError(f"cannot write videos below {folder}: {error}") from error

@@ -265,7 +265,7 @@ def _own_hdf5(place: Path, file: Any, model: str, clip_frames: int | None) -> tu
     texts = {name: file[name].asstr()[:].tolist() for name in ("ids", "paths", "groups")}
     starts, ends = file["start_seconds"][:].tolist(), file["end_seconds"][:].tolist()
     labels, reasons = file["labels"][:].tolist(), group["reasons"].asstr()[:].tolist()
-    splits = {name: parts[:].tolist() for name, parts in file["splits"].items()}
+    splits = {name: subsets[:].tolist() for name, subsets in file["splits"].items()}
     status, facts = group["status"][:].tolist(), {name: group[name][:] for name in FACTS}
     absent = [Absence.from_dict(json.loads(line)) for line in group["missing"].asstr()[:].tolist()]
     rows: dict[str, int] = {}
@@ -275,7 +275,7 @@ def _own_hdf5(place: Path, file: Any, model: str, clip_frames: int | None) -> tu
             id=name,
             path=texts["paths"][row],
             label=labels[row],
-            splits={split: PART_NAMES[parts[row]] for split, parts in splits.items() if parts[row]},
+            splits={split: PART_NAMES[subsets[row]] for split, subsets in splits.items() if subsets[row]},
             group=texts["groups"][row],
             start_seconds=None if np.isnan(starts[row]) else starts[row],
             end_seconds=None if np.isnan(ends[row]) else ends[row],

@@ -224,9 +224,9 @@ def write_imported(
     writer.fit_arrays(path, spec, manifest, shard_videos)
     finish_removals(store)
     of_row = {manifest.row_of[video.record.id]: video for video in videos}
-    whole = {shard for shard, _ in list_receipts(path / spec.folder)}
+    complete = {shard for shard, _ in list_receipts(path / spec.folder)}
     written = 0
-    for shard in sorted({row // shard_videos for row in of_row} - whole):
+    for shard in sorted({row // shard_videos for row in of_row} - complete):
         rows = range(shard * shard_videos, min((shard + 1) * shard_videos, manifest.rows))
         with ShardWriter(
             path, spec, manifest=manifest, shard=shard, view=0, shard_videos=shard_videos

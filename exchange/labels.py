@@ -193,14 +193,14 @@ def _match(
 
     An array matches a record by its complete id or path, or else by its file name.
     """
-    whole = {_stem(name): name for name in names}
+    by_path = {_stem(name): name for name in names}
     by_name: dict[str, list[str]] = {}
     for name in names:
         by_name.setdefault(PurePosixPath(_stem(name)).name, []).append(name)
     matched: dict[str, VideoRecord] = {}
     missing = []
     for record in records:
-        exact = whole.get(_stem(record.id)) or whole.get(_stem(record.path))
+        exact = by_path.get(_stem(record.id)) or by_path.get(_stem(record.path))
         found = [exact] if exact else by_name.get(PurePosixPath(_stem(record.id)).name, [])
         if not found:
             missing.append(record)

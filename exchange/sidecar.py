@@ -64,7 +64,9 @@ def record_of(videos: Manifest, row: int) -> VideoRecord:
         path=videos.paths[row],
         label=int(videos.labels[row]),
         splits={
-            name: PART_NAMES[part] for name in videos.split_names if (part := int(videos.split(name)[row]))
+            name: PART_NAMES[subset]
+            for name in videos.split_names
+            if (subset := int(videos.split(name)[row]))
         },
         group=videos.groups[row],
         start_seconds=start if start == start else None,  # NaN means the complete file
@@ -144,8 +146,8 @@ def file_names(ids: Sequence[str], paths: Sequence[str]) -> list[str]:
     """
     short = []
     for name, path in zip(ids, paths, strict=True):
-        whole, mark, segment = name.partition("#t=")
-        short.append(whole.removesuffix(PurePosixPath(path).suffix) + mark + segment)
+        base, mark, segment = name.partition("#t=")
+        short.append(base.removesuffix(PurePosixPath(path).suffix) + mark + segment)
     counts: dict[str, int] = {}
     for name in short:
         counts[name] = counts.get(name, 0) + 1
@@ -169,8 +171,8 @@ def _that_fits(name: str, full: str) -> str:
     for i, (step, limit) in enumerate(zip(steps, limits, strict=True)):
         if len(step.encode()) > limit:
             # A folder is the same for all videos in it.
-            whole = full if i + 1 == len(steps) else step
-            end = f"~{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+            hashed = full if i + 1 == len(steps) else step
+            end = f"~{hashlib.sha256(hashed.encode()).hexdigest()[:16]}"
             steps[i] = step.encode()[: limit - len(end)].decode(errors="ignore") + end
     return "/".join(steps)
 

@@ -18,7 +18,7 @@ from ..errors import StorageError
 
 TEMPORARY_SUFFIX = ".tmp"
 
-_MENDS = {
+_FIXES = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some of the quota and run the same command again",
     errno.EFBIG: "a limit on the size of files (ulimit -f); raise it and run the same command again",
@@ -36,7 +36,7 @@ def fix_of(
     place: str = "place",
 ) -> str:
     """Return what the user can do about a disk error; `place` is the option that names the path, if known."""
-    return _MENDS.get(error.errno or 0, otherwise).format(place=place)
+    return _FIXES.get(error.errno or 0, otherwise).format(place=place)
 
 
 @contextmanager

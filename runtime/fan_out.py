@@ -164,7 +164,7 @@ class _Processes:
         report: Callable[[Result], None],
     ) -> None:
         require_startable()
-        todo = iter(units)
+        pending = iter(units)
         processes: list[SpawnProcess] = []
         pipes: dict[Connection, int] = {}
         try:
@@ -177,7 +177,7 @@ class _Processes:
                 pipes[ours] = place
             for pipe, place in pipes.items():
                 # Setup and first unit are one message, so an error on opening arrives before the next send.
-                self._send(pipe, place, (setup, open_worker, place, next(todo)))
+                self._send(pipe, place, (setup, open_worker, place, next(pending)))
             working = set(pipes)
             while working:
                 for ready in wait(list(working)):
@@ -189,7 +189,7 @@ class _Processes:
                     elif kind == "failed":
                         raise value
                     else:
-                        unit = list(islice(todo, 1))
+                        unit = list(islice(pending, 1))
                         self._send(ready, pipes[ready], unit)
                         if not unit:
                             working.remove(ready)

@@ -43,7 +43,9 @@ def require_text(path: str | os.PathLike[str], option: str) -> None:
         UsageError: its absolute path is not UTF-8; `option` is the user's name for it.
     """
     path = Path(path)
-    wrong = next((str(whole) for whole in (path.absolute(), path.resolve()) if not is_text(str(whole))), None)
+    wrong = next(
+        (str(absolute) for absolute in (path.absolute(), path.resolve()) if not is_text(str(absolute))), None
+    )
     if wrong is not None:
         raise UsageError(
             f"{option} is {as_text(wrong)}, which is not UTF-8, and so cannot be recorded; "

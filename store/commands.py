@@ -52,9 +52,9 @@ def inspect_command(store: Path, videos: int | None, as_json: bool) -> None:
     )
     if summary.missing:
         click.echo(f"  listed and not on disk: {summary.missing:,} more")
-    for name, parts in summary.splits.items():
+    for name, subsets in summary.splits.items():
         click.echo(
-            f"  split {name}: " + ", ".join(f"{count} {part}" for part, count in parts.items() if count)
+            f"  split {name}: " + ", ".join(f"{count} {subset}" for subset, count in subsets.items() if count)
         )
     for model in summary.models:
         _print_model(model)

@@ -51,8 +51,8 @@ def settle() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - to the end
         elif isinstance(stream, io.TextIOWrapper):
             # click takes the encoding "ascii" for a mistake and writes UTF-8, so use another name for it.
-            plain = codecs.lookup(stream.encoding).name == "ascii"
-            stream.reconfigure(errors="faster.plain", encoding="faster_ascii" if plain else None)
+            is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(errors="faster.plain", encoding="faster_ascii" if is_ascii else None)
 
 
 def reader_left() -> bool:

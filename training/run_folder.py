@@ -107,9 +107,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file atomically; `header` becomes its metadata."""
-    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     # safetensors cannot read back an empty file that was written with an empty header.
-    replace(path, save(plain, metadata=dict(header) if header else None))
+    replace(path, save(contiguous, metadata=dict(header) if header else None))
 
 
 def remove_unfinished(run_dir: Path) -> None:

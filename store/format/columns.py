@@ -85,9 +85,9 @@ def write_arrays(
     for name, (values, column) in arrays.items():
         for chunk in range(-(-len(values) // column.chunk_rows)):
             rows = values[chunk * column.chunk_rows : (chunk + 1) * column.chunk_rows]
-            whole = np.full((column.chunk_rows, *values.shape[1:]), column.fill, dtype=_little(column.dtype))
-            whole[: len(rows)] = rows
-            _replace_changed(folder / name / column.key(chunk, values.shape), compress(whole.tobytes()))
+            padded = np.full((column.chunk_rows, *values.shape[1:]), column.fill, dtype=_little(column.dtype))
+            padded[: len(rows)] = rows
+            _replace_changed(folder / name / column.key(chunk, values.shape), compress(padded.tobytes()))
         _replace_changed(folder / name / "zarr.json", column.metadata(values.shape))
         for group in list(Path(name).parents)[:-1]:
             put_if_absent(folder / group / "zarr.json", group_metadata())
@@ -107,7 +107,7 @@ def read_array(folder: Path, column: Column, shape: tuple[int, ...]) -> NDArray[
     """Read an array that `write_arrays` wrote; None if it is damaged or of another shape."""
     values = np.empty(shape, dtype=_little(column.dtype))
     chunk_bytes = column.chunk_rows * prod(shape[1:]) * values.itemsize
-    whole = np.empty((column.chunk_rows, *shape[1:]), dtype=values.dtype)
+    padded = np.empty((column.chunk_rows, *shape[1:]), dtype=values.dtype)
     try:
         if read_regular(folder / "zarr.json", size_max=METADATA_BYTES_MAX) != column.metadata(shape):
             return None
@@ -115,8 +115,8 @@ def read_array(folder: Path, column: Column, shape: tuple[int, ...]) -> NDArray[
             first = chunk * column.chunk_rows
             file = folder / column.key(chunk, shape)
             data = read_regular(file, size_max=compressed_size_max(chunk_bytes))
-            decompress(memoryview(data), whole.reshape(-1).view(np.uint8).data)
-            values[first : first + column.chunk_rows] = whole[: shape[0] - first]
+            decompress(memoryview(data), padded.reshape(-1).view(np.uint8).data)
+            values[first : first + column.chunk_rows] = padded[: shape[0] - first]
     except (OSError, StoreError):  # the array can be derived again
         return None
     return values.astype(column.dtype, copy=False)

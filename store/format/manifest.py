@@ -65,8 +65,7 @@ class Manifest:
         groups: a validation split must not divide the rows of one group; "" is no group.
         start_seconds, end_seconds: (rows,) float64, NaN if the row is the complete file.
         class_names: the names of the labels.
-        missing: videos that a source listed but that were not on disk when it was read:
-            id → (label, splits).
+        missing: listed videos that were not on disk when the source was read: id → (label, splits).
         root: video root of the newest segment.
         segments: SHA-256 of each segment's file, oldest first; they identify the manifest.
     """
@@ -170,8 +169,8 @@ def load(store: Path) -> Manifest:
         labels[here] = column["labels"]
         start[here] = [np.nan if value is None else value for value in column["start_seconds"]]
         end[here] = [np.nan if value is None else value for value in column["end_seconds"]]
-        for name, parts in column["splits"].items():
-            splits.setdefault(name, np.zeros(rows, dtype=np.int8))[here] = parts
+        for name, subsets in column["splits"].items():
+            splits.setdefault(name, np.zeros(rows, dtype=np.int8))[here] = subsets
         missing.update({name: (entry["label"], entry["splits"]) for name, entry in column["missing"].items()})
     present = set(ids) - {""}
     if len(present) != videos:
@@ -249,7 +248,9 @@ def _new_ones(
             fresh.append(video)
             continue
         splits = {
-            name: PART_NAMES[part] for name in current.split_names if (part := int(current.split(name)[row]))
+            name: PART_NAMES[subset]
+            for name in current.split_names
+            if (subset := int(current.split(name)[row]))
         }
         if (video.label, dict(video.splits)) != (int(current.labels[row]), splits):
             raise StoreError(
@@ -324,12 +325,12 @@ def _require_sound(column: Mapping[str, Any]) -> None:
         and all(-1 <= label < classes for label in column["labels"])
         and {int, float}.issuperset(map(type, seconds))
         and all(0 <= value < 1e9 for value in seconds)
-        and all({0, 1, 2, 3}.issuperset(parts) for parts in column["splits"].values())
-        and all({int}.issuperset(map(type, parts)) for parts in column["splits"].values())
+        and all({0, 1, 2, 3}.issuperset(subsets) for subsets in column["splits"].values())
+        and all({int}.issuperset(map(type, subsets)) for subsets in column["splits"].values())
         and all(
             type(entry["label"]) is int
             and -1 <= entry["label"] < classes
-            and all(part in PARTS for part in entry["splits"].values())
+            and all(subset in PARTS for subset in entry["splits"].values())
             for entry in column["missing"].values()
         )
     )

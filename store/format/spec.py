@@ -95,9 +95,9 @@ class FeatureSpec:
         """
         names = {field.name for field in fields(cls)}
         if set(data) != names:
-            lacks, has = sorted(names - set(data)), sorted(set(data) - names)
+            missing, unknown = sorted(names - set(data)), sorted(set(data) - names)
             raise StoreError(
-                f"provenance lacks {lacks} and has {has} beside what this version writes: "
+                f"provenance lacks {missing} and has {unknown} beside what this version writes: "
                 "the store is damaged or of another version; extract into another --store"
             )
         for name, known in (("dtype", DTYPES), ("codec", CODECS)):

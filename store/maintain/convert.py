@@ -129,11 +129,11 @@ def convert(
             remove_shards(new, stale)
         tasks, already_whole = [], 0
         for features in chosen:
-            whole = set(list_receipts(new.features(features.model, features.clip_frames).folder))
+            complete = set(list_receipts(new.features(features.model, features.clip_frames).folder))
             for shard, view in list_receipts(features.folder):
                 if shard * new.shard_videos >= new.videos.rows:
                     continue  # of a segment that was added meanwhile
-                if (shard, view) in whole:
+                if (shard, view) in complete:
                     already_whole += 1
                     continue
                 tasks.append(

@@ -132,7 +132,7 @@ def inspect(path: str | Path, *, videos: int | None = None) -> StoreSummary:
         classes=len(manifest.class_names),
         shard_videos=store.shard_videos,
         splits={
-            name: {part: int((manifest.split(name) == number).sum()) for part, number in PARTS.items()}
+            name: {subset: int((manifest.split(name) == number).sum()) for subset, number in PARTS.items()}
             for name in manifest.split_names
         },
         models=tuple(_model_summary(store, *key, videos) for key in store.models),
@@ -166,7 +166,7 @@ def _model_summary(store: Store, model: str, clip_frames: int, videos: int | Non
     features = store.features(model, clip_frames)
     shards = list_receipts(features.folder)
     spec, coverage = features.spec, features.coverage
-    whole, failed = int(coverage.ok[:, 0].sum()), int(coverage.failed[:, 0].sum())
+    complete, failed = int(coverage.ok[:, 0].sum()), int(coverage.failed[:, 0].sum())
     reasons = Counter(coverage.reasons[row, 0] for row in np.flatnonzero(coverage.failed[:, 0]).tolist())
     stored_bytes, logits_bytes = _sizes(features, shards)
     rows, size = coverage.ok, store.shard_videos
@@ -192,9 +192,9 @@ def _model_summary(store: Store, model: str, clip_frames: int, videos: int | Non
         weights_random=spec.weights_random,
         weights_digest=spec.weights_digest,
         gflops_per_clip=features.gflops_per_clip,
-        whole=whole,
+        whole=complete,
         failed=failed,
-        pending=int(store.videos.exists.sum()) - whole - failed,
+        pending=int(store.videos.exists.sum()) - complete - failed,
         reasons=dict(reasons.most_common()),
         bytes_per_clip=spec.clip_bytes,
         bytes_per_video=spec.clip_bytes * spec.clips,

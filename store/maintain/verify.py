@@ -206,13 +206,13 @@ def _stale_indexes(store: Store, models: list[Features], bad: list[BadShard]) ->
     """Yield the attributes of every index that differs from the valid receipts."""
     broken = {(shard.model, shard.clip_frames, shard.shard, shard.view) for shard in bad}
     for features in models:
-        whole = [
+        valid = [
             (shard, view)
             for shard, view in list_receipts(features.folder)
             if (features.model, features.clip_frames, shard, view) not in broken
         ]
         if not index_holds(
-            features.folder, features.spec, videos=store.videos, shard_videos=store.shard_videos, whole=whole
+            features.folder, features.spec, videos=store.videos, shard_videos=store.shard_videos, whole=valid
         ):
             yield features.folder / "index" / "zarr.json"
 
@@ -291,12 +291,12 @@ def _leftovers(store: Store, models: list[Features]) -> Iterator[str]:
             yield str(file.relative_to(store.path))
     for features in models:
         yield from (str(file.relative_to(store.path)) for file in list_tombstones(features.folder))
-        whole = set(list_receipts(features.folder))
+        complete = set(list_receipts(features.folder))
         for name in ("maps", "scales", "logits"):
             for file in (features.folder / name / "c").rglob("*"):
                 parts = file.relative_to(features.folder / name / "c").parts
                 if not (file.is_symlink() or file.is_file()) or file.name.endswith(TEMPORARY_SUFFIX):
                     continue
                 numbers = [int(part) if part.isdecimal() else -1 for part in parts[:2]]
-                if tuple(numbers) not in whole:
+                if tuple(numbers) not in complete:
                     yield str(file.relative_to(store.path))

@@ -122,7 +122,7 @@ def load_coverage(
         StoreError: a receipt is malformed, or was made under another provenance or of other videos.
     """
     coverage = empty_coverage(spec, videos.rows, names)
-    whole = list_receipts(folder)
+    complete = list_receipts(folder)
     attributes = read_attributes(folder / "index")
     columns = _read_index(folder / "index", attributes, coverage, videos)
     for name, values in columns.items():
@@ -131,7 +131,7 @@ def load_coverage(
     status = np.zeros((count * shard_videos, spec.views), dtype=np.int8)
     status[: videos.rows] = coverage.status
     by_shard = status.reshape(count, shard_videos, spec.views)
-    inside = [(shard, view) for shard, view in whole if shard < count and view < spec.views]
+    inside = [(shard, view) for shard, view in complete if shard < count and view < spec.views]
     has_receipt = np.zeros((count, spec.views), dtype=bool)
     has_receipt[tuple(np.array(inside, dtype=np.int64).reshape(-1, 2).T)] = True
     by_shard *= has_receipt[:, None]  # a shard without a receipt does not exist
@@ -145,7 +145,7 @@ def load_coverage(
             unexplained[row // shard_videos, row % shard_videos, view] = False
         unread |= unexplained.any(axis=1)
     known = set(zip(*(axis.tolist() for axis in np.nonzero(~unread)), strict=True)).difference(again)
-    wanted = [pair for pair in whole if pair not in known and (shards is None or pair[0] in shards)]
+    wanted = [pair for pair in complete if pair not in known and (shards is None or pair[0] in shards)]
     for receipt in read_receipts(folder, wanted):
         _enter(coverage, receipt, folder, spec, videos.ids, shard_videos)
     return coverage

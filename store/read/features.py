@@ -128,8 +128,12 @@ class Features:
         """
         trained = {name.partition("#t=")[0] for name in self.trained_on}
         ends = {end for name in trained for end in _ends(name)}
-        plain = {name: name.partition("#t=")[0] for name in ids}
-        return [name for name in ids if plain[name] in ends or not trained.isdisjoint(_ends(plain[name]))]
+        without_time = {name: name.partition("#t=")[0] for name in ids}
+        return [
+            name
+            for name in ids
+            if without_time[name] in ends or not trained.isdisjoint(_ends(without_time[name]))
+        ]
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -142,8 +146,8 @@ class Features:
         """Return the (shard, view) pairs with videos but no receipt, sorted, without opening a receipt."""
         size = self.store.shard_videos
         shards = set((np.flatnonzero(self.store.videos.exists) // size).tolist())
-        whole = set(list_receipts(self.folder))
-        return sorted({(shard, view) for shard in shards for view in range(self.views)} - whole)
+        complete = set(list_receipts(self.folder))
+        return sorted({(shard, view) for shard in shards for view in range(self.views)} - complete)
 
     def reasons(self, shards: Collection[int]) -> dict[tuple[int, int], str]:
         """Return why videos of some shards failed, by (row, view); reads only these shards' receipts."""
@@ -159,10 +163,7 @@ class Features:
         return {key: reason for key, reason in coverage.reasons.items() if key[0] // size in shards}
 
     def consolidated_failures(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the index's failed videos, and whether it contains the shard, each (shards, views).
-
-        Opens no receipt.
-        """
+        """Return the index's failed videos and whether it has the shard, (shards, views) each; no receipts."""
         coverage = load_coverage(
             self.folder,
             self.spec,
@@ -267,11 +268,11 @@ class Features:
         if not remote:
             read(keys.tolist(), places.tolist())
             return StoredMaps(values, scales, scale_of)
-        parts = zip(np.array_split(keys, THREADS), np.array_split(places, THREADS), strict=True)
+        chunks = zip(np.array_split(keys, THREADS), np.array_split(places, THREADS), strict=True)
         with ThreadPoolExecutor(THREADS, thread_name_prefix="store") as pool:
             # The pool waits for all threads, also after an error: they write into the caller's memory.
-            for part in [pool.submit(read, k.tolist(), p.tolist()) for k, p in parts]:
-                part.result()
+            for future in [pool.submit(read, k.tolist(), p.tolist()) for k, p in chunks]:
+                future.result()
         return StoredMaps(values, scales, scale_of)
 
     def read_logits(self, rows: ArrayLike, views: ArrayLike, clips: ArrayLike) -> NDArray[np.float32]:

@@ -97,10 +97,10 @@ class Store(StoreRoot):
         blocks = (self.shard_videos, 1, features.clips, *features.map_shape)
         source = _zarr_store(features.folder / "maps")
         maps = dask.array.from_zarr(source, chunks=blocks)  # type: ignore[no-untyped-call]
-        whole = np.zeros(maps.shape[:2], dtype=bool)  # a shard without a receipt does not exist
-        rows = min(len(whole), len(features.ok))
-        whole[:rows] = features.ok[:rows]
-        mask = dask.array.from_array(whole, chunks=blocks[:2])  # type: ignore[no-untyped-call]
+        complete = np.zeros(maps.shape[:2], dtype=bool)  # a shard without a receipt does not exist
+        rows = min(len(complete), len(features.ok))
+        complete[:rows] = features.ok[:rows]
+        mask = dask.array.from_array(complete, chunks=blocks[:2])  # type: ignore[no-untyped-call]
         if features.spec.dtype == "uint8":
             source = _zarr_store(features.folder / "scales")
             scales = dask.array.from_zarr(source, chunks=(*blocks[:2], blocks[-1]))  # type: ignore[no-untyped-call]
