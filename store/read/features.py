@@ -163,7 +163,7 @@ class Features:
         return {key: reason for key, reason in coverage.reasons.items() if key[0] // size in shards}
 
     def consolidated_failures(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the index's failed videos and whether it has the shard, (shards, views) each; no receipts."""
+        """Return failed videos and whether the shard is known, (shards, views) each, from the index only."""
         coverage = load_coverage(
             self.folder,
             self.spec,
