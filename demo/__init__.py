@@ -1,1 +1,1 @@
-"""The whole pipeline on videos that it renders itself: `faster demo`."""
+"""The complete pipeline on rendered videos: `faster demo`."""

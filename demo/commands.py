@@ -1,4 +1,4 @@
-"""`faster demo`: the whole pipeline in minutes."""
+"""The command `faster demo`: the complete pipeline in minutes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from ..terminal.outputs import output_folder
 def demo_command(folder: str, seed: int, as_json: bool) -> None:
     """Render videos, train two backbones, extract, train aggregators, evaluate, predict, and report.
 
-    The classes are ordered pairs of short events. Averaging the clips' scores can tell which two events a video
-    shows, never their order; a recurrent aggregator can.
+    The classes are ordered pairs of short events. Averaging the clips' scores can tell which two events a
+    video shows, never their order; a recurrent aggregator can.
 
     \b
     Example:

@@ -1,15 +1,15 @@
-"""The demo's videos: ordered pairs of short events, made so that clips know the events but not their order.
+"""The demo's videos: ordered pairs of short events; a clip shows the events but not their order.
 
-A class is an ordered pair of different events, "sweep-then-grow". A video has two halves of equal length. Each
-half shows one event at a random time and then stays neutral for longer than a clip. Everything else about a
-half (when its event starts, how long it lasts, where, in what colour and size, every pixel of noise) is drawn
-the same way in both, independently, and does not depend on the class. The background runs through one closed
-loop in each half.
+A class is an ordered pair of different events, "sweep-then-grow". A video has two halves of equal length.
+Each half shows one event at a random time and then stays neutral for longer than a clip. All other properties
+of a half (start, duration, place, colour and size of its event, every pixel of noise) have the same
+distribution in both halves, are drawn independently, and do not depend on the class. The background runs
+through one closed loop in each half.
 
-It follows that a video of class (A, B) with its halves exchanged **is** a video of class (B, A), and exactly
-as probable. Both consist of the same clips, so whoever pools clips without regard to their order cannot tell
-the two classes apart: see `average_ceiling`. Each frame is coded on its own, at a fixed quantiser, so that
-this holds for the decoded video too.
+So a video of class (A, B) with its halves exchanged **is** a video of class (B, A), with the same
+probability. Both consist of the same clips, so a method that pools clips without their order cannot
+distinguish the two classes: see `average_ceiling`. Each frame is coded independently, with a fixed quantiser,
+so that this also holds for the decoded video.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from .shapes import FORMS, HUES, KINDS, MOTIONS, FloatArray, cover_of, pixel_gri
 
 FrameArray = npt.NDArray[np.uint8]
 
-# --- what averaging can know ------------------------------------------------------------------------------
+# --- accuracy limits of averaging -------------------------------------------------------------------------
 
 
 def chance(events: int) -> float:
-    """Accuracy of guessing among the K(K-1) equally frequent ordered pairs of K `events`: 1/(K(K-1))."""
+    """Return the accuracy of guessing among K(K-1) equally frequent ordered pairs of K events: 1/(K(K-1))."""
     return 1 / math.perm(events, 2)
 
 
 def clip_ceiling(events: int) -> float:
-    """Best accuracy from one clip that shows an event of K: 1/(2(K-1)).
+    """Return the best accuracy from one clip that shows one of K events: 1/(2(K-1)).
 
-    The clip tells one event of the pair. Whether it is the first or the second, and which of the K-1 others is
-    its partner, stays open: 2(K-1) equally probable classes.
+    The clip tells one event of the pair. It does not tell if this is the first or the second, nor which of
+    the K-1 others is its partner: 2(K-1) equally probable classes.
     """
     return 1 / (2 * (events - 1))
 
 
 def average_ceiling(events: int) -> float:
-    """Best expected accuracy of any rule that ignores the clips' order: exactly 1/2, whatever K is.
+    """Return the best expected accuracy of a rule that ignores the clips' order: exactly 1/2, for every K.
 
-    Exchange the halves of a video of (A, B): the result is a video of (B, A), exactly as probable, of the same
-    clips. Given the clips without their order the two classes are thus equally probable, and any answer is right
-    with probability 1/2 at most. Telling *which* two events occur can be perfect, and then names one of
-    the K(K-1)/2 unordered pairs, each of which holds 2 of the K(K-1) classes: 1/2 is reached.
+    Exchange the halves of a video of (A, B): the result is a video of (B, A), with the same probability and
+    the same clips. Given the clips without their order, the two classes are therefore equally probable, and
+    any answer is right with probability 1/2 at most. A rule can tell perfectly *which* two events occur: one
+    of the K(K-1)/2 unordered pairs, each with 2 of the K(K-1) classes. So 1/2 is reached.
 
-    This is exact for an even number N of clips that lie end to end or further apart, and for a pattern that
-    gives clips i and i + N/2 the same model. It is an expectation: a finite test set scatters about it.
+    This is exact for an even number N of clips that do not overlap, and for a pattern that gives clips i and
+    i + N/2 the same model. It is an expectation: the accuracy on a finite test set varies around it.
     """
     return math.comb(events, 2) / math.perm(events, 2)
 
@@ -62,10 +62,10 @@ def average_ceiling(events: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class EventSet:
-    """Everything that decides the set's videos; the same values give the same pixels.
+    """All parameters of the set's videos; the same values give the same pixels.
 
-    `difficulty` in [0, 1] lowers contrast and adds noise and distractors. `disguised` in [0, 1] is the share of events that
-    take a form and colour drawn at random in place of their kind's own: at 1 the kinds differ in motion only.
+    `difficulty` in [0, 1] lowers contrast and adds noise and distractors. `disguised` in [0, 1] is the share
+    of events with a random form and colour instead of their kind's own: at 1 the kinds differ in motion only.
 
     Raises UsageError for values that cannot be rendered.
     """
@@ -78,7 +78,7 @@ class EventSet:
     frames: int = 64
     size: int = 64  # height and width, pixels
     fps: int = 25
-    event_frames: tuple[int, int] = (14, 20)  # shortest and longest, both included
+    event_frames: tuple[int, int] = (14, 20)  # shortest and longest, inclusive
     gap_frames_min: int = 10  # neutral frames after an event, at least
     difficulty: float = 0.0
     disguised: float = 1.0
@@ -127,44 +127,44 @@ class EventSet:
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """The (first, second) event of each class, in label order; K(K-1) of them."""
+        """The (first, second) event of each of the K(K-1) classes, in label order."""
         return tuple(itertools.permutations(KINDS[: self.events], 2))
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Such as "sweep-then-grow", in label order."""
+        """Names such as "sweep-then-grow", in label order."""
         return tuple(f"{first}-then-{second}" for first, second in self.pairs)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Half:
-    """The random numbers of one half of a video: all of its event but the kind, and its noise."""
+    """The random numbers of one half of a video: its event's properties, except the kind, and its noise."""
 
     start_frame: int  # within the half
     event_frames: int
     centre: tuple[float, float]  # (x, y) in frame sizes
     radius: float  # in frame sizes
-    colour: FloatArray  # (3,), 0 to 255; shifts the kind's own hue where `form` is None
+    colour: FloatArray  # (3,), 0 to 255; shifts the kind's own hue if `form` is None
     direction: int  # +1 or -1
-    form: int | None  # a form for whatever kind is shown; None: the kind's own, in its own hue
+    form: int | None  # a form for any kind; None: the kind's own form and hue
     noise: FloatArray  # (frames / 2, size, size, 1), grey levels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VideoScript:
-    """All random numbers of one video; with a class they give its pixels."""
+    """All random numbers of one video; together with a class they decide its pixels."""
 
     background: FloatArray  # (frames / 2, size, size, 3), one closed loop, shown in both halves
     first: Half
     second: Half
 
     def exchanged(self) -> VideoScript:
-        """The two halves in the other order: exactly as probable as this script."""
+        """Return the script with the halves exchanged; it has the same probability."""
         return replace(self, first=self.second, second=self.first)
 
 
 def draw_script(config: EventSet, index: int) -> VideoScript:
-    """Draw the random numbers of video `index`: a function of `config` and `index`, never of a class."""
+    """Draw the random numbers of video `index`: a function of `config` and `index`, not of a class."""
     rng = np.random.default_rng([config.seed, index])
     base = rng.uniform(90, 150, 3).astype(np.float32)
     return VideoScript(
@@ -194,14 +194,14 @@ def _draw_half(config: EventSet, rng: np.random.Generator, base: FloatArray) -> 
 
 
 def _draw_colour(config: EventSet, rng: np.random.Generator, base: FloatArray) -> FloatArray:
-    """Draw a colour (3,) lighter or darker than the background's, by less the harder the set is."""
+    """Draw a colour (3,) lighter or darker than the background's; a harder set has less contrast."""
     contrast = (100 - 55 * config.difficulty) * rng.choice((-1, 1)) * rng.uniform(0.7, 1.3, 3)
     colour: FloatArray = np.clip(base + contrast, 0, 255).astype(np.float32)
     return colour
 
 
 def _draw_background(config: EventSet, rng: np.random.Generator, base: FloatArray) -> FloatArray:
-    """Draw a smooth texture with distractors, swaying once round a small circle in half a video."""
+    """Draw a smooth texture with distractors that moves once round a small circle in half a video."""
     turn = np.arange(config.frames // 2) / (config.frames // 2) + rng.random()
     sway = rng.uniform(0.03, 0.07)
     dx = (sway * np.cos(2 * np.pi * turn)).astype(np.float32)
@@ -236,7 +236,7 @@ def render_frames(config: EventSet, label: int, index: int) -> FrameArray:
 
 
 def render_single(config: EventSet, kind: int, index: int) -> FrameArray:
-    """Render one event of the kind at this place of `KINDS`, from its first frame to its last: (14 to 20, size, size, 3)."""
+    """Render one event of kind `KINDS[kind]`, without the frames around it: (14 to 20, size, size, 3)."""
     script = draw_script(config, index)
     start, frames = script.first.start_frame, script.first.event_frames
     return _render_half(config, script.background, script.first, KINDS[kind])[start : start + frames]
@@ -245,7 +245,7 @@ def render_single(config: EventSet, kind: int, index: int) -> FrameArray:
 def render_script(config: EventSet, label: int, script: VideoScript) -> FrameArray:
     """Render a script as class `label`: uint8 RGB (frames, size, size, 3).
 
-    Exchanged halves and an exchanged pair of events give the same two halves in the other order.
+    The exchanged script with the exchanged pair of events gives the same two halves in the other order.
     """
     halves = zip((script.first, script.second), config.pairs[label], strict=True)
     return np.concatenate([_render_half(config, script.background, half, kind) for half, kind in halves])

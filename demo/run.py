@@ -1,4 +1,4 @@
-"""The whole pipeline on a small set of real videos, in minutes: what `faster demo` does."""
+"""Run the complete pipeline on a small set of real videos, in minutes, for `faster demo`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 
 EXPENSIVE, CHEAP = "r2d14-w8", "r2d14-w4"
-# (aggregator, pattern): averaging and recurrence over the same mixtures, from all-cheap to all-expensive.
+# (aggregator, pattern): averaging and recurrent aggregators on the same mixtures, from all-cheap to
+# all-expensive.
 CELLS = (
     ("average", "all-C"),
     ("average", "1:3"),
@@ -41,13 +42,13 @@ PREDICTING = ("fast-gru", "1:3")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """What the demo makes, and where; fixed before anyone looked at its results.
+    """The demo's parameters; they were fixed before any result was known.
 
     Attributes:
-        folder: holds the videos, the weights, the store, the runs and the report.
+        folder: for the videos, the weights, the store, the runs and the report.
         events: the videos; see `EventSet`.
-        sizes: pixels of a frame's side, as the expensive and the cheap backbone see it.
-        clips, clip_frames: the extraction's; the clips lie end to end.
+        sizes: side of a frame in pixels, for the expensive and the cheap backbone.
+        clips, clip_frames: of the extraction; the clips lie end to end.
         backbone_epochs, backbone_learning_rate, aggregator_epochs: of the two training stages.
         seeds: of the aggregators; backbones are trained once.
         cells: (aggregator, pattern) pairs.
@@ -66,18 +67,18 @@ class DemoConfig:
 
     @classmethod
     def of_seed(cls, seed: int, *, folder: str) -> DemoConfig:
-        """The demo with another seed of everything: videos, backbones, and two aggregators of each kind."""
+        """Return the demo with another seed for videos and backbones, and two seeds for the aggregators."""
         return cls(folder=folder, events=EventSet(seed=seed), seeds=(seed, seed + 1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """What came out.
+    """The demo's result.
 
     Attributes:
-        rows: a row of the table for each cell, with one accuracy a seed.
-        backbones: what training gave, the expensive one first.
-        prediction: of one video of the test part, whose true class is `label`.
+        rows: a row of the table for each cell, with one accuracy per seed.
+        backbones: the training results, the expensive backbone first.
+        prediction: of one test video, whose true class is `label`.
         seconds: of each step.
     """
 
@@ -89,7 +90,7 @@ class DemoResult:
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the result as JSON types."""
         return {
             "rows": [asdict(row) for row in self.rows],
             "backbones": [backbone.to_dict() for backbone in self.backbones],
@@ -103,7 +104,7 @@ class DemoResult:
 def demo(config: DemoConfig, *, progress: bool = True) -> DemoResult:
     """Render videos, train two backbones, extract both, train and evaluate aggregators, predict, report.
 
-    Run again in the same folder, it does only what is not done yet.
+    A second run in the same folder does only the steps that are not done yet.
 
     Raises:
         FasterError: as the stages do.
@@ -151,7 +152,7 @@ class _Clock:
     def step(self, name: str, line: str) -> Iterator[None]:
         logger.info(f"{len(self.seconds) + 1}. {line}")
         started = time.perf_counter()
-        with quiet():  # the stages' own remarks would drown the demo's
+        with quiet():  # hides the messages of the stages
             yield
         self.seconds[name] = time.perf_counter() - started
 
@@ -220,14 +221,15 @@ def _meta(config: DemoConfig, backbones: list[TrainBackboneResult], shown: Train
     return ReportMeta(
         title="FASTER in minutes: ordered pairs of events",
         lines=(
-            f"{events.videos_per_class - events.test_videos_per_class} training and {events.test_videos_per_class} "
+            f"{events.videos_per_class - events.test_videos_per_class} training and "
+            f"{events.test_videos_per_class} "
             f"test videos for each of {counted(len(events.class_names), 'class', 'classes')}, "
             f"{counted(events.frames, 'frame')} of {events.size}×"
             f"{events.size}, rendered with seed {events.seed}",
             *(
                 f"{model} at {size}×{size}: {counted(config.backbone_epochs, 'epoch')} from scratch on "
-                f"{events.singles_per_kind - events.test_singles_per_kind} videos of one event for each of {events.events} "
-                f"kinds; knows the kind of {100 * (backbone.test_top1 or 0):.1f} % of others"
+                f"{events.singles_per_kind - events.test_singles_per_kind} videos of one event for each of "
+                f"{events.events} kinds; knows the kind of {100 * (backbone.test_top1 or 0):.1f} % of others"
                 for model, size, backbone in zip((EXPENSIVE, CHEAP), config.sizes, backbones, strict=True)
             ),
             f"{counted(config.clips, 'clip')} of {counted(config.clip_frames, 'frame')} a video, both "

@@ -1,4 +1,4 @@
-"""What an event looks like: the forms it can have, and how each kind of event moves its form."""
+"""The look of an event: the possible forms, and how each kind of event moves its form."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMS: tuple[Form, ...] = (
     lambda u, v: abs(u) + abs(v) - 1.15,  # diamond
 )
 
-# The hue that a kind has as its own, with the form of the same place: RGB, as differences from grey.
+# The own hue of each kind, in the order of the forms: RGB, as differences from grey.
 HUES: tuple[tuple[int, int, int], ...] = (
     (90, -60, -60),  # red
     (-60, 70, -60),  # green
@@ -32,8 +32,8 @@ HUES: tuple[tuple[int, int, int], ...] = (
     (-80, 60, 60),  # cyan
 )
 
-# Where the form is in each frame of an event: (dx, dy) in frame sizes, scale, opacity, from the event's phase in
-# [0, 1], the frame's number and the direction, +1 or -1.
+# Position of the form in each frame of an event: (dx, dy) in frame sizes, scale, opacity, computed from the
+# event's phase in [0, 1], the frame's number and the direction, +1 or -1.
 Motion = Callable[[FloatArray, FloatArray, int], tuple[npt.ArrayLike, ...]]
 MOTIONS: dict[str, Motion] = {
     "sweep": lambda phase, frame, sign: (sign * 0.3 * (2 * phase - 1), 0.0, 1.0, 1.0),
@@ -48,7 +48,7 @@ MOTIONS: dict[str, Motion] = {
     "blink": lambda phase, frame, sign: (0.0, 0.0, 1.0, frame // 2 % 2 == (sign < 0)),
     "shake": lambda phase, frame, sign: (*(2 * [sign * 0.12 * np.sin(2 * math.pi * frame / 4)]), 1.0, 1.0),
 }
-KINDS = tuple(MOTIONS)  # the kind at position i has form i and hue i as its own
+KINDS = tuple(MOTIONS)  # the kind at position i has form i and hue i
 
 
 def pixel_grid(size: int) -> tuple[FloatArray, FloatArray]:
@@ -61,7 +61,7 @@ def pixel_grid(size: int) -> tuple[FloatArray, FloatArray]:
 def cover_of(
     form: Form, size: int, centre_x: npt.ArrayLike, centre_y: npt.ArrayLike, radius: npt.ArrayLike
 ) -> FloatArray:
-    """Return how much of each pixel a moving form covers, float32 (frames, size, size) in [0, 1]."""
+    """Return the share of each pixel that a moving form covers, float32 (frames, size, size) in [0, 1]."""
     y, x = pixel_grid(size)
     at_x, at_y, scale = (
         np.atleast_1d(np.asarray(value, np.float32))[:, None, None] for value in (centre_x, centre_y, radius)

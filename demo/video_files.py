@@ -1,4 +1,4 @@
-"""The demo's videos as files: which there are, and how they are encoded."""
+"""The demo's video files: list, render and encode them."""
 
 from __future__ import annotations
 
@@ -31,47 +31,48 @@ class PlannedVideo:
 
 
 def planned_videos(config: EventSet) -> tuple[PlannedVideo, ...]:
-    """List the files of the set, the same number of each class in train and in test.
+    """List the files of the set, with the same number of each class in train and in test.
 
-    A file's name is a digest of its number and of the set's values: it says nothing of the class, and another
+    A file's name is a digest of its number and of the set's values: it does not reveal the class, and another
     set has other names.
     """
     classes = len(config.class_names)
     planned = []
     for index in range(classes * config.videos_per_class):
         label, number = index % classes, index // classes
-        part = "test" if number < config.test_videos_per_class else "train"
+        subset = "test" if number < config.test_videos_per_class else "train"
         name = hashlib.blake2s(f"{config} {index}".encode(), digest_size=6).hexdigest()
-        path = Path(part, config.class_names[label], f"{name}.mp4")
+        path = Path(subset, config.class_names[label], f"{name}.mp4")
         planned.append(PlannedVideo(path=path, label=label, index=index))
     return tuple(planned)
 
 
 def planned_singles(config: EventSet) -> tuple[PlannedVideo, ...]:
-    """List the videos of one event each, train|test/<kind>/<name>.mp4: none shares its numbers with a pair's video."""
+    """List the videos of one event, train|test/<kind>/<name>.mp4, numbered after the videos of pairs."""
     first = len(config.class_names) * config.videos_per_class
     planned = []
     for index in range(config.events * config.singles_per_kind):
         label, number = index % config.events, index // config.events
-        part = "test" if number < config.test_singles_per_kind else "train"
+        subset = "test" if number < config.test_singles_per_kind else "train"
         name = hashlib.blake2s(f"{config} {first + index}".encode(), digest_size=6).hexdigest()
         planned.append(
-            PlannedVideo(path=Path(part, KINDS[label], f"{name}.mp4"), label=label, index=first + index)
+            PlannedVideo(path=Path(subset, KINDS[label], f"{name}.mp4"), label=label, index=first + index)
         )
     return tuple(planned)
 
 
 def write_set(config: EventSet, folder: Path, *, progress: bool = False) -> tuple[Path, ...]:
-    """Write the set's videos of pairs below `folder` and return their paths; files already there are kept.
+    """Write the set's videos of pairs below `folder` and return their paths; existing files are kept.
 
-    A file is written under a hidden name and then renamed, so one with its final name is whole. `progress`
-    shows a bar. Raises DataError if `folder` holds videos of another set, StorageError if the disk fails.
+    A file is written under a hidden name and then renamed, so a file with its final name is complete.
+    `progress` shows a bar. Raises DataError if `folder` holds videos of another set, StorageError if the disk
+    fails.
     """
     return _write(config, planned_videos(config), render_frames, folder, progress)
 
 
 def write_singles(config: EventSet, folder: Path, *, progress: bool = False) -> tuple[Path, ...]:
-    """Write the set's videos of one event each, as `write_set` does those of pairs."""
+    """Write the set's videos of one event, in the same way as `write_set`."""
     return _write(config, planned_singles(config), render_single, folder, progress)
 
 
@@ -82,18 +83,17 @@ def _write(
     foreign = set(folder.rglob("*.mp4")) - set(paths)
     if foreign:
         raise DataError(
-            f"{folder} holds {counted(len(foreign), 'video')} that {agreeing(len(foreign), 'is', 'are')} not of this set, such as "
-            f"{min(foreign)}: "
-            "choose another folder or remove it"
+            f"{folder} holds {counted(len(foreign), 'video')} that {agreeing(len(foreign), 'is', 'are')} "
+            f"not of this set, such as {min(foreign)}: choose another folder or remove it"
         )
-    todo = [(video, path) for video, path in zip(planned, paths, strict=True) if not path.exists()]
-    bar = tqdm(total=len(todo), desc="rendering videos", unit="video", disable=not progress)
+    pending = [(video, path) for video, path in zip(planned, paths, strict=True) if not path.exists()]
+    bar = tqdm(total=len(pending), desc="rendering videos", unit="video", disable=not progress)
     try:
         for parent in {path.parent for path in paths}:
             parent.mkdir(parents=True, exist_ok=True)
-        # Threads suffice: numpy and the encoder release the interpreter's lock for nearly all of the work.
+        # Threads are enough: numpy and the encoder release the GIL for almost all of the work.
         with bar, ThreadPoolExecutor(max_workers=2) as pool:
-            for _ in pool.map(lambda item: _write_video(config, render, *item), todo):
+            for _ in pool.map(lambda item: _write_video(config, render, *item), pending):
                 bar.update()
     except OSError as error:
         raise StorageError(f"cannot write videos below {folder}: {error}") from error
@@ -107,10 +107,10 @@ def _write_video(config: EventSet, render: Render, video: PlannedVideo, path: Pa
 
 
 def encode(frames: FrameArray, path: Path, *, fps: int) -> None:
-    """Write uint8 RGB frames (T, H, W, 3) as H.264 in mp4, each frame coded by itself.
+    """Write uint8 RGB frames (T, H, W, 3) as H.264 in mp4, each frame coded independently.
 
-    Key frames only and a fixed quantiser: what a frame decodes to depends on nothing but that frame, so the
-    codec leaves no trace of the time. Raises OSError (av.FFmpegError) when the file cannot be written.
+    With key frames only and a fixed quantiser, a decoded frame depends only on that frame, so the codec
+    leaves no trace of the time. Raises OSError (av.FFmpegError) if the file cannot be written.
     """
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps))

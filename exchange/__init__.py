@@ -1,1 +1,1 @@
-"""Features out of a store for other programs, and other programs' features into one."""
+"""Export features from a store to other programs, and import other programs' features into one."""

@@ -1,4 +1,4 @@
-"""`faster export` and `faster import`: maps out of a store, and others' features into one."""
+"""The commands `faster export` and `faster import`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def import_command(as_json: bool, **options: Any) -> None:
 
     \b
     Examples:
-        faster import i3d/ --store ucf.zarr --model i3d --gflops 108 --clip-frames 16 --annotations ucfTrainTestlist
+        faster import i3d/ --store ucf.zarr --model i3d --gflops 108 --clip-frames 16 \
+--annotations ucfTrainTestlist
         faster import i3d/ --store ucf.zarr --model i3d-rgb --suffix _rgb --gflops 108 --clip-frames 16
         faster import kinetics.h5 --store copy.zarr --model r2plus1d50
     """
@@ -68,8 +69,9 @@ def import_command(as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(summary.to_dict(), indent=2))
         return
     click.echo(
-        f"{summary.store}: {counted(summary.imported, 'video')} imported as {summary.model}, {summary.already_whole:,} "
-        f"already whole, {summary.missing:,} missing, {counted(summary.left_out, 'feature')} left out; the last feature is "
+        f"{summary.store}: {counted(summary.imported, 'video')} imported as {summary.model}, "
+        f"{summary.already_whole:,} already whole, {summary.missing:,} missing, "
+        f"{counted(summary.left_out, 'feature')} left out; the last feature is "
         f"repeated in {counted(summary.padded, 'video')}"
     )
     _print_reasons("recorded as failed", summary.absent)

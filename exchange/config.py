@@ -1,4 +1,4 @@
-"""What to export and to import: the configurations behind `faster export` and `faster import`."""
+"""Configurations of `faster export` and `faster import`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..terminal.settings import check, declare, documented, like, setting
 
 
 def _either(ctx: click.Context, parameter: click.Parameter, out: Path) -> Path:
-    """What is there, a file or a folder, is judged by the export; here, whether anything can be written."""
+    """Check that a new output or a folder is writable; the export itself checks existing files."""
     return output_folder(ctx, parameter, out) if out.is_dir() or not out.exists() else out
 
 
@@ -39,7 +39,7 @@ class ExportConfig:
 
     @property
     def settled_format(self) -> str:
-        """The format, told from the output's name where it is not given."""
+        """The format; by default it follows from the output's name."""
         return self.format or ("hdf5" if Path(self.out).suffix.lower() in (".h5", ".hdf5") else "npy")
 
 
@@ -70,7 +70,8 @@ class ImportConfig:
     annotations: tuple[str, ...] = setting(
         (),
         help="An annotation file, or a folder of them, for labels and splits; repeatable.",
-        detail="Without them an export's own, those of the store that is added to, or the class folders count.",
+        detail="Without them an export's own, those of the store that is added to, or the class folders "
+        "count.",
         path=True,
     )
     annotation_format: str | None = setting(
@@ -83,7 +84,8 @@ class ImportConfig:
     )
     suffix: str | None = setting(
         None,
-        help="Take the features whose names end so, as _rgb, where a video has several kinds; '' takes each for a video.",
+        help="Take the features whose names end so, as _rgb, where a video has several kinds; "
+        "'' takes each for a video.",
         metavar="END",
     )
     channels_first: bool = setting(False, help="The arrays are (T, c, h, w) or (T, c, l, h, w).")

@@ -1,4 +1,4 @@
-"""A store's maps for other programs: one HDF5 file, or a folder of one `.npy` a video with its facts beside it."""
+"""Export a store's maps to one HDF5 file, or to a folder with one `.npy` and one JSON file per video."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSummary:
-    """What a run of `export` did; the counts are of videos, of each model one.
+    """The result of a run of `export`; a video counts once per model.
 
     Attributes:
-        models: (model, clip frames) of what was exported.
-        exported: written now; already_whole: found whole from an earlier run (npy only).
-        absent: those without maps, by reason; the output lists each.
+        models: (model, clip frames) of the exported maps.
+        exported: written now. already_whole: complete from an earlier run (npy only).
+        absent: number of videos without maps, by reason; the output lists each.
         size_bytes: of the maps written now.
-        notes: what the user should know, one line each.
+        notes: messages for the user, one line each.
     """
 
     out: str
@@ -46,22 +46,24 @@ class ExportSummary:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the result as JSON types."""
         return asdict(self)
 
 
 def export(config: ExportConfig, *, progress: bool = True) -> ExportSummary:
     """Write a store's maps as HDF5 or `.npy`, one video in memory at a time.
 
-    An HDF5 file appears when it is whole, and an existing one is refused. A folder of `.npy` files is filled file
-    by file; run again, it goes on: a video whose facts and size are those of the store is not written again.
+    An HDF5 file appears when it is complete, and an existing one is refused. A folder of `.npy` files is
+    filled file by file. A second run continues: a video whose facts and size match the store is not written
+    again.
 
     Args:
         config: what to export.
         progress: show a progress bar.
 
     Raises:
-        UsageError, StoreError: the store lacks what is asked, or is damaged; the output is taken, or on object storage.
+        UsageError, StoreError: the store does not contain what is requested, or is damaged; the output
+            exists, or is on object storage.
         StorageError: the disk failed.
         Interrupted: SIGTERM, SIGUSR1 or SIGUSR2.
     """
@@ -77,8 +79,8 @@ def export(config: ExportConfig, *, progress: bool = True) -> ExportSummary:
         raise StoreError(f"{store.path} has no such maps to export; it has: {known}{hint}")
     models = [ModelExport(store, store.features(*key), pool=config.pool) for key in keys]
     notes = [
-        f"{model.features.model}: the centre view is exported; left out: {counted(model.features.views - 1, 'other view')} "
-        "of each video"
+        f"{model.features.model}: the centre view is exported; "
+        f"left out: {counted(model.features.views - 1, 'other view')} of each video"
         for model in models
         if model.features.views > 1
     ]

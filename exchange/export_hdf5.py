@@ -1,4 +1,4 @@
-"""A store's maps as one HDF5 file: a dataset a model, chunked by clip, with ids, labels, splits and times beside it."""
+"""Write one HDF5 file: a dataset per model, chunked by clip, with ids, labels, splits and times."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .sidecar import EXPORT_FORMAT
 Result = TypeVar("Result")
 
 FACTS = ("frames", "fps", "starts", "times_seconds", "padded")
-LIBRARY_VERSIONS = ("v110", "v110")  # read by HDF5 1.10 (2016) and newer; provenance may exceed 64 KiB
+LIBRARY_VERSIONS = ("v110", "v110")  # HDF5 1.10 (2016) and newer can read it; provenance may exceed 64 KiB
 
 
 def write_hdf5(out: Path, models: Sequence[ModelExport], report: Advance) -> Written:
-    """Write a new file, which appears when it is whole.
+    """Write a new file, which appears when it is complete.
 
     Raises:
-        StoreError: the path is taken, or maps are damaged.
+        StoreError: the path exists, or maps are damaged.
         StorageError: the disk failed.
     """
     taken = f"{out} is there already; remove it, or choose another --out"
@@ -58,10 +58,10 @@ def write_hdf5(out: Path, models: Sequence[ModelExport], report: Advance) -> Wri
 
 
 class _Sink:
-    """The file as HDF5 writes it. After the first write that fails, or is interrupted, the others only seem to succeed.
+    """The file object that HDF5 writes to. It ignores all writes after the first failed or interrupted one.
 
-    HDF5 tries again to write what it holds whenever something of the file is closed; on a full disk each failure is
-    printed, and the last can crash the process. So the first is kept, and raised by `require_sound`.
+    HDF5 retries pending writes whenever a part of the file is closed. On a full disk it prints each failure,
+    and the last one can crash the process. So the first error is kept, and `require_sound` raises it.
     """
 
     def __init__(self, file: FileIO) -> None:
@@ -70,7 +70,7 @@ class _Sink:
         self.seek, self.tell, self.read, self.readinto = file.seek, file.tell, file.read, file.readinto
 
     def require_sound(self) -> None:
-        """Raise what the first write that failed raised, if one did."""
+        """Raise the error of the first failed write, if there is one."""
         if self._error is not None:
             raise self._error
 
@@ -85,7 +85,7 @@ class _Sink:
 
     def _write_all(self, data: memoryview) -> int:
         rest = memoryview(data).cast("B")
-        while rest:  # a disk that is nearly full takes a part
+        while rest:  # an almost full disk may accept only a part
             rest = rest[self._file.write(rest) :]
         return len(data)
 
@@ -93,13 +93,13 @@ class _Sink:
         if self._error is None:
             try:
                 return act()
-            except BaseException as error:  # also Interrupted and Ctrl-C: raised by `require_sound`
+            except BaseException as error:  # also Interrupted and Ctrl-C: `require_sound` raises it
                 self._error = error
         return pretended
 
 
 def _write_videos(file: Any, videos: Manifest, rows: Sequence[int]) -> None:
-    """The manifest's columns; row i of every dataset is the same video."""
+    """Write the manifest's columns; row i of every dataset is the same video."""
     _strings(file, "class_names", videos.class_names)
     for name in ("ids", "paths", "groups"):
         _strings(file, name, [getattr(videos, name)[row] for row in rows])

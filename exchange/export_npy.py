@@ -1,4 +1,4 @@
-"""A store's maps as one `.npy` a video with its facts as JSON beside it, as temporal-localisation code reads them."""
+"""Write one `.npy` and one JSON file per video, the layout that temporal-localisation code reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .sidecar import EXPORT_FORMAT, FAILURES_FILE, INDEX_FILE, file_names, prett
 
 
 def write_npy(out: Path, models: Sequence[ModelExport], report: Advance) -> Written:
-    """Fill a new folder, or what is lacking in one of the same export.
+    """Fill a new folder, or complete one of the same export.
 
     Raises:
         StoreError: the folder holds something else, or maps are damaged.
@@ -60,7 +60,7 @@ def write_npy(out: Path, models: Sequence[ModelExport], report: Advance) -> Writ
 
 
 def _claim(out: Path, index: bytes) -> None:
-    """Begin an export in an empty folder, or go on with the same one."""
+    """Begin an export in an empty folder, or continue the same one."""
     if out.exists() and not out.is_dir():
         raise StoreError(f"{out} is a file; --out of .npy files is a folder")
     if (out / INDEX_FILE).is_file():
@@ -73,7 +73,7 @@ def _claim(out: Path, index: bytes) -> None:
 
 
 def _write_video(stem: Path, model: ModelExport, row: int, facts: bytes) -> bool:
-    """Write a video's maps and then its facts, unless both are there already; whether it did."""
+    """Write a video's maps and then its facts, unless both exist; return whether it wrote them."""
     array, beside = stem.with_name(f"{stem.name}.npy"), stem.with_name(f"{stem.name}.json")
     if beside.is_file() and beside.read_bytes() == facts and array.is_file():
         header = io.BytesIO()
@@ -82,7 +82,7 @@ def _write_video(stem: Path, model: ModelExport, row: int, facts: bytes) -> bool
         )
         if array.stat().st_size == len(header.getvalue()) + model.video_bytes:
             return False
-    # Not durable, as `_place`: an export of many small files is not held up by each, and says at its end that it is whole.
+    # Not durable, as in `_place`: syncing each of many small files is slow, and the last file marks the end.
     with replacing(array, durable=False) as file:
         np.save(file, model.values(row).astype("<f2", copy=False), allow_pickle=False)
     _place(beside, facts)
@@ -90,6 +90,6 @@ def _write_video(stem: Path, model: ModelExport, row: int, facts: bytes) -> bool
 
 
 def _place(path: Path, data: bytes) -> None:
-    """Give a path these bytes in one step."""
+    """Write a file atomically, without syncing it."""
     with replacing(path, durable=False) as file:
         file.write(data)

@@ -1,4 +1,4 @@
-"""One model's maps on their way out of a store: what every kind of export is written from."""
+"""One model's maps as the source of an export, for every output format."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ Advance = Callable[[], object]
 
 
 class Written(NamedTuple):
-    """How many videos were written, of each model one, and the bytes of their maps."""
+    """Number of written videos, counted per model, and the bytes of their maps."""
 
     videos: int
     size_bytes: int
 
 
 class ModelExport:
-    """One model's maps on their way out: the centre view, in the manifest's order."""
+    """One model's maps to export: the centre view, in the manifest's order."""
 
     def __init__(self, store: Store, features: Features, *, pool: bool) -> None:
         self.store, self.features, self.pool = store, features, pool
         self.rows: list[int] = np.flatnonzero(features.coverage.ok[:, 0]).tolist()
-        """Rows of the store with whole maps."""
+        """Rows of the store with complete maps."""
 
     @property
     def folder(self) -> str:
-        """The model's folder among `.npy` files."""
+        """The model's folder in a `.npy` export."""
         return "-".join(self.features.spec.folder.split("/")[1:])
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one video: (clips, l, h, w, c), or pooled (clips, c)."""
+        """Shape of one video's maps: (clips, l, h, w, c), or pooled (clips, c)."""
         map_shape = self.features.map_shape
         return (self.features.clips, *(map_shape[3:] if self.pool else map_shape))
 
@@ -54,7 +54,7 @@ class ModelExport:
         return 2 * prod(self.shape)
 
     def values(self, row: int) -> NDArray[np.float16]:
-        """One video's maps, checked against their checksums; pooled in float32.
+        """Read one video's maps, with checksums verified; pooled in float32.
 
         Raises:
             StoreError: they are damaged.
@@ -63,7 +63,7 @@ class ModelExport:
         return maps.mean(axis=(1, 2, 3), dtype=np.float32).astype(np.float16) if self.pool else maps
 
     def facts(self, row: int) -> ClipFacts:
-        """What decoding told of one video."""
+        """Return what decoding found out about one video."""
         columns = self.features.coverage.columns
         return ClipFacts(
             frames=int(columns["frames"][row, 0]),
@@ -75,7 +75,7 @@ class ModelExport:
 
     @cached_property
     def absences(self) -> dict[int, Absence]:
-        """Row → why it has no maps; those never on disk have no row and are numbered below zero."""
+        """Row → why it has no maps; videos that were never on disk have no row and get negative numbers."""
         videos, coverage = self.store.videos, self.features.coverage
         absences = {}
         for row in np.flatnonzero(videos.exists & ~coverage.ok[:, 0]).tolist():
@@ -90,7 +90,7 @@ class ModelExport:
         return absences
 
     def provenance(self) -> dict[str, Any]:
-        """Where the maps come from, as JSON types."""
+        """Return the provenance of the maps, as JSON types."""
         features = self.features
         return {
             "folder": self.folder,
@@ -103,7 +103,7 @@ class ModelExport:
 
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turn what the disk or HDF5 raises into a StorageError of one line."""
+    """Turn errors of the disk or HDF5 into a StorageError of one line."""
     try:
         yield
     except (OSError, RuntimeError) as error:

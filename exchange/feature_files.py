@@ -1,6 +1,6 @@
-"""Feature files to import: a folder of `.npy`, or an HDF5 file with a dataset a video; others' or an export's own.
+"""Open features to import: a folder of `.npy`, an HDF5 file with a dataset per video, or an export.
 
-Nothing in them is executed: pickled arrays are refused, and HDF5 datasets that lie in other files are too.
+The files cannot execute code: pickled arrays are refused, and so are HDF5 datasets that lie in other files.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ class FeatureSource(Protocol):
         """A name for each video, in the order of the source."""
 
     def describe(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Shape and dtype of a video's array, from its header. Raises StoreError where it is none."""
+        """Return shape and dtype of a video's array from its header. Raises StoreError if there is none."""
 
     def read(self, name: str, first: int, last: int) -> NDArray[Any]:
-        """Features `first` to `last` (exclusive) of a video. Raises StoreError where they cannot be read."""
+        """Read features `first` to `last` (exclusive) of a video. Raises StoreError if this fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnExport:
-    """What an export of this package says of one model's features.
+    """The metadata of one model in an export of this package.
 
     Attributes:
-        spec, recorded, trained_on, class_names: as in the store that it was exported from.
+        spec, recorded, trained_on, class_names: as in the exported store.
         pooled: whether the features are the maps' means.
         videos: name in the source → its record, and facts.
-        rows: id → row in that store, of the videos and the absent ones but for those that were missing there.
+        rows: id → row in that store, of all videos except those that were missing there.
         absent: videos without maps, and why.
     """
 
@@ -65,7 +65,7 @@ class OwnExport:
 def open_features(
     place: Path, *, model: str, clip_frames: int | None
 ) -> tuple[FeatureSource, OwnExport | None]:
-    """Open a folder or an HDF5 file; an export of this package comes with what it says of the named model.
+    """Open a folder or an HDF5 file; for an export of this package, also return the named model's metadata.
 
     Raises:
         StoreError: there is nothing that can be read.
@@ -90,7 +90,7 @@ def open_features(
 
 @contextmanager
 def _readable(path: Path, what: str) -> Iterator[None]:
-    """Turn what malformed files raise into one line."""
+    """Turn the errors of malformed files into a StoreError of one line."""
     try:
         yield
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
@@ -104,7 +104,7 @@ class NpyFeatures:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         paths = (path.relative_to(folder) for path in folder.rglob("*.npy") if path.is_file())
-        # Names that are not UTF-8 are videos' ids as text.
+        # Names that are not UTF-8 become text as videos' ids do.
         self._paths = {
             as_text(path.as_posix().removesuffix(".npy")): path
             for path in paths
@@ -115,12 +115,12 @@ class NpyFeatures:
             raise StoreError(f"{folder} holds no .npy files")
 
     def describe(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """From the file's header."""
+        """Read the file's header."""
         array = self._open(name)
         return array.shape, array.dtype
 
     def read(self, name: str, first: int, last: int) -> NDArray[Any]:
-        """Through a memory map."""
+        """Read through a memory map."""
         return np.asarray(self._open(name)[first:last])
 
     def _open(self, name: str) -> NDArray[Any]:
@@ -136,7 +136,7 @@ class NpyFeatures:
 
 
 class Hdf5Features:
-    """An HDF5 file with one dataset a video, at any depth; a last name that all share is left out."""
+    """An HDF5 file with one dataset per video, at any depth; a last name that all share is dropped."""
 
     def __init__(self, path: Path, file: Any) -> None:
         self._path = path
@@ -154,7 +154,7 @@ class Hdf5Features:
         self.names: Sequence[str] = list(self._datasets)
 
     def describe(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """As HDF5 says."""
+        """Return what HDF5 declares."""
         dataset = self._datasets[name]
         if dataset.external is not None or dataset.is_virtual:
             raise StoreError(f"{self._path}: {name} lies in other files; copy it into this one")
@@ -163,7 +163,7 @@ class Hdf5Features:
         return dataset.shape, dataset.dtype
 
     def read(self, name: str, first: int, last: int) -> NDArray[Any]:
-        """Only the chunks that hold them."""
+        """Read only the chunks that contain them."""
         with _readable(self._path, f"dataset {name}"):
             return np.asarray(self._datasets[name][first:last])
 
@@ -178,17 +178,17 @@ class OwnHdf5Features:
         self.names: Sequence[str] = list(rows)
 
     def describe(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """As HDF5 says; the same for every video."""
+        """Return what HDF5 declares; the same for every video."""
         return self._maps.shape[1:], self._maps.dtype
 
     def read(self, name: str, first: int, last: int) -> NDArray[Any]:
-        """Only the chunks that hold them."""
+        """Read only the chunks that contain them."""
         with _readable(self._path, f"maps of {name}"):
             return np.asarray(self._maps[self._rows[name], first:last])
 
 
 class _OwnNpyFeatures(NpyFeatures):
-    """One model's folder of an export; only files with their facts beside them count."""
+    """One model's folder of an export; only files with a sidecar count."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self._folder, self.names, self._paths = folder, names, {}
@@ -202,7 +202,7 @@ def _spec(place: Path, data: Mapping[str, Any]) -> FeatureSpec:
 
 
 def _choose(place: Path, specs: Sequence[FeatureSpec], model: str, clip_frames: int | None) -> int:
-    """Which of an export's models is meant."""
+    """Return the index of the requested model in an export."""
     fitting = [
         i for i, spec in enumerate(specs) if spec.model == model and clip_frames in (None, spec.clip_frames)
     ]
@@ -265,7 +265,7 @@ def _own_hdf5(place: Path, file: Any, model: str, clip_frames: int | None) -> tu
     texts = {name: file[name].asstr()[:].tolist() for name in ("ids", "paths", "groups")}
     starts, ends = file["start_seconds"][:].tolist(), file["end_seconds"][:].tolist()
     labels, reasons = file["labels"][:].tolist(), group["reasons"].asstr()[:].tolist()
-    splits = {name: parts[:].tolist() for name, parts in file["splits"].items()}
+    splits = {name: subsets[:].tolist() for name, subsets in file["splits"].items()}
     status, facts = group["status"][:].tolist(), {name: group[name][:] for name in FACTS}
     absent = [Absence.from_dict(json.loads(line)) for line in group["missing"].asstr()[:].tolist()]
     rows: dict[str, int] = {}
@@ -275,7 +275,7 @@ def _own_hdf5(place: Path, file: Any, model: str, clip_frames: int | None) -> tu
             id=name,
             path=texts["paths"][row],
             label=labels[row],
-            splits={split: PART_NAMES[parts[row]] for split, parts in splits.items() if parts[row]},
+            splits={split: PART_NAMES[subsets[row]] for split, subsets in splits.items() if subsets[row]},
             group=texts["groups"][row],
             start_seconds=None if np.isnan(starts[row]) else starts[row],
             end_seconds=None if np.isnan(ends[row]) else ends[row],

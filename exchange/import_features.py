@@ -1,9 +1,9 @@
-"""Features that others extracted, with labels from an annotation list, into a store: what `faster import` calls.
+"""Import features from other programs into a store, with labels from annotation lists: `faster import`.
 
 from faster.exchange.import_features import ImportConfig, import_features
 
-import_features(ImportConfig(source="i3d_features", store="thumos.zarr", model="i3d", gflops=108, clip_frames=16,
-                             annotations=("ucfTrainTestlist",)))
+import_features(ImportConfig(source="i3d_features", store="thumos.zarr", model="i3d", gflops=108,
+                             clip_frames=16, annotations=("ucfTrainTestlist",)))
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ImportSummary:
-    """What a run of `import_features` did.
+    """The result of a run of `import_features`.
 
     Attributes:
         clips, clip_frames, map_shape: M, L and (l, h, w, c) of the maps.
-        imported: videos written now; already_whole: found whole from an earlier run.
+        imported: videos written now. already_whole: complete from an earlier run.
         padded: videos with fewer features than M, whose last one is repeated.
         left_out: features of no listed video. missing: listed videos without features.
-        absent: videos that the export had no maps of, by reason; recorded as failed.
-        labelled: whether there are labels of two classes or more to train an aggregator on.
-        next_command: what to do with the store now.
+        absent: number of videos without maps in the export, by reason; recorded as failed.
+        labelled: whether there are labels of at least two classes to train an aggregator on.
+        next_command: the command to run next.
     """
 
     store: str
@@ -73,24 +73,24 @@ class ImportSummary:
     next_command: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the result as JSON types."""
         return asdict(self)
 
 
 def import_features(config: ImportConfig, *, progress: bool = True) -> ImportSummary:
     """Write features into a store as a model's maps, one video in memory at a time.
 
-    Everything is read and checked before anything is written. Run again, an interrupted import goes on.
+    Everything is read and checked before anything is written. A second run continues an interrupted import.
 
     Args:
         config: what to import.
         progress: show progress bars.
 
     Raises:
-        UsageError, SourceError: the options or annotations cannot mean that.
+        UsageError, SourceError: the options or annotations are invalid or do not fit.
         StoreError: a feature file cannot be used, or the store holds other videos or maps.
         StorageError: the store cannot be written.
-        Interrupted: SIGTERM, SIGUSR1 or SIGUSR2; whole shards are kept.
+        Interrupted: SIGTERM, SIGUSR1 or SIGUSR2; complete shards are kept.
     """
     place, path = Path(config.source), Path(config.store)
     require_text(place, "the folder of the features")
@@ -145,7 +145,8 @@ def import_features(config: ImportConfig, *, progress: bool = True) -> ImportSum
             rows = own.rows
             videos.sort(key=lambda video: rows[video.record.id])
         logger.info(
-            f"{path}: {counted(len(names), 'video')}, {counted(clips, 'feature')} each of {'×'.join(map(str, found.map_shape))} (l×h×w×c)"
+            f"{path}: {counted(len(names), 'video')}, {counted(clips, 'feature')} each of "
+            f"{'×'.join(map(str, found.map_shape))} (l×h×w×c)"
         )
         if own is None:
             logger.info(
@@ -184,7 +185,7 @@ def import_features(config: ImportConfig, *, progress: bool = True) -> ImportSum
 
 
 def _next_command(path: Path, spec: FeatureSpec) -> str:
-    """Train on the store: on these maps alone, where it is not clear which other model they are mixed with."""
+    """Return the training command; it uses these maps alone if the second model of a mixture is not clear."""
     store = Store(path)
     others = [name for name, frames in store.models if frames == spec.clip_frames and name != spec.model]
     options = f" --clip-frames {spec.clip_frames}" if len({frames for _, frames in store.models}) > 1 else ""
@@ -195,14 +196,14 @@ def _next_command(path: Path, spec: FeatureSpec) -> str:
 
 
 def _labels(config: ImportConfig, names: Sequence[str], own: OwnExport | None, path: Path) -> Labels:
-    """Where the records come from: lists, the export, the store that is there, or the folders."""
+    """Get the records from lists, the export, the existing store, or the folders."""
     if own is None and config.suffix is None and not (config.annotations or (path / "zarr.json").is_file()):
         require_one_kind(names)
     try:
         return _labels_from(config, names, own, path)
     except SourceError:
         if own is None and config.suffix is None:
-            require_one_kind(names)  # so it is no wonder that they are of no listed video
+            require_one_kind(names)  # several kinds would explain the mismatch, so report that first
         raise
 
 
@@ -239,7 +240,7 @@ def _clips(config: ImportConfig, found: Survey, own: OwnExport | None) -> int:
 
 
 def _trained_on(own: OwnExport | None, labels: Labels) -> list[str]:
-    """The videos that the weights' training saw, under the ids that they have in the new store."""
+    """Return the videos that the weights were trained on, by their ids in the new store."""
     if own is None:
         return []
     ids = {own.videos[name][0].id: record.id for name, record in labels.records.items()}
@@ -256,13 +257,13 @@ def _subset(facts: ClipFacts, positions: Sequence[int]) -> ClipFacts:
 
 
 def _recorded(config: ImportConfig, place: Path, found: Survey, own: OwnExport | None) -> dict[str, Any]:
-    """Provenance: an export's own, and in any case that and whence the features were imported."""
+    """Return the provenance: the export's own, and the source of the import."""
     gflops = config.gflops if own is None or config.gflops is not None else own.recorded["gflops_per_clip"]
     recorded = {"weights_path": None} if own is None else dict(own.recorded)
-    recorded.pop("converted_from", None)  # not this store's maps: those are imported
+    recorded.pop("converted_from", None)  # belongs to the other store's maps
     return {
         **recorded,
-        "head_sha256": {},  # an export holds no classifier
+        "head_sha256": {},  # an export contains no classifier
         "gflops_per_clip": gflops,
         "imported": {
             "source": str(place.resolve()),

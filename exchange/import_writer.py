@@ -1,6 +1,6 @@
-"""Features that others extracted, or an export of ours, as a model's maps in a store.
+"""Write imported features as a model's maps into a store.
 
-They are surveyed first, every header and every value, so that a bad file is known before anything is written.
+A survey first checks every header and every value, so that a bad file is found before anything is written.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from .export_source import Advance
 from .feature_files import FeatureSource
 from .sidecar import UNKNOWN_FRAMES
 
-FEATURES_MAX = 1_000_000  # features a video: more is damage
+FEATURES_MAX = 1_000_000  # features per video: a larger number means damage
 BLOCK_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What a source's features are.
+    """The properties of a source's features.
 
     Attributes:
         map_shape: (l, h, w, c) of one feature; vectors are (1, 1, 1, c), frames' maps (1, h, w, c).
@@ -53,9 +53,9 @@ class Survey:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedVideo:
-    """A row to write: the record, and which of which features; `name` None is a failure, with its reason.
+    """A row to write: the record and its features, or a failure with its reason if `name` is None.
 
-    positions: (M,) which features of the video are taken, in time order. facts: of these M.
+    positions: (M,) indices of the features to use, in time order. facts: of these M.
     """
 
     record: VideoRecord
@@ -76,15 +76,15 @@ def survey(
     """Check every header, then every value.
 
     Args:
-        source: where the features are.
-        names: the videos wanted.
+        source: the features.
+        names: the requested videos.
         channels_first: arrays are (T, c, h, w) or (T, c, l, h, w).
         signed: values below zero are allowed.
-        report: called once a video.
+        report: called once per video.
 
     Raises:
-        StoreError: not arrays of floating point, of another shape than the first, not finite, beyond float16, or below
-            zero where that is not allowed.
+        StoreError: the arrays are not floating point, differ in shape from the first, are not finite, exceed
+            float16, or have values below zero that are not allowed.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     problems = []
@@ -96,8 +96,8 @@ def survey(
             first = first or (name, map_shape)
             if map_shape != first[1]:
                 raise StoreError(
-                    f"{name} has features of {_times(map_shape)} (l×h×w×c), {first[0]} of {_times(first[1])}; a "
-                    "store's maps have one shape"
+                    f"{name} has features of {_times(map_shape)} (l×h×w×c), "
+                    f"{first[0]} of {_times(first[1])}; a store's maps have one shape"
                 )
             shapes[name] = shape
         except StoreError as error:
@@ -118,7 +118,8 @@ def survey(
             if not signed and (below := (half < 0).reshape(len(half), -1).any(axis=1)).any():
                 place = at + int(np.flatnonzero(below)[0])
                 raise StoreError(
-                    f"{name}: feature {place} goes below zero, and uint8 holds maps after a ReLU; import them with --dtype float16"
+                    f"{name}: feature {place} goes below zero, and uint8 holds maps after a ReLU; "
+                    "import them with --dtype float16"
                 )
             digest.update(block.data)
         report()
@@ -130,10 +131,10 @@ def survey(
 
 
 def as_float16(name: str, block: NDArray[Any], first: int) -> NDArray[np.float16]:
-    """The features as float16, rounded to nearest; `first` is the place of the block's first.
+    """Return the features as float16, rounded to nearest; `first` is the index of the block's first feature.
 
     Raises:
-        StoreError: a value is not finite, or beyond float16.
+        StoreError: a value is not finite, or exceeds float16.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         half = block.astype(np.float16)
@@ -150,7 +151,8 @@ def _map_shape(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], channels
         raise StoreError(f"{name} is of {dtype}; features are float16, float32 or float64")
     if len(shape) not in (2, 4, 5) or 0 in shape:
         raise StoreError(
-            f"{name} has shape {_times(shape)}; allowed: (T, c), (T, h, w, c), (T, l, h, w, c), none of them 0"
+            f"{name} has shape {_times(shape)}; "
+            "allowed: (T, c), (T, h, w, c), (T, l, h, w, c), none of them 0"
         )
     inner = shape[1:]
     if channels_first:
@@ -166,14 +168,14 @@ def _times(shape: Sequence[int]) -> str:
 
 
 def choose_positions(features: int, clips: int) -> tuple[int, ...]:
-    """Which `clips` of a video's features are taken: feature ⌊i·T/M⌋, or, of fewer than M, the last repeated."""
+    """Return the indices of the features to use: ⌊i·T/M⌋, or, with fewer than M, the last one repeated."""
     if features < clips:
         return tuple(min(i, features - 1) for i in range(clips))
     return tuple(i * features // clips for i in range(clips))
 
 
 def unknown_facts(features: int, clips: int, clip_frames: int) -> ClipFacts:
-    """Facts of a video of which only its number of features is known; a repeated feature is all padding."""
+    """Return facts of a video with only its number of features known; a repeated feature is all padding."""
     return ClipFacts(
         frames=UNKNOWN_FRAMES,
         fps=0.0,
@@ -197,15 +199,15 @@ def write_imported(
     root: Path,
     report: Advance,
 ) -> int:
-    """Write videos into a new store, or as a further model into one that is there; whole shards are left.
+    """Write videos into a new store, or as a further model into an existing one; complete shards are kept.
 
-    A row of a shard that is written and that no video is of becomes a failure, with that reason.
+    In the written shards, rows without an imported video become failures.
 
     Returns:
-        How many videos were written.
+        The number of written videos.
 
     Raises:
-        StoreError, ProvenanceMismatch: the store's videos or maps are others.
+        StoreError, ProvenanceMismatch: the store has other videos or maps.
         StorageError: the disk failed.
     """
     store = writer.create(path, shard_videos=shard_videos_for(spec.clips, spec.map_shape))
@@ -222,9 +224,9 @@ def write_imported(
     writer.fit_arrays(path, spec, manifest, shard_videos)
     finish_removals(store)
     of_row = {manifest.row_of[video.record.id]: video for video in videos}
-    whole = {shard for shard, _ in list_receipts(path / spec.folder)}
+    complete = {shard for shard, _ in list_receipts(path / spec.folder)}
     written = 0
-    for shard in sorted({row // shard_videos for row in of_row} - whole):
+    for shard in sorted({row // shard_videos for row in of_row} - complete):
         rows = range(shard * shard_videos, min((shard + 1) * shard_videos, manifest.rows))
         with ShardWriter(
             path, spec, manifest=manifest, shard=shard, view=0, shard_videos=shard_videos
@@ -248,7 +250,7 @@ def write_imported(
 def _read(
     source: FeatureSource, name: str, positions: Sequence[int], channels_first: bool, map_shape: MapShape
 ) -> NDArray[np.float16]:
-    """The features at these places as maps (M, l, h, w, c)."""
+    """Read the features at these positions as maps (M, l, h, w, c)."""
     maps = np.empty((len(positions), *map_shape), dtype=np.float16)
     for i, place in enumerate(positions):
         if i and place == positions[i - 1]:
@@ -262,9 +264,9 @@ def _read(
 
 
 def spec_of_export(spec: FeatureSpec, survey: Survey, *, clips: int, pooled: bool) -> FeatureSpec:
-    """The spec of an export's maps in the new store: the same maps, float16, without logits.
+    """Return the spec of an export's maps in the new store: the same maps, float16, without logits.
 
-    Pooled features are other maps than the weights give, so they carry their own digest.
+    Pooled features differ from the maps of the weights, so they get their own digest.
     """
     spec = replace(
         spec,
@@ -284,7 +286,7 @@ def spec_of_export(spec: FeatureSpec, survey: Survey, *, clips: int, pooled: boo
 
 
 def spec_of_features(model: str, survey: Survey, *, clips: int, clip_frames: int) -> FeatureSpec:
-    """The spec of others' features; the digest of the features stands for that of the unknown weights."""
+    """Return the spec of others' features; their digest replaces that of the unknown weights."""
     return FeatureSpec(
         model=model,
         weights_digest=survey.digest,

@@ -1,4 +1,4 @@
-"""Which video each imported feature array is of: its record, by name, from lists, folders or a store."""
+"""Find the video record of each imported feature array, by name, from lists, folders or a store."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .sidecar import record_of
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """The records of the arrays that are wanted.
+    """The records of the arrays to import.
 
     Attributes:
-        records: name of the array → the video's record, in the order in which they become rows.
-        class_names: what the labels stand for.
+        records: name of the array → the video's record, in the order of the rows.
+        class_names: the names of the labels.
         missing: listed videos that have no array.
-        left_out: arrays that are of no listed video.
-        notes: what the user should know, one line each.
+        left_out: number of arrays that match no listed video.
+        notes: messages for the user, one line each.
     """
 
     records: Mapping[str, VideoRecord]
@@ -37,17 +37,17 @@ class Labels:
 def labels_from_lists(
     names: Sequence[str], lists: Sequence[Path], *, format: str | None, allow_missing: bool
 ) -> Labels:
-    """Match arrays with the videos that annotation lists name.
+    """Match arrays with the videos in annotation lists.
 
     Args:
-        names: the arrays' names; a video's id, path or bare file name, with its extension or without.
+        names: the arrays' names; a video's id, path or bare file name, with or without its extension.
         lists: annotation files, or folders of them; all of one format.
         format: name of that format; by default recognised from the files.
-        allow_missing: go on without listed videos that have no array.
+        allow_missing: allow listed videos that have no array.
 
     Raises:
         UsageError: an unknown format, or one that reads no lists.
-        SourceError: lists that cannot be read or contradict themselves, no match, two matches, missing videos.
+        SourceError: lists that cannot be read or are contradictory, no match, two matches, missing videos.
     """
     chosen, files = _format_of(lists, format)
     listing = _listing(names)
@@ -78,7 +78,8 @@ def labels_from_lists(
         )
     if left_out:
         notes.append(
-            f"left out, as of no listed video: {len(left_out):,} of {len(names):,} features: {left_out[0]!r}, …"
+            f"left out, as of no listed video: {len(left_out):,} of {len(names):,} features: "
+            f"{left_out[0]!r}, …"
         )
     records, split_notes = _with_splits(matched)
     if split_notes:
@@ -93,10 +94,10 @@ def labels_from_lists(
 
 
 def labels_from_folders(names: Sequence[str]) -> Labels:
-    """Class folders, below train/, val/ and test/ or not, where the arrays lie in folders; else no labels.
+    """Get labels from class folders, with or without train/, val/ and test/ above; no labels without folders.
 
     Raises:
-        SourceError: an array that lies in the folder of a part, and in no class folder.
+        SourceError: an array lies in the folder of a subset, but in no class folder.
     """
     chosen = get_format("class-folders" if any("/" in name for name in names) else "files")
     listing = _listing(names)
@@ -122,18 +123,18 @@ def labels_from_folders(names: Sequence[str]) -> Labels:
 
 
 def labels_from_store(names: Sequence[str], store: Store) -> Labels:
-    """The videos that a store has already: the arrays become another model's maps of them.
+    """Match arrays with the videos that a store already has, as another model's maps of them.
 
     Raises:
-        SourceError: no array, or two, are of its videos.
+        SourceError: no array matches its videos, or two match the same one.
     """
     videos = store.videos
     known = [record_of(videos, row) for row, exists in enumerate(videos.exists.tolist()) if exists]
     matched, missing, left_out = _match(names, known)
     if not matched:
         raise SourceError(
-            f"of {counted(len(names), 'feature')} ({names[0]!r}, …) none is of a video of {store.path} ({known[0].id!r}, …); "
-            "name their lists with --annotations, or write to another --store"
+            f"of {counted(len(names), 'feature')} ({names[0]!r}, …) none is of a video of {store.path} "
+            f"({known[0].id!r}, …); name their lists with --annotations, or write to another --store"
         )
     notes = [f"videos, labels and splits as {store.path} has them"]
     if missing:
@@ -146,7 +147,7 @@ def labels_from_store(names: Sequence[str], store: Store) -> Labels:
 
 
 def _format_of(lists: Sequence[Path], name: str | None) -> tuple[Format, list[Path]]:
-    """The one format of the lists, and the files that are its."""
+    """Return the one format of the lists, and its files."""
     for path in lists:
         if not path.exists():
             raise SourceError(f"no such annotation file or folder: {str(path)!r}")
@@ -172,12 +173,12 @@ def _format_of(lists: Sequence[Path], name: str | None) -> tuple[Format, list[Pa
 
 
 def _as_video(name: str) -> str:
-    """The video that an array's name stands for; the readers of lists know videos by their extension."""
+    """Return the video file name of an array; the list readers recognise videos by their extension."""
     return name if is_video_name(name) else f"{name}.mp4"
 
 
 def _listing(names: Iterable[str]) -> Listing:
-    """A listing under a root where, for each array, its video would lie."""
+    """Return a listing of a root that contains a video for each array."""
     return Listing(VideoFolder(root=Path(), files=frozenset(map(_as_video, names))), by_name_only=True)
 
 
@@ -188,18 +189,18 @@ def _stem(name: str) -> str:
 def _match(
     names: Sequence[str], records: Sequence[VideoRecord]
 ) -> tuple[dict[str, VideoRecord], list[VideoRecord], list[str]]:
-    """Array → record, in the records' order; records without an array; arrays without a record.
+    """Return array → record, in the records' order; records without an array; arrays without a record.
 
-    An array is a record's by its whole id or path, or else by its file name alone.
+    An array matches a record by its complete id or path, or else by its file name.
     """
-    whole = {_stem(name): name for name in names}
+    by_path = {_stem(name): name for name in names}
     by_name: dict[str, list[str]] = {}
     for name in names:
         by_name.setdefault(PurePosixPath(_stem(name)).name, []).append(name)
     matched: dict[str, VideoRecord] = {}
     missing = []
     for record in records:
-        exact = whole.get(_stem(record.id)) or whole.get(_stem(record.path))
+        exact = by_path.get(_stem(record.id)) or by_path.get(_stem(record.path))
         found = [exact] if exact else by_name.get(PurePosixPath(_stem(record.id)).name, [])
         if not found:
             missing.append(record)
@@ -209,14 +210,15 @@ def _match(
             raise SourceError(
                 f"{record.id!r} fits the features {found[0]!r}, and so does {other!r}"
                 if len(found) == 1
-                else f"{record.id!r} fits two features, {found[0]!r} and {other!r}; name them after the whole path"
+                else f"{record.id!r} fits two features, {found[0]!r} and {other!r}; "
+                "name them after the whole path"
             )
         matched[found[0]] = record
     return matched, missing, [name for name in names if name not in matched]
 
 
 def _with_splits(records: Mapping[str, VideoRecord]) -> tuple[dict[str, VideoRecord], list[str]]:
-    """The split "auto" where there are labels and no split, as for every source."""
+    """Add the split "auto" if there are labels but no split, as for every source."""
     if any(record.splits for record in records.values()) or all(r.label < 0 for r in records.values()):
         return dict(records), []
     return (

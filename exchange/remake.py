@@ -1,4 +1,4 @@
-"""Which `faster import` command makes a store's maps again: told from what the store knows of their making."""
+"""Build the `faster import` command that makes a store's maps again, from the store's provenance."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..store.read.features import Features
 
 
 def import_command(store: Store, features: Features, imported: Mapping[str, Any]) -> list[str]:
-    """The command that imports the maps of a model again; `imported` is what their provenance says of the source."""
+    """Return the command that imports a model's maps again; `imported` is its provenance of the import."""
     spec = features.spec
     told = (
         ["--gflops", f"{features.gflops_per_clip:g}", "--clip-frames", str(spec.clip_frames)]
-        if imported.get("of_export") is None  # an export says these itself
+        if imported.get("of_export") is None  # an export contains these values
         else []
     )
     source = str(imported.get("source", "SOURCE"))

@@ -1,6 +1,6 @@
-"""What an export says beside the maps: the words that `export` writes and `imports` reads back.
+"""The metadata of an export: `export` writes it next to the maps, and `import` reads it back.
 
-    OUT/export.json                     which models, their provenance, the class names
+    OUT/export.json                     the models, their provenance, the class names
     OUT/failures.jsonl                  every video without maps and why; written last
     OUT/<model>-L<frames>/<name>.npy    a video's maps (clips, l, h, w, c), or pooled (clips, c), float16
     OUT/<model>-L<frames>/<name>.json   its facts
@@ -25,15 +25,15 @@ from ..store.format.spec import FeatureSpec
 EXPORT_FORMAT = "faster-export 1"
 INDEX_FILE, FAILURES_FILE = "export.json", "failures.jsonl"
 FOLDER_BYTES_MAX = 255
-STEM_BYTES_MAX = 220  # with an extension, and as the name of a file in the making, at most 255
-UNKNOWN_FRAMES = 0  # in `ClipFacts`, of a video whose frames, rate and times nobody knows
+STEM_BYTES_MAX = 220  # at most 255 with an extension, also as a temporary file's name
+UNKNOWN_FRAMES = 0  # in `ClipFacts`, of a video with unknown frames, rate and times
 
 
 @dataclass(frozen=True, kw_only=True)
 class Absence:
     """A video without maps: "failed", "waiting" (not extracted yet) or "missing" (never on disk), and why.
 
-    `row` is the store's; None of a missing one, which has none.
+    `row` is the store's row; None if the video is missing.
     """
 
     record: VideoRecord
@@ -42,12 +42,12 @@ class Absence:
     reason: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the absence as JSON types."""
         return {**asdict(self.record), "row": self.row, "status": self.status, "reason": self.reason}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Absence:
-        """Read back what `to_dict` gave. Raises KeyError, TypeError or ValueError."""
+        """Read back what `to_dict` returned. Raises KeyError, TypeError or ValueError."""
         return cls(
             record=record_from_dict(data),
             row=None if data["row"] is None else int(data["row"]),
@@ -57,23 +57,25 @@ class Absence:
 
 
 def record_of(videos: Manifest, row: int) -> VideoRecord:
-    """A store's row as the record that it was made from."""
+    """Return a store's row as the record that it was made from."""
     start, end = float(videos.start_seconds[row]), float(videos.end_seconds[row])
     return VideoRecord(
         id=videos.ids[row],
         path=videos.paths[row],
         label=int(videos.labels[row]),
         splits={
-            name: PART_NAMES[part] for name in videos.split_names if (part := int(videos.split(name)[row]))
+            name: PART_NAMES[subset]
+            for name in videos.split_names
+            if (subset := int(videos.split(name)[row]))
         },
         group=videos.groups[row],
-        start_seconds=start if start == start else None,  # NaN is the whole file
+        start_seconds=start if start == start else None,  # NaN means the complete file
         end_seconds=end if end == end else None,
     )
 
 
 def record_from_dict(data: Mapping[str, Any]) -> VideoRecord:
-    """A record from JSON. Raises KeyError, TypeError or ValueError where it is none."""
+    """Read a record from JSON. Raises KeyError, TypeError or ValueError if it is not one."""
     record = read_as(VideoRecord, {field.name: data[field.name] for field in fields(VideoRecord)})
     if not record.id or set(record.splits.values()) - set(PART_NAMES.values()):
         raise ValueError(f"no video's record: id {record.id!r}, splits {record.splits}")
@@ -90,9 +92,9 @@ def sidecar(
     shape: Sequence[int],
     crc32c: Sequence[int],
 ) -> dict[str, Any]:
-    """What stands beside a video's `.npy`; what is unknown is null. `docs/exchange.md` explains each field.
+    """Return the sidecar of a video's `.npy`; unknown values are null. See `docs/exchange.md`.
 
-    A feature's centre lies at frame offset_frames + i · feature_stride_frames, or exactly at starts[i] +
+    A feature's centre is at frame offset_frames + i · feature_stride_frames, or exactly at starts[i] +
     feature_frames / 2.
     """
     known = facts.frames != UNKNOWN_FRAMES
@@ -120,7 +122,7 @@ def sidecar(
 
 
 def facts_from_sidecar(data: Mapping[str, Any]) -> ClipFacts:
-    """The facts of a sidecar. Raises KeyError, TypeError or ValueError where it is none."""
+    """Read the facts of a sidecar. Raises KeyError, TypeError or ValueError if it is not one."""
     clips = len(data["padded"])
     known = data["frame_count"] is not None
     facts = {
@@ -134,18 +136,18 @@ def facts_from_sidecar(data: Mapping[str, Any]) -> ClipFacts:
 
 
 def file_names(ids: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """For each video the name of its files, without extension: its id without that of the video.
+    """Return each video's file name without extension: its id without the video's extension.
 
-    Videos that only differ in that extension keep it. What is too long for a file system is cut, and ends in a digest of
-    the id. "" stays "" (a hole of the store).
+    Videos that differ only in the extension keep it. A name that is too long for a file system is cut, and
+    ends in a digest of the id. "" stays "" (a hole of the store).
 
     Raises:
-        StoreError: an id is no path within the output's folder, or two ids give one name.
+        StoreError: an id is not a path within the output's folder, or two ids give the same name.
     """
     short = []
     for name, path in zip(ids, paths, strict=True):
-        whole, mark, segment = name.partition("#t=")
-        short.append(whole.removesuffix(PurePosixPath(path).suffix) + mark + segment)
+        base, mark, segment = name.partition("#t=")
+        short.append(base.removesuffix(PurePosixPath(path).suffix) + mark + segment)
     counts: dict[str, int] = {}
     for name in short:
         counts[name] = counts.get(name, 0) + 1
@@ -163,18 +165,18 @@ def file_names(ids: Sequence[str], paths: Sequence[str]) -> list[str]:
 
 
 def _that_fits(name: str, full: str) -> str:
-    """The name, its folders and its last step cut where file systems would refuse them."""
+    """Shorten the folders and the last part of a name that file systems would refuse."""
     steps = name.split("/")
     limits = [FOLDER_BYTES_MAX] * (len(steps) - 1) + [STEM_BYTES_MAX]
     for i, (step, limit) in enumerate(zip(steps, limits, strict=True)):
         if len(step.encode()) > limit:
             # A folder is the same for all videos in it.
-            whole = full if i + 1 == len(steps) else step
-            end = f"~{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+            hashed = full if i + 1 == len(steps) else step
+            end = f"~{hashlib.sha256(hashed.encode()).hexdigest()[:16]}"
             steps[i] = step.encode()[: limit - len(end)].decode(errors="ignore") + end
     return "/".join(steps)
 
 
 def pretty(value: object) -> bytes:
-    """JSON for people and programs, UTF-8; never NaN, which is no JSON."""
+    """Encode JSON for people and programs, UTF-8; refuses NaN, which is not valid JSON."""
     return indented_json(value, indent=1, allow_nan=False) + b"\n"

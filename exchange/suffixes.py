@@ -1,6 +1,6 @@
-"""Features of several kinds of one video, `v0_rgb.npy` and `v0_flow.npy`: seen, and one kind taken.
+"""Several kinds of features of one video, `v0_rgb.npy` and `v0_flow.npy`: detect them, and select one kind.
 
-Taken for videos of their own, one of them could land in training and the other in test.
+If they counted as separate videos, one could be in training and the other in test.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from .feature_files import FeatureSource
 
-# A number, as of a clip (c01) or a camera, tells videos apart; a word tells what was computed.
+# A number, as of a clip (c01) or a camera, distinguishes videos; a word tells what was computed.
 _WORD = re.compile(r"[_\-./](?![A-Za-z]{0,3}[0-9]+$)[A-Za-z][A-Za-z0-9]*$")
 _FOLDERS = frozenset(["rgb", "flow", "optical_flow", "opticalflow", "audio"])
-_COMMON = ("rgb", "flow", "audio")  # in suffixes that tell of kinds even where there is one video only
+_COMMON = ("rgb", "flow", "audio")  # in suffixes that mean kinds even if there is only one video
 
 
 class KindOfFeatures:
@@ -36,19 +36,19 @@ class KindOfFeatures:
             raise UsageError(f"--suffix is {suffix!r}, and no feature's name ends so; {found}")
 
     def describe(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """As the source's."""
+        """Describe the source's array."""
         return self._source.describe(name + self._suffix)
 
     def read(self, name: str, first: int, last: int) -> NDArray[Any]:
-        """As the source's."""
+        """Read from the source's array."""
         return self._source.read(name + self._suffix, first, last)
 
 
 def suffixes_of(names: Sequence[str]) -> dict[str, int]:
-    """The suffixes that tell several kinds of features of one video apart, with their counts; none where there are none.
+    """Return the suffixes of several kinds of features of one video, with counts; empty if there are none.
 
-    Such a suffix is one to three words, each behind `_`, `-`, `.` or `/`, or "". It stands behind several names behind
-    which another one stands too; where there is one such name only, its words are common ones.
+    Such a suffix is "" or one to three words, each after `_`, `-`, `.` or `/`. It follows several names that
+    another such suffix follows too; if there is only one such name, the suffixes must contain common words.
     """
     for words in (1, 2, 3):
         bases: dict[str, set[str]] = {}
@@ -60,7 +60,7 @@ def suffixes_of(names: Sequence[str]) -> dict[str, int]:
         often = {suffix for suffix, count in counts.items() if count > 1}
         if len(several) == 1 and any(word in suffix.lower() for suffix in counts for word in _COMMON):
             often = set(counts)
-        # Groups of an HDF5 file hold the same datasets each; other names with a slash are class folders and their videos.
+        # Groups of an HDF5 file hold the same datasets; other names with / are class folders and videos.
         groups = {frozenset(of) for base, of in bases.items() if any(end[:1] == "/" for end in of)}
         if len(groups) > 1 or not all("/" in name for name in names):
             often = {suffix for suffix in often if suffix[:1] != "/"}
@@ -70,12 +70,12 @@ def suffixes_of(names: Sequence[str]) -> dict[str, int]:
                 for name in names
             )
             found = {suffix: kinds[suffix] for suffix in sorted(often)}
-            return found if sum(found.values()) * 2 >= len(names) else {}  # a chance likeness of a few
+            return found if sum(found.values()) * 2 >= len(names) else {}  # a few matches are coincidence
     return {}
 
 
 def _splits(name: str, words: int) -> Iterator[tuple[str, str]]:
-    """The name before and from each of its last separators on, as long as words follow; first of all whole."""
+    """Yield the name split before each of its last words, as (before, from there); first the unsplit name."""
     yield name, ""
     end = len(name)
     for _ in range(words):
@@ -87,16 +87,16 @@ def _splits(name: str, words: int) -> Iterator[tuple[str, str]]:
 
 
 def require_one_kind(names: Sequence[str]) -> None:
-    """Refuse features of several kinds of the same videos, which nobody has chosen from.
+    """Refuse features of several kinds of the same videos if no kind was selected.
 
     Raises:
-        UsageError: naming the kinds, and how to take one.
+        UsageError: the message names the kinds, and how to take one.
     """
     if kinds := suffixes_of(names):
         raise UsageError(
-            f"these are features of several kinds of the same videos, by the ends of their names {_listed(kinds)}: take one, "
-            f"--suffix {max(kinds)}, and each further one as another --model of the same store; if each is of a video of its "
-            "own: --suffix ''"
+            "these are features of several kinds of the same videos, by the ends of their names "
+            f"{_listed(kinds)}: take one, --suffix {max(kinds)}, and each further one as another --model of "
+            "the same store; if each is of a video of its own: --suffix ''"
         )
     by_folder: dict[str, set[str]] = {}
     for name in names:
@@ -106,8 +106,8 @@ def require_one_kind(names: Sequence[str]) -> None:
         first, *others = by_folder.values()
         if any(first & other for other in others):
             raise UsageError(
-                f"the folders {' and '.join(sorted(by_folder))} hold features of the same videos: import one, and each "
-                "further one as another --model of the same store"
+                f"the folders {' and '.join(sorted(by_folder))} hold features of the same videos: "
+                "import one, and each further one as another --model of the same store"
             )
 
 

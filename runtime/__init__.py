@@ -1,1 +1,1 @@
-"""The ground floor: files written whole or not at all, processes, signals, devices, dask."""
+"""Shared services of all packages: atomic files, processes, signals, devices, dask."""

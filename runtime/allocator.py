@@ -1,4 +1,4 @@
-"""How this process holds memory: freed blocks kept for the next step, and the garbage collector out of the way."""
+"""Memory settings of this process: keep freed blocks for the next step, and pause the garbage collector."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep memory that it frees, where the C library is glibc; elsewhere nothing happens.
+    """Let this process keep memory that it frees, if the C library is glibc; otherwise do nothing.
 
-    glibc gives large blocks back to the system, which then hands each new one out page by page: a tenth of a
-    FAST-GRU training step, and more with several threads. The process's peak stays what it is, and is held until
-    the process ends. What the environment says about malloc goes first.
+    glibc returns large blocks to the system, which then provides each new one page by page: this costs a
+    tenth of a FAST-GRU training step, and more with several threads. The process's peak memory does not grow,
+    but is held until the process ends. Malloc settings in the environment have priority.
     """
     chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if chosen or platform.libc_ver()[0] != "glibc":
@@ -29,7 +29,7 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """For what makes objects by the million and no cycles: looking for some takes a third of its time."""
+    """Pause garbage collection: it takes a third of the time to make millions of objects without cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,7 +1,7 @@
-"""How files are written that another process may read: whole or not at all.
+"""Write files atomically: another process sees the complete file or none.
 
-Of a store, only where nothing was before: `put_if_absent` is the one seam that another kind of storage would have to
-fill. Everything else replaces the file that was there.
+A store's files are written only if they do not exist. `put_if_absent` is the only function that another kind
+of storage would have to implement. All other functions replace the existing file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import StorageError
 
 TEMPORARY_SUFFIX = ".tmp"
 
-_MENDS = {
+_FIXES = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some of the quota and run the same command again",
     errno.EFBIG: "a limit on the size of files (ulimit -f); raise it and run the same command again",
@@ -35,13 +35,13 @@ def fix_of(
     *,
     place: str = "place",
 ) -> str:
-    """What the user can do about an error of the disk; `place` is the option that names where it was, if known."""
-    return _MENDS.get(error.errno or 0, otherwise).format(place=place)
+    """Return what the user can do about a disk error; `place` is the option that names the path, if known."""
+    return _FIXES.get(error.errno or 0, otherwise).format(place=place)
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError into a StorageError of one line that names the path and the mend."""
+    """Turn an OSError into a StorageError of one line that names the path and the fix."""
     try:
         yield
     except OSError as error:
@@ -51,35 +51,35 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def temporary_beside(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """Open a new file in the folder of `path`; it is removed at the end, whatever happens."""
+    """Open a new temporary file in the folder of `path`; it is always removed at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     file = temporary.open("xb")
     try:
         yield file, temporary
     finally:
-        with suppress(OSError):  # what is still in its buffer is not wanted: whoever wanted it has flushed
+        with suppress(OSError):  # buffered data are not needed: a caller that needs them has flushed
             file.close()
         temporary.unlink(missing_ok=True)
 
 
 def link_if_absent(temporary: Path, path: Path) -> bool:
-    """Give a finished, fsynced file its name; False, and nothing changed, where the name is taken."""
+    """Give a finished, fsynced file its name; return False and change nothing if the name exists."""
     try:
         os.link(temporary, path)
     except FileExistsError:
         ours = False
     else:
         ours = True
-    fsync_folder(path.parent)  # also of another's name: what we say of that file must not outlive it
+    fsync_folder(path.parent)  # also for another writer's file: what we record about it must not outlive it
     return ours
 
 
 def put_if_absent(path: Path, data: bytes) -> bool:
-    """Store `data` at `path`, durable when this returns, unless something is there already.
+    """Store `data` at `path`, durable when this returns, unless the path exists.
 
     Returns:
-        True if these bytes were put, False if the path was taken (and was left as it is).
+        True if these bytes were written, False if the path existed (and was not changed).
 
     Raises:
         StorageError: the disk failed.
@@ -94,9 +94,9 @@ def put_if_absent(path: Path, data: bytes) -> bool:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Store `data` at `path` in one step, over whatever is there: for what can be derived again.
+    """Store `data` at `path` atomically, over an existing file; for data that can be derived again.
 
-    After a power cut it may be the old file again, never a half one.
+    After a power failure the old file may be back, but never a partial one.
 
     Raises:
         StorageError: the disk failed.
@@ -107,12 +107,12 @@ def replace(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` in one step when the block ends well; else nothing changes.
+    """Open a file that replaces `path` atomically if the block ends without an error; else nothing changes.
 
     Args:
-        path: the file; its folder is made.
-        durable: whether its bytes are on the disk when it gets its name. Without, a power cut may leave an empty file:
-            for what is many files, and checked or made again as a whole.
+        path: the file; its folder is created.
+        durable: sync the bytes to disk before the file gets its name. Without this, a power failure may leave
+            an empty file: for outputs of many files that are checked or written again together.
 
     Raises:
         OSError: the disk failed.
@@ -132,7 +132,7 @@ def _write_durably(file: BinaryIO, data: bytes) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk: what was made, renamed or removed there."""
+    """Sync a folder's entries to disk: names that were created, renamed or removed."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Work on dask: on workers of this machine's own, or on those of a cluster that is there. Only `connect` needs dask."""
+"""Run work on dask workers, of this machine or of an existing cluster. Only `connect` needs dask."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from ..terminal.text import counted
 from .signals import WARNINGS, blocked, raise_if_stopped
 
 LOCAL = "local"
-"""Names workers of this machine; any other name is the address of a scheduler."""
+"""Means workers of this machine; any other name is the address of a scheduler."""
 
 WHOLE_WORKER = Lock()
-"""To be held, on a worker, by what takes all of it: its memory, its threads, its GPU."""
+"""A lock on a worker, for tasks that need all of its memory, threads or GPU."""
 
 CONNECT_SECONDS = 30
 
 _SETTINGS = {
-    # Dask's would set one thread of OpenMP, in this process's environment too.
+    # Dask's default would set one OpenMP thread, also in this process's environment.
     "distributed.nanny.pre-spawn-environ": {},
-    # A worker that happens to be restarting so long after an earlier death would be given up for good.
+    # A worker that is restarting this long after an earlier death would be given up permanently.
     "distributed.deploy.lost-worker-timeout": "52 weeks",
 }
 
@@ -40,11 +40,11 @@ Command = Callable[..., Any]
 
 
 class WorkerDied(Interrupted):
-    """The worker that had a task died, as did those that it was given to next."""
+    """The worker with a task died, and so did the workers that tried it again."""
 
 
 def cluster_options(command: Command) -> Command:
-    """--executor and --scheduler; the command gets `cluster`: None, `LOCAL`, or the scheduler's address."""
+    """Add --executor and --scheduler; the command gets `cluster`: None, `LOCAL`, or a scheduler's address."""
 
     @wraps(command)
     def call(*values: Any, executor: str, scheduler: str | None, **options: Any) -> Any:
@@ -67,18 +67,18 @@ def cluster_options(command: Command) -> Command:
 
 @contextmanager
 def connect(cluster: str, *, workers: int, needs: Mapping[str, float] | None = None) -> Iterator[Any]:
-    """A `distributed.Client` of a cluster.
+    """Connect to a cluster; yields a `distributed.Client`.
 
-    Workers of this machine are processes of one thread each, which end with the block; they and their dashboard listen
-    on the loopback interface only. A worker that dies is replaced.
+    Workers of this machine are processes with one thread each, which end with the block. They and their
+    dashboard listen on the loopback interface only. A worker that dies is replaced.
 
     Args:
         cluster: `LOCAL`, or a scheduler's address.
-        workers: how many to start, for `LOCAL`.
-        needs: what each task will take of a worker's resources.
+        workers: number of workers to start, for `LOCAL`.
+        needs: the resources of a worker that each task takes.
 
     Raises:
-        UsageError: dask is not installed; no scheduler answers; or of its workers none has what tasks need.
+        UsageError: dask is not installed; no scheduler answers; or none of its workers has the resources.
     """
     distributed = _distributed()
     with ExitStack() as stack:
@@ -87,10 +87,10 @@ def connect(cluster: str, *, workers: int, needs: Mapping[str, float] | None = N
         else:
             try:
                 client = stack.enter_context(distributed.Client(cluster, timeout=CONNECT_SECONDS))
-            except (OSError, ValueError) as error:  # a time-out is an OSError
+            except (OSError, ValueError) as error:  # a timeout is an OSError
                 raise UsageError(
-                    f"no dask scheduler answers at {cluster} within {CONNECT_SECONDS} s ({error}); its address stands in what "
-                    "it prints at its start, as tcp://10.0.0.5:8786"
+                    f"no dask scheduler answers at {cluster} within {CONNECT_SECONDS} s ({error}); "
+                    "its address stands in what it prints at its start, as tcp://10.0.0.5:8786"
                 ) from error
             if not _workers_with(client, cluster, needs or {}):
                 click.echo(f"no worker is at {cluster} yet: the work waits for one", err=True)
@@ -99,9 +99,9 @@ def connect(cluster: str, *, workers: int, needs: Mapping[str, float] | None = N
 
 @contextmanager
 def _local(distributed: Any, workers: int) -> Iterator[Any]:
-    # What reaches every process of a terminal or a job ends the parent, which ends the others: they inherit the block.
+    # Workers inherit the block. A signal to all processes of a terminal or job ends the parent; it ends them.
     with blocked(*WARNINGS):
-        resource_tracker.ensure_running()  # lifts the block of SIGINT, so it comes first
+        resource_tracker.ensure_running()  # unblocks SIGINT, so it comes first
     with importlib.import_module("dask.config").set(_SETTINGS):
         with blocked(signal.SIGINT, *WARNINGS):
             cluster = distributed.LocalCluster(
@@ -109,16 +109,16 @@ def _local(distributed: Any, workers: int) -> Iterator[Any]:
                 threads_per_worker=1,
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",
-                memory_limit=0,  # dask's would count the worker, and not its decoders
-                silence_logs=logging.CRITICAL,  # each death is told by what comes of it
+                memory_limit=0,  # dask would count the worker, but not its decoders
+                silence_logs=logging.CRITICAL,  # a death shows in the results
                 scheduler_kwargs={"allowed_failures": 0},  # see `spread`
             )
         with cluster, distributed.Client(cluster) as client:
             try:
                 yield client
-            except BaseException:  # whoever is stopped has not the time to wait for a task's end
+            except BaseException:  # an interrupted run must not wait for its tasks
                 for nanny in cluster.workers.values():
-                    nanny.close_gracefully()  # else it starts another
+                    nanny.close_gracefully()  # otherwise it starts another worker
                     if nanny.pid is not None:
                         os.kill(nanny.pid, signal.SIGKILL)
                 raise
@@ -131,27 +131,27 @@ def spread(
     *,
     needs: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[int, Result | WorkerDied]]:
-    """Run `function` on every task, on any worker, and give (place of the task, result) as they come.
+    """Run `function` on every task, on any worker, and yield (index of the task, result) as they arrive.
 
-    A task whose worker left, or died with its result, is done again by another. One that lost more workers than the
-    scheduler allows (none of `LOCAL`, 3 by dask's default) comes as `WorkerDied`; whether it killed them, or was only
-    waiting there beside another that did, nobody knows.
+    If a worker leaves, or dies with its result, another worker does the task again. A task that lost more
+    workers than the scheduler allows (none with `LOCAL`, 3 by dask's default) gives `WorkerDied`. Either it
+    killed them, or it only waited on a worker that another task killed.
 
     Args:
-        client: of `connect`.
-        function: of a module that workers can import. May be done more than once for a task.
-        tasks: what can be pickled; results are to be small.
-        needs: what a task takes of a worker's resources, as {"GPU": 1}.
+        client: from `connect`.
+        function: of a module that workers can import. It may run more than once for a task.
+        tasks: must be picklable; results should be small.
+        needs: the resources of a worker that a task takes, as {"GPU": 1}.
 
     Raises:
-        Interrupted: the scheduler is gone, or a signal came.
-        Exception: what `function` raised.
+        Interrupted: the scheduler is gone, or a signal arrived.
+        Exception: an error of `function`.
     """
     distributed = _distributed()
     futures = client.map(function, tasks, pure=False, resources=dict(needs or {}))
     places = {future.key: place for place, future in enumerate(futures)}
     done = distributed.as_completed(futures)
-    del futures  # what has been taken is forgotten by the workers too
+    del futures  # so that workers can free results that were received
     for future in done:
         raise_if_stopped()
         if future.status == "finished":
@@ -166,13 +166,13 @@ def spread(
             )
         else:
             raise Interrupted(
-                f"the dask scheduler is gone, or dropped a task ({future.status}); what is whole is kept, run the same command "
-                "again"
+                f"the dask scheduler is gone, or dropped a task ({future.status}); what is whole is kept, "
+                "run the same command again"
             )
 
 
 def _workers_with(client: Any, cluster: str, needs: Mapping[str, float]) -> bool:
-    """Whether there are workers yet; some may come. Raises UsageError where there are, and none can take the tasks."""
+    """Return whether there are workers yet. Raises UsageError if there are, but none has the resources."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     for name, amount in needs.items():
         if workers and not any(worker["resources"].get(name, 0) >= amount for worker in workers):

@@ -1,4 +1,4 @@
-"""Which device to compute on, checked once at the door."""
+"""Select the compute device, and check that it exists."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ..terminal.suggest import did_you_mean
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The named device, or the first GPU, or the CPU.
+    """Return the named device, or the first GPU, or the CPU.
 
     Raises:
-        UsageError: there is no such device here; the message lists those there are.
+        UsageError: there is no such device; the message lists the existing ones.
     """
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     if name is None:

@@ -1,7 +1,7 @@
-"""Units of work on many workers: processes of this machine, which never outlive this one, or dask's. One loop for all.
+"""Run units of work on many workers: processes, which never outlive this one, or dask workers.
 
-What work needs is a record, which is pickled once for each worker, and a function that opens a `Worker` from it. A worker
-keeps what it has open from one unit to the next: networks, stores, decoders.
+The input of the work is a record, which is pickled once per worker, and a function that opens a `Worker` from
+it. A worker keeps its open networks, stores and decoders from one unit to the next.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ ResultT = TypeVar("ResultT", covariant=True)
 
 
 class Worker(Protocol[UnitT, ResultT]):
-    """What does units, one at a time."""
+    """Does units, one at a time."""
 
     def run(self, unit: UnitT, report: Callable[[ResultT], None], /) -> None:
-        """Do a unit, and hand each of its results to `report`, in any thread."""
+        """Do a unit, and pass each of its results to `report`, in any thread."""
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close everything that is open."""
 
 
 def run_units(
@@ -56,27 +56,28 @@ def run_units(
     needs: Mapping[str, float] | None = None,
     name: Callable[[int], str] = lambda place: "a process",
 ) -> None:
-    """Do every unit, on whichever worker is free, and hand results to `report`, in this process, as they come.
+    """Do every unit on the next free worker, and pass results to `report`, in this process, as they arrive.
 
-    Whatever ends it early, Ctrl-C among it, ends the workers too: a process by SIGTERM, which a worker may answer as
-    `interruptible` work does. One worker is this process itself; its results may come from another thread.
+    Every early end, also Ctrl-C, ends the workers too: a process by SIGTERM, which a worker may handle as
+    `interruptible` work does. A single worker is this process itself; its results may come from another
+    thread.
 
     Args:
-        units, setup, results: what can be pickled.
-        open_worker: (setup, place) → worker; a function of a module. Places count from 0; the first units go to
-            workers in the order of their places.
-        workers: how many at once, at most.
-        what_is_kept: for the message of a stop, as "whole shards are kept".
-        here: the worker of this process, where one suffices; `open_worker` makes it otherwise.
-        cluster: dask workers instead, see `dask_cluster.connect`; `workers` of them, where they are this machine's.
-            A unit's results come together, when it is done.
-        needs: what a unit takes of a dask worker's resources.
-        name: of the process at a place, for the message of its death.
+        units, setup: must be picklable, and so must the results.
+        open_worker: (setup, place) → worker; a function of a module. Places count from 0; the first units go
+            to workers in the order of their places.
+        workers: the most workers at once.
+        what_is_kept: for the message of a stop, such as "whole shards are kept".
+        here: the worker of this process, if one is enough; by default `open_worker` makes it.
+        cluster: use dask workers instead, see `dask_cluster.connect`; for `LOCAL`, `workers` of them. A
+            unit's results come together, when it is done.
+        needs: the resources of a dask worker that a unit takes.
+        name: place → name of the process, for the message of its death.
 
     Raises:
         Interrupted: SIGTERM, SIGUSR1 or SIGUSR2, or a worker died.
         ProvenanceMismatch: a dask worker has another version of this package.
-        FasterError: as a worker raised it. RuntimeError: a worker failed otherwise.
+        FasterError: as a worker raised it. RuntimeError: any other error of a worker.
     """
     workers = min(workers, len(units))
     with interruptible(what_is_kept):
@@ -108,12 +109,12 @@ def map_units(
     cluster: str | None = None,
     on_done: Callable[[], object] = lambda: None,
 ) -> list[Result]:
-    """`function` of every unit, in the order of the units; see `run_units`.
+    """Return `function` of every unit, in the order of the units; see `run_units`.
 
     Args:
-        function: of a module, so that another process finds it.
-        workers: how many at once, at most; None means one a core.
-        on_done: is called after each unit.
+        function: of a module, so that another process can import it.
+        workers: the most workers at once; None means one per core.
+        on_done: called after each unit.
     """
     found: dict[int, Result] = {}
 
@@ -146,11 +147,11 @@ class _Mapper:
         report((place, self._function(task)))
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 class _Processes:
-    """Spawned processes, each of which is given its next unit when it has done the last one."""
+    """Spawned processes; each one gets its next unit after it has finished the last one."""
 
     def __init__(self, count: int, what_is_kept: str, name: Callable[[int], str]) -> None:
         self._count, self._kept, self._name = count, what_is_kept, name
@@ -163,7 +164,7 @@ class _Processes:
         report: Callable[[Result], None],
     ) -> None:
         require_startable()
-        todo = iter(units)
+        pending = iter(units)
         processes: list[SpawnProcess] = []
         pipes: dict[Connection, int] = {}
         try:
@@ -175,8 +176,8 @@ class _Processes:
                     processes.append(process)
                 pipes[ours] = place
             for pipe, place in pipes.items():
-                # In one message: who fails to open is heard, and not found dead at the next.
-                self._send(pipe, place, (setup, open_worker, place, next(todo)))
+                # Setup and first unit are one message, so an error on opening arrives before the next send.
+                self._send(pipe, place, (setup, open_worker, place, next(pending)))
             working = set(pipes)
             while working:
                 for ready in wait(list(working)):
@@ -188,7 +189,7 @@ class _Processes:
                     elif kind == "failed":
                         raise value
                     else:
-                        unit = list(islice(todo, 1))
+                        unit = list(islice(pending, 1))
                         self._send(ready, pipes[ready], unit)
                         if not unit:
                             working.remove(ready)
@@ -197,7 +198,7 @@ class _Processes:
         finally:
             for process in processes:
                 process.terminate()
-            # First, for a process whose results nobody takes could wait for ever to hand one over.
+            # Close before joining: a process could wait forever to send a result that nobody receives.
             for pipe in pipes:
                 pipe.close()
             for process in processes:
@@ -220,18 +221,19 @@ class _Processes:
 
     def _death(self, place: int) -> Interrupted:
         return Interrupted(
-            f"{self._name(place)} was killed, perhaps for want of memory; {self._kept}, run the same command again"
+            f"{self._name(place)} was killed, perhaps for want of memory; {self._kept}, "
+            "run the same command again"
         )
 
 
 def _serve(pipe: Connection, what_is_kept: str) -> None:
-    """A process of `_Processes`: open a worker, and do what units come, until the pipe says that there are no more."""
+    """Run a process of `_Processes`: open a worker, and do units until the pipe says that none are left."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     message: tuple[str, object] | None = None
     try:
         with interruptible(what_is_kept):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # by which the parent ends this
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the parent ends us with it
             setup, open_worker, place, *unit = pipe.recv()
             with closing(open_worker(setup, place)) as worker:
                 while unit:
@@ -243,7 +245,7 @@ def _serve(pipe: Connection, what_is_kept: str) -> None:
     except Exception:
         message = ("failed", traceback.format_exc())
     if message is not None:
-        with suppress(OSError):  # the parent may be gone, or listen no more
+        with suppress(OSError):  # the parent may have ended or closed the pipe
             pipe.send(message)
 
 
@@ -255,18 +257,22 @@ def spread_units(
     *,
     needs: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[int, list[Result] | WorkerDied]]:
-    """`dask_cluster.spread` of units: (a unit's place, its results), as they come. A worker is open as long as `setup` is equal."""
+    """Run `dask_cluster.spread` on units; yield (a unit's place, its results) as they arrive.
+
+    A worker stays open while `setup` is equal.
+    """
     yield from spread(client, partial(_run_on_dask, setup, open_worker, __version__), units, needs=needs)
 
 
 def _run_on_dask(
     setup: Any, open_worker: Callable[[Any, int], Worker[Any, Any]], version: str, unit: Any
 ) -> list[Any]:
-    """On a dask worker: a unit's results. One unit at a time, whatever number of threads dask gives it."""
+    """Return a unit's results, on a dask worker; one unit at a time, for any number of dask threads."""
     global _opened
     if version != __version__:
         raise ProvenanceMismatch(
-            f"the worker on {socket.gethostname()} has faster {__version__}, this process {version}; install the same one on both"
+            f"the worker on {socket.gethostname()} has faster {__version__}, this process {version}; "
+            "install the same one on both"
         )
     results: list[Any] = []
     if not getattr(open_worker, "takes_whole_worker", True):
@@ -279,13 +285,13 @@ def _run_on_dask(
         try:
             _opened[1].run(unit, results.append)
         except BaseException:
-            _close()  # it may be in the middle of something
+            _close()  # its state is unknown
             raise
     return results
 
 
 def _place_on_dask() -> int:
-    """Workers of this machine are named by their places."""
+    """Return a worker's place; workers of this machine are named by it."""
     name = str(importlib.import_module("distributed").get_worker().name)
     return int(name) if name.isdecimal() else 0
 
@@ -297,4 +303,4 @@ def _close() -> None:
     _opened = None
 
 
-_opened: tuple[Any, Worker[Any, Any]] | None = None  # what a dask worker keeps
+_opened: tuple[Any, Worker[Any, Any]] | None = None  # setup and worker that a dask worker keeps open

@@ -1,7 +1,7 @@
-"""The cost of whatever runs, in GFLOPs as the paper counts them: one multiply-add is one FLOP.
+"""Count the cost of a computation in GFLOPs as the paper does: one multiply-add is one FLOP.
 
-Counted are the multiply-adds of convolutions and matrix products, which is what PyTorch's flop counter knows.
-Batch norm, ReLU, pooling, biases and element-wise gates are not; nor is a classifier, unless it is run.
+The multiply-adds of convolutions and matrix products count, as in PyTorch's flop counter. Batch norm, ReLU,
+pooling, biases and element-wise gates do not count; a classifier counts only if it runs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ PAPER_FRAMES = 256
 
 
 def paper_clips(clip_frames: int) -> int:
-    """As many clips of `clip_frames` frames as have the paper's 256 frames; at least 1."""
+    """Return the number of clips of `clip_frames` frames in the paper's 256 frames; at least 1."""
     return max(1, PAPER_FRAMES // clip_frames)
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
-    """A copy of `module` in evaluation mode whose parameters and buffers have shapes but no memory."""
+    """Copy `module` in evaluation mode, with parameters and buffers that have shapes but no memory."""
     import torch
     from torch import nn
 
@@ -41,10 +41,10 @@ def meta_copy(module: nn.Module) -> nn.Module:
 
 
 def gflops(run: Callable[..., object], *inputs: Tensor) -> float:
-    """GFLOPs of `run(*inputs)`, counted without computing anything.
+    """Return the GFLOPs of `run(*inputs)`, counted without computing anything.
 
-    `run` is a module or a method of one (`backbone.features`), or a function that takes meta tensors. Of the inputs
-    only shape and dtype matter.
+    `run` is a module or a method of one (`backbone.features`), or a function that accepts meta tensors. Only
+    shape and dtype of the inputs matter.
     """
     import torch
     from torch import nn
@@ -56,4 +56,4 @@ def gflops(run: Callable[..., object], *inputs: Tensor) -> float:
         run = getattr(meta_copy(owner), run.__name__)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run(*(x.to("meta") for x in inputs))
-    return float(counter.get_total_flops()) / 2e9  # the counter takes a multiply-add for two
+    return float(counter.get_total_flops()) / 2e9  # PyTorch counts a multiply-add as two

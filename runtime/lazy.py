@@ -1,4 +1,4 @@
-"""Public names of a package whose modules are imported when a name is first asked for."""
+"""Lazy public names of a package: a module is imported when a name of it is first used."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 def lazy_names(
     package: str, modules: Mapping[str, str]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package (PEP 562).
+    """Return the `__getattr__` and `__dir__` of a package (PEP 562).
 
-    A public name must not be a submodule's too: whichever of the two was imported last would have it.
+    A public name must differ from all submodules' names: the last one to be imported would replace the other.
 
     Args:
         package: the package's `__name__`.
@@ -23,7 +23,7 @@ def lazy_names(
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(modules[name], package), name)
-        setattr(sys.modules[package], name, value)  # from now on without this function
+        setattr(sys.modules[package], name, value)  # the next access does not call this function
         return value
 
     def names() -> list[str]:

@@ -1,4 +1,4 @@
-"""What a user names as `package.module:attribute`: a function or class of their own, imported."""
+"""Import a user's own function or class, given as `package.module:attribute`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from ..errors import UsageError
 
 
 def import_named(name: str, *, role: str, kind: str) -> Callable[..., object]:
-    """The function or class that `package.module:attribute` names; modules of the current folder are found last.
+    """Import the function or class `package.module:attribute`; the current folder is searched last.
 
-    An error inside the module itself is the module's own and passes through.
+    An error inside the module itself is not caught.
 
     Args:
-        name: what the user wrote.
-        role: what it is to be, such as "model". kind: what the attribute is, "function" or "class". Both are for messages.
+        name: the user's text.
+        role: its purpose, such as "model", for messages.
+        kind: "function" or "class", for messages.
 
     Raises:
-        UsageError: the module, or something in it that can be called by this name, does not exist.
+        UsageError: the module does not exist, or has no callable attribute of this name.
     """
     module_name, _, attribute = name.partition(":")
     form = f"the form is package.module:{kind}"

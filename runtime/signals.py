@@ -1,4 +1,4 @@
-"""Being stopped from outside: a batch system's signals become `Interrupted`, wherever the work stands."""
+"""Handle signals that stop the program: a batch system's signals raise `Interrupted` at any point."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from typing import Any
 
 from ..errors import Interrupted
 
-# What a batch system sends ahead, often to all processes of a job at once: helpers wait it out, for who leads them ends them.
+# Early warnings of a batch system, often sent to all processes of a job: helpers ignore them, their leader
+# ends them.
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 STOP_SIGNALS = (signal.SIGTERM, *WARNINGS)
 
 
-_stopped_by = ""  # the message of a stop that is under way
+_stopped_by = ""  # the message of the current stop
 _depth = 0  # of `interruptible` blocks around the main thread's work
 
 
 @contextmanager
 def interruptible(what_is_kept: str) -> Iterator[None]:
-    """Raise `Interrupted` where SIGTERM, SIGUSR1 or SIGUSR2 arrives; the old handlers return at the end.
+    """Raise `Interrupted` on SIGTERM, SIGUSR1 or SIGUSR2; the old handlers are restored at the end.
 
-    For work whose every commit is a single step, so that it may be left at any point. Only the first signal
-    counts, so that a second one does not break off the leaving. May be nested.
+    For work whose commits are atomic, so that it may stop at any point. Only the first signal counts, so that
+    a second one does not interrupt the cleanup. May be nested.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -41,7 +42,7 @@ def interruptible(what_is_kept: str) -> Iterator[None]:
             raise Interrupted(_stopped_by)
 
     global _stopped_by, _depth
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+    if threading.current_thread() is not threading.main_thread():  # only this one can handle signals
         yield
         return
     previous = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
@@ -58,10 +59,10 @@ def interruptible(what_is_kept: str) -> Iterator[None]:
 
 
 def raise_if_stopped() -> None:
-    """For every turn of long work: a signal that came where Python drops exceptions, as in a destructor, still counts.
+    """Raise `Interrupted` again, in each iteration of long work: Python may drop it, as in a destructor.
 
     Raises:
-        Interrupted: a signal has come.
+        Interrupted: a signal has arrived.
     """
     if _stopped_by:
         raise Interrupted(_stopped_by)
@@ -69,7 +70,7 @@ def raise_if_stopped() -> None:
 
 @dataclass
 class StopRequest:
-    """`asked` is the number of the signal that asked to stop, 0 as long as none did; `once`: others change nothing."""
+    """A request to stop: `asked` is the signal's number or 0; with `once`, later signals have no effect."""
 
     asked: int = 0
     once: bool = False
@@ -78,7 +79,7 @@ class StopRequest:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = self.asked or number
         if not self.once:
-            self._restore()  # the next signal acts at once
+            self._restore()  # the next signal acts immediately
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
@@ -87,15 +88,16 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Note SIGTERM, SIGUSR1, SIGUSR2 and SIGINT instead of acting on them, for work that ends its step first.
+    """Record SIGTERM, SIGUSR1, SIGUSR2 and SIGINT without acting, for work that finishes its step first.
 
-    SIGINT stays ignored where it is: a shell's background job was started so, and Ctrl-C is meant for another.
+    SIGINT stays ignored if it was ignored before: a shell starts a background job so, and Ctrl-C is for
+    another job.
 
-    A second signal acts as it would have, but in a child of multiprocessing only the first counts: who signals a group
-    of processes reaches it twice, once through its parent. The old handlers return at the end.
+    A second signal acts as usual. But in a child of multiprocessing only the first counts, because a signal
+    to a process group reaches it twice, once through its parent. The old handlers are restored at the end.
     """
     request = StopRequest(once=multiprocessing.parent_process() is not None)
-    if threading.current_thread() is threading.main_thread():  # only there can signals be handled
+    if threading.current_thread() is threading.main_thread():  # only this one can handle signals
         interrupts = () if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else (signal.SIGINT,)
         for number in (*STOP_SIGNALS, *interrupts):
             request._previous[number] = signal.signal(number, request._ask)
@@ -107,7 +109,7 @@ def stop_requests() -> Iterator[StopRequest]:
 
 @contextmanager
 def blocked(*signals: signal.Signals) -> Iterator[None]:
-    """Signals wait until the end; processes and threads that are started meanwhile never see them."""
+    """Delay signals until the end; processes and threads that start meanwhile never see them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -117,19 +119,19 @@ def blocked(*signals: signal.Signals) -> Iterator[None]:
 
 @contextmanager
 def shielded_start() -> Iterator[None]:
-    """A process that is started in it never sees Ctrl-C or a batch system's warning: they reach this one too, which ends it.
+    """Shield a process that starts in the block from Ctrl-C and a batch system's warning; its parent ends it.
 
-    No signal breaks off the start, or leaves a process of which nobody knows. The process lets SIGTERM through itself,
-    when it is ready for it.
+    No signal interrupts the start, or leaves a process that is not recorded. The process unblocks SIGTERM
+    itself, when it is ready for it.
     """
     with blocked(*STOP_SIGNALS):
-        resource_tracker.ensure_running()  # lifts blocks, so it comes before the second one
+        resource_tracker.ensure_running()  # unblocks signals, so it comes before the second block
         with blocked(*STOP_SIGNALS, signal.SIGINT):
             yield
 
 
 def end_with_parent() -> None:
-    """In a process of multiprocessing: without its parent, even one that was killed, it ends itself, whatever it does."""
+    """End this process of multiprocessing at once when its parent ends, even if the parent was killed."""
 
     def follow() -> None:
         parent = multiprocessing.parent_process()

@@ -1,4 +1,4 @@
-"""Work in a thread of its own: done behind the caller in order, or made ahead of it, a bounded number of things at a time."""
+"""Work in a background thread with a bounded queue: a worker, and prefetching of an iterator."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Work = Callable[[], None]
 
 
 class BackgroundWorker:
-    """A thread that does work in the order given, at most `ahead` pieces of it waiting. Use it in a `with` statement.
+    """A thread that does work in order, with at most `ahead` queued items. Use it in a `with` statement.
 
-    Left normally, all work is done first. Left by an exception, what waits is dropped. What a piece of work raises is
-    raised by the next `do`, or at the end, and nothing is done after it.
+    A normal exit waits for all work. An exit by an exception drops queued work. An error of the work is
+    raised by the next `do`, or at the end, and no more work is done after it.
 
     Attributes:
-        idle_seconds: for which the thread had no work, so far.
-        dropping: whether no more work is begun: the block was left by an exception, or a piece of work failed.
+        idle_seconds: time without work so far.
+        dropping: whether no more work begins, because the block ended with an exception, or the work failed.
     """
 
     def __init__(self, name: str, *, ahead: int) -> None:
@@ -29,14 +29,14 @@ class BackgroundWorker:
         self._queue: Queue[Work | None] = Queue(maxsize=ahead)
         self._error: BaseException | None = None
         self._ended = threading.Event()
-        # A daemon, so that an exception within the leaving cannot keep the process alive.
+        # A daemon, so that an exception during the exit cannot keep the process alive.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def do(self, work: Work) -> None:
-        """Let the thread do it after all that came before; waits where too much is waiting.
+        """Queue work after all earlier work; waits while the queue is full.
 
         Raises:
-            BaseException: what a piece of work raised.
+            BaseException: an error of earlier work.
         """
         if self._error is not None:
             raise self._error
@@ -62,7 +62,7 @@ class BackgroundWorker:
 
     def _end(self) -> None:
         self._queue.put(None)
-        self._ended.wait()  # not only join, which an exception from a signal would leave believing that the thread has ended
+        self._ended.wait()  # after a signal's exception, join could return before the thread has ended
         self._thread.join()  # in microseconds
 
     def _run(self) -> None:
@@ -87,10 +87,10 @@ ItemT = TypeVar("ItemT")
 def prefetch(
     items: Iterator[ItemT], *, depth: int, name: str = "prefetch", stop: Callable[[], None] | None = None
 ) -> Generator[ItemT, None, None]:
-    """The items, made in a thread, at most `depth` of them before they are asked for; an error comes in its item's place.
+    """Yield the items, prefetched in a thread, at most `depth` ahead; an error is raised in its item's place.
 
-    Closing it calls `stop`, which must make a `next(items)` under way end soon, and returns when the thread has ended
-    and `items`, where it is a generator, is closed. With a `depth` of 0 each item is made when it is asked for.
+    Closing it calls `stop`, which must make a running `next(items)` end soon. It returns when the thread has
+    ended and `items`, if it is a generator, is closed. With a `depth` of 0 there is no prefetching.
     """
     if not depth:
         yield from items
@@ -125,7 +125,7 @@ def prefetch(
 
 
 class _Raised:
-    """What making an item raised, in its place; StopIteration at the end."""
+    """The error of making an item, in its place; StopIteration at the end."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error

@@ -1,13 +1,17 @@
-"""Faults of the libraries below, and how they are gone around.
+"""Workarounds for faults in libraries.
 
-`tests/runtime/test_workarounds.py` shows that each fault is still there: when one of these tests fails with a newer PyTorch, take
-its workaround out.
+`tests/runtime/test_workarounds.py` shows that each fault still exists. If one of these tests fails with a
+newer PyTorch, remove its workaround.
 
-Three more stand where they act, seen with PyTorch 2.13.0 (oneDNN 3.12.0):
+Three more workarounds are in other modules, seen with PyTorch 2.13.0 (oneDNN 3.12.0):
 
-- `extract/train_backbone/resnet3d_training.py`, `task.py`: in bf16 on a CPU with AVX-512, the gradient of Conv3d's weight is wrong,
-  not a number, or never comes, where no window of the kernel lies wholly within the clip's frames: 2 frames, 3 in time, padding 1.
-- `training/distributed.py`: a process group made before `torch.distributed.nn.functional` is imported is kept for ever.
+- `extract/train_backbone/resnet3d_training.py`, `task.py`: in bf16 on a CPU with AVX-512, the gradient of
+Conv3d's
+  weight is wrong, not a number, or never returns, if no window of the kernel lies completely within the
+  clip's frames: 2 frames, 3 in time, padding 1.
+- `training/distributed.py`: a process group that is made before the import of
+`torch.distributed.nn.functional` is
+  kept forever.
 - `aggregate/models/cpu_kernels.py`: oneDNN multiplies with a slice of a matrix's columns by its slowest code.
 """
 
@@ -30,15 +34,16 @@ FEW_CHANNELS = 16
 def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]
 ) -> Tensor:
-    """`F.conv2d`; with a strided 1×1 kernel and few input channels on a CPU, without the stride.
+    """Compute `F.conv2d`; for a strided 1×1 kernel with few input channels on a CPU, without the stride.
 
-    What: in the weight's gradient, oneDNN's `jit_1x1:avx2` and `jit_1x1:avx512_core` (float32, channels last, one group,
-    no padding, sizes that the stride divides) copy the places that the stride keeps into a workspace of places ×
-    channels, but put each part after the first where it would begin with 8 or 16 channels. With fewer channels they
-    write outside: a crash, a hang, or wrong gradients. The output and the input's gradient come from other kernels.
-    Maps in three dimensions do not reach these kernels.
-    Instead: the places are taken first, which is the same convolution.
-    Seen: PyTorch 2.13.0 (oneDNN 3.12.0), on Linux x86. Upstream: https://github.com/uxlfoundation/oneDNN/issues/6035, open.
+    Fault: for the weight's gradient, oneDNN's `jit_1x1:avx2` and `jit_1x1:avx512_core` (float32, channels
+    last, one group, no padding, sizes divisible by the stride) copy the positions that the stride keeps into
+    a workspace of positions × channels, but place each part after the first as if there were 8 or 16
+    channels. With fewer channels they write out of bounds: a crash, a hang, or wrong gradients. The output
+    and the input's gradient come from other kernels. Maps in three dimensions do not use these kernels.
+    Workaround: select the positions first, which is the same convolution.
+    Seen: PyTorch 2.13.0 (oneDNN 3.12.0), on Linux x86.
+    Upstream: https://github.com/uxlfoundation/oneDNN/issues/6035, open.
     """
     if _writes_outside(x, weight, stride, padding):
         x, stride = _kept(x, stride), [1] * len(stride)
@@ -46,12 +51,12 @@ def conv2d(
 
 
 class SafeConvolutions(TorchFunctionMode):
-    """Within it, `F.conv1d` and `F.conv2d` of any network do as `conv2d` here does."""
+    """Within this mode, `F.conv1d` and `F.conv2d` of any network use the workaround of `conv2d`."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call a function of PyTorch, a convolution perhaps without its stride."""
+        """Call a function of PyTorch; a convolution may run without its stride."""
         if func in _DIMENSIONS:
             return _convolve(func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -77,7 +82,7 @@ def _convolve(
 
 
 def _each(number: Any, dimensions: int) -> list[int]:
-    """A number, or one a dimension; 0 for a padding in words: PyTorch takes "same" only with stride 1."""
+    """Return one number per dimension; 0 for a padding given as text: "same" implies stride 1 in PyTorch."""
     if isinstance(number, str):
         return [0] * dimensions
     numbers = [number] if isinstance(number, int) else list(number)
@@ -95,7 +100,7 @@ def _writes_outside(x: Tensor, weight: Tensor, stride: Sequence[int], padding: S
 
 
 def _kept(x: Tensor, stride: Sequence[int]) -> Tensor:
-    """The places of (…, H, W) that a 1×1 kernel sees with this stride."""
+    """Return the positions of (…, H, W) that a 1×1 kernel sees with this stride."""
     for dim, step in zip(range(-len(stride), 0), stride, strict=True):
         x = x.movedim(dim, 0)[::step].movedim(0, dim)
     return x
@@ -103,9 +108,9 @@ def _kept(x: Tensor, stride: Sequence[int]) -> Tensor:
 
 @contextmanager
 def native_output_to_stderr() -> Iterator[None]:
-    """Within it, what C++ code writes to standard output goes to standard error.
+    """Redirect what C++ code writes to standard output to standard error, within the block.
 
-    What: gloo says on standard output that it is connected, before the JSON that `--json` promises there.
+    Fault: gloo reports its connection on standard output, before the JSON of `--json`.
     Seen: PyTorch 2.10.0; not with 2.13.0.
     """
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The contract between the stages: one dataset's maps, scores and provenance, in a Zarr store.
+"""Read and write a Zarr store: the maps, logits and provenance of one dataset.
 
 from faster import store
 
@@ -35,15 +35,17 @@ __all__ = [
 
 
 def open(path: str | Path, *, mapped: bool = False) -> Store:
-    """Open a store for reading; an extraction may be writing it.
+    """Open a store for reading, also while an extraction writes to it.
 
     Args:
         path: the store's folder, or s3://bucket/folder.
-        mapped: read clips through memory maps: faster where the store fits in memory. A file that is cut off while it
-            is mapped kills the process, so not for stores on network file systems that others write.
+        mapped: read clips through memory maps. This is faster if the store fits in memory. A file that is
+            truncated while it is mapped kills the process, so do not use it for stores on network file
+            systems that other processes write to.
 
     Raises:
-        StoreError: the path is not a sound store, or object storage does not give it.
-        UsageError: object storage with `mapped`, or without its client (`pip install faster-video[cloud]`).
+        StoreError: the path is not a valid store, or object storage cannot be read.
+        UsageError: `mapped` with object storage, or object storage without its client
+            (`pip install faster-video[cloud]`).
     """
     return Store(Path(path), mapped=mapped)

@@ -1,4 +1,4 @@
-"""`faster inspect`, `faster convert`, `faster verify`: parse, one call, print."""
+"""The commands `faster inspect`, `faster convert` and `faster verify`: parse, call, print."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 def inspect_command(store: Path, videos: int | None, as_json: bool) -> None:
     """Show what STORE holds: videos, splits, models, coverage, failures, sizes and what encoding cost.
 
-    Sizes are those of the files. Where the store has the backbone's classifier, it is asked again on the stored
-    maps of a fixed sample of clips, and compared with the scores that the backbone gave. It may be asked while an
-    extraction writes the store.
+    Sizes are those of the files. Where the store has the backbone's classifier, it is asked again on the
+    stored maps of a fixed sample of clips, and compared with the scores that the backbone gave. It may be
+    asked while an extraction writes the store.
 
     \b
     Examples:
@@ -52,9 +52,9 @@ def inspect_command(store: Path, videos: int | None, as_json: bool) -> None:
     )
     if summary.missing:
         click.echo(f"  listed and not on disk: {summary.missing:,} more")
-    for name, parts in summary.splits.items():
+    for name, subsets in summary.splits.items():
         click.echo(
-            f"  split {name}: " + ", ".join(f"{count} {part}" for part, count in parts.items() if count)
+            f"  split {name}: " + ", ".join(f"{count} {subset}" for subset, count in subsets.items() if count)
         )
     for model in summary.models:
         _print_model(model)
@@ -64,8 +64,9 @@ def inspect_command(store: Path, videos: int | None, as_json: bool) -> None:
         first = summary.models[0].model
         click.echo(
             "no labels, so nothing to train on; lists add them, without running a backbone again: "
-            f"faster export {shlex.quote(summary.path)} --out maps.h5, then faster import maps.h5 --store labelled.zarr "
-            f"--model {shlex.quote(first)} --annotations LISTS{', once for each model' if len(summary.models) > 1 else ''}"
+            f"faster export {shlex.quote(summary.path)} --out maps.h5, then "
+            f"faster import maps.h5 --store labelled.zarr --model {shlex.quote(first)} "
+            f"--annotations LISTS{', once for each model' if len(summary.models) > 1 else ''}"
         )
 
 
@@ -76,8 +77,8 @@ def _print_fix(store: Path, found: Verification) -> None:
         click.echo(f"to mend exactly these: faster verify {shlex.quote(str(store))} --repair")
     if found.remake:
         click.echo(
-            f"{'next' if found.repaired else 'then'}, to make them again (with any option that the store does not know, "
-            "as --limit, --format or --annotations, or an annotation file as the source):"
+            f"{'next' if found.repaired else 'then'}, to make them again (with any option that the store "
+            "does not know, as --limit, --format or --annotations, or an annotation file as the source):"
         )
     for command in found.remake:
         click.echo(f"  {one_line(command)}")
@@ -91,21 +92,21 @@ def _print_model(model: ModelSummary) -> None:
         f"logits of {counted(model.num_classes, 'class', 'classes')}" if model.num_classes else "no logits"
     )
     click.echo(
-        f"  {model.model}, {counted(model.clips, 'clip')} of {counted(model.clip_frames, 'frame')}, maps {shape} {model.dtype}{codec}, {logits}, "
-        f"{model.gflops_per_clip:.4g} GFLOPs a clip, {weights}"
+        f"  {model.model}, {counted(model.clips, 'clip')} of {counted(model.clip_frames, 'frame')}, "
+        f"maps {shape} {model.dtype}{codec}, {logits}, {model.gflops_per_clip:.4g} GFLOPs a clip, {weights}"
     )
     click.echo(
         f"    {model.whole:,} whole, {model.failed:,} failed, {model.pending:,} to do; " + _sizes(model)
     )
     if model.quantisation_rms_median is not None:
         click.echo(
-            f"    uint8 against float16: relative RMS error {model.quantisation_rms_median:.2%} in the median video, "
-            f"{model.quantisation_rms_largest:.2%} in the worst"
+            f"    uint8 against float16: relative RMS error {model.quantisation_rms_median:.2%} in the "
+            f"median video, {model.quantisation_rms_largest:.2%} in the worst"
         )
     if model.agreement is not None:
         click.echo(
-            f"    the classifier on the stored maps: top-1 as the backbone's own in {model.agreement.same_top1} of "
-            f"{counted(model.agreement.clips, 'sampled clip')}"
+            "    the classifier on the stored maps: top-1 as the backbone's own in "
+            f"{model.agreement.same_top1} of {counted(model.agreement.clips, 'sampled clip')}"
         )
     elif model.whole and model.dtype == "uint8":
         click.echo("    no linear classifier in the store: what encoding cost in top-1 cannot be told")
@@ -124,8 +125,9 @@ def _sizes(model: ModelSummary) -> str:
         return f"maps of {model.bytes_per_clip:,} bytes a clip before any compression, nothing stored"
     smaller = f" (1/{model.compression:.2f} of plain float16)" if model.compression > 1.01 else ""
     return (
-        f"maps of {model.stored_bytes_per_clip:,.0f} bytes a clip{smaller}; {'with logits ' if model.num_classes else ''}"
-        f"{sized(model.stored_bytes_per_video)} a video{' and view' if model.views > 1 else ''}, "
+        f"maps of {model.stored_bytes_per_clip:,.0f} bytes a clip{smaller}; "
+        f"{'with logits ' if model.num_classes else ''}{sized(model.stored_bytes_per_video)} a video"
+        f"{' and view' if model.views > 1 else ''}, "
         f"{sized(model.stored_bytes + model.logits_bytes)} in all"
     )
 
@@ -155,8 +157,8 @@ def _print_projection(summary: StoreSummary, videos: int) -> None:
 def convert_command(store: Path, new: Path, as_json: bool, **options: Any) -> None:
     """Write the maps of STORE in another encoding into the store NEW, with its videos, scores and provenance.
 
-    STORE is not changed, and its maps must be float16. Run again, it does only what is not whole yet in NEW, or
-    was made again in STORE since.
+    STORE is not changed, and its maps must be float16. Run again, it does only what is not whole yet in NEW,
+    or was made again in STORE since.
 
     \b
     Example:
@@ -215,12 +217,14 @@ def verify_command(
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
         click.echo(
-            f"{store}: {counted(found.shards, 'shard')}, {sized(found.size_bytes)} read, {len(found.bad):,} bad"
+            f"{store}: {counted(found.shards, 'shard')}, {sized(found.size_bytes)} read, "
+            f"{len(found.bad):,} bad"
         )
         for shard in found.bad:
             view = f", view {shard.view}" if shard.view else ""
             click.echo(
-                f"  {shard.model}, {counted(shard.clip_frames, 'frame')}, shard {shard.shard}{view}: {shard.reason}"
+                f"  {shard.model}, {counted(shard.clip_frames, 'frame')}, shard {shard.shard}{view}: "
+                f"{shard.reason}"
             )
         for name in found.descriptions:
             click.echo(f"  {name} is not what was written")

@@ -1,4 +1,4 @@
-"""How maps are stored: the settings that everything shares which writes maps."""
+"""Options of the encoding of stored maps, shared by all commands that write maps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .format.encoding import CODECS, DTYPES
 @documented
 @dataclass(frozen=True, kw_only=True)
 class EncodingOptions:
-    """How maps are stored."""
+    """How stored maps are encoded."""
 
     dtype: str = setting(
         "float16",

@@ -1,1 +1,1 @@
-"""What every command needs of the terminal: streams, help, suggestions, places to write."""
+"""Terminal services for all commands: streams, help, suggestions, options, output paths."""

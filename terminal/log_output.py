@@ -1,4 +1,4 @@
-"""What the package logs, as lines of a command; a Python caller configures `logging` as for any other library."""
+"""Print the package's log as lines of a command; a Python caller configures `logging` as usual."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _PACKAGE = logging.getLogger(__package__.partition(".")[0])
 
 
 class _Lines(logging.Handler):
-    """Prints each message as one line. Errors of the stream are the command's, so they are not caught here."""
+    """Prints each message as one line. Errors of the stream belong to the command and are not caught here."""
 
     def __init__(self, *, err: bool) -> None:
         super().__init__()
         self._err = err
 
     def emit(self, record: logging.LogRecord) -> None:
-        bars = sys.modules.get("tqdm")  # imported only if there can be a bar, for it takes its time
+        bars = sys.modules.get("tqdm")  # loaded only if there can be a bar: importing it here would be slow
         drawn = bars is not None and bars.tqdm._instances
         stream = sys.stderr if self._err else sys.stdout
         with bars.tqdm.external_write_mode(file=stream) if bars and drawn else nullcontext():
@@ -28,7 +28,7 @@ class _Lines(logging.Handler):
 
 
 def print_log(*, err: bool) -> None:
-    """Print what the package logs at INFO and above on stdout, or on stderr, until the running command ends."""
+    """Print the package's log at INFO and above to stdout or stderr, until the running command ends."""
     click.get_current_context().with_resource(_printed(err))
 
 
@@ -37,7 +37,7 @@ def _printed(err: bool) -> Iterator[None]:
     handler, before = _Lines(err=err), (_PACKAGE.level, _PACKAGE.propagate)
     _PACKAGE.addHandler(handler)
     _PACKAGE.setLevel(logging.INFO)
-    _PACKAGE.propagate = False  # what a network of the user's own sets up would print each line once more
+    _PACKAGE.propagate = False  # a root handler, for example of a user's own network, would print lines twice
     try:
         yield
     finally:
@@ -48,7 +48,7 @@ def _printed(err: bool) -> Iterator[None]:
 
 @contextmanager
 def quiet(when: bool = True) -> Iterator[None]:
-    """Log nothing within: the caller, or another process, speaks for it."""
+    """Suppress log messages within the block: the caller, or another process, reports instead."""
     before = _PACKAGE.level
     if when:
         _PACKAGE.setLevel(logging.CRITICAL)

@@ -20,16 +20,16 @@ from .settings import ConfigSetting, Declaration, settings_of
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-"""What most commands share."""
+"""The option that most commands share."""
 
 
 def options_of(
     config: type, *, only: Collection[str] | None = None, without: Collection[str] = ()
 ) -> Callable[[CommandT], CommandT]:
-    """A decorator that gives a command the options of a dataclass's settings, in their order, by their fields' names.
+    """Return a decorator that adds a dataclass's settings to a command as options, in order, by field name.
 
     Args:
-        only, without: the fields to take, or to leave out.
+        only, without: the fields to use, or to leave out.
     """
     settings = settings_of(config)
     if unknown := {*(only or ()), *without} - settings.keys():
@@ -45,7 +45,7 @@ def options_of(
 
 
 def _add(of: ConfigSetting, command: CommandT) -> CommandT:
-    """Give a command the setting's option, or argument."""
+    """Add the setting's option or argument to a command."""
     declared = of.declared
     if declared.get("python"):
         return command
@@ -67,12 +67,12 @@ def _add(of: ConfigSetting, command: CommandT) -> CommandT:
 
 
 class _Reads:
-    """Of a click type: a bad value ends in the setting's own error."""
+    """Mixin of a click type: a bad value raises the setting's own error."""
 
     setting: ConfigSetting
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read a text; a default is no text."""
+        """Read a text; a default is not a text and stays as it is."""
         return self.setting.read(value) if isinstance(value, str) else value
 
 
@@ -93,7 +93,7 @@ class _Text(_Reads, click.types.StringParamType):
 
 
 def _type(of: ConfigSetting) -> Any:
-    """The click type that reads a setting's text, and shows its range or choices in the help."""
+    """Return the click type that reads a setting's text, and shows its range or choices in the help."""
     declared = of.declared
     made: Any
     if declared.get("path"):
@@ -116,7 +116,7 @@ def _type(of: ConfigSetting) -> Any:
 
 
 def with_own_errors(command: click.Command) -> click.Command:
-    """The command itself; the numbers and choices that it declares by click alone are refused as settings are, too."""
+    """Let a command's numbers and choices that only click declares report errors as settings do."""
     for parameter in command.params:
         kind, name = parameter.type, parameter.opts[0]
         declared: Declaration = {}

@@ -1,4 +1,4 @@
-"""Where a command is told to write: tried before its work begins, so that nothing is computed for nothing."""
+"""Check where a command will write, before its work begins, so that no result is lost."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ PathT = TypeVar("PathT", str, Path, str | None, Path | None)
 
 
 def output_file(ctx: click.Context, parameter: click.Parameter, value: PathT) -> PathT:
-    """Callback of an option that names a file to write. Raises as `require_file`."""
+    """Check a file to write; callback of an option. Raises as `require_file`."""
     if value is not None and not ctx.resilient_parsing:
         require_file(Path(value), parameter.opts[0])
     return value
 
 
 def output_folder(ctx: click.Context, parameter: click.Parameter, value: PathT) -> PathT:
-    """Callback of an option that names a folder to write into. Raises as `require_folder`."""
+    """Check a folder to write into; callback of an option. Raises as `require_folder`."""
     if value is not None and not ctx.resilient_parsing:
         require_folder(Path(value), parameter.opts[0])
     return value
 
 
 def require_file(path: Path, option: str) -> None:
-    """Make sure that a file can be written at `path`, which `option` names; leaves nothing there.
+    """Check that a file can be written at `path`, the value of `option`; leaves no file there.
 
     Raises:
-        UsageError: a folder is there, or something that is no file, which must not be replaced by one.
+        UsageError: the path is a folder, or not a regular file, which must not be replaced.
         StorageError: it cannot be written.
     """
     if path.is_dir():
@@ -42,10 +42,12 @@ def require_file(path: Path, option: str) -> None:
 
 
 def require_folder(path: Path, option: str) -> None:
-    """Make sure that files can be written into the folder `path`, which `option` names, there or not; leaves nothing.
+    """Check that files can be written into the folder `path`, the value of `option`, which need not exist.
+
+    Leaves no file there.
 
     Raises:
-        UsageError: something that is no folder is there.
+        UsageError: the path exists and is not a folder.
         StorageError: it cannot be written.
     """
     if path.exists() and not path.is_dir():
@@ -54,12 +56,13 @@ def require_folder(path: Path, option: str) -> None:
 
 
 def _require_room(folder: Path, path: Path, option: str) -> None:
-    """Try the folder, or the nearest one above it that is there; those between are made when they are needed."""
+    """Try the folder, or its nearest existing parent; missing folders are created when they are needed."""
     try:
         nearest = next(above for above in (folder, *folder.absolute().parents) if above.exists())
         if not nearest.is_dir():
             raise StorageError(
-                f"{option} {path}: {nearest} is a file, and a folder is needed there; name another place with {option}"
+                f"{option} {path}: {nearest} is a file, and a folder is needed there; "
+                f"name another place with {option}"
             )
         with tempfile.TemporaryFile(dir=nearest):
             pass

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, which are left out where there is no stderr to draw on."""
+"""Progress bars on stderr, disabled if there is no stderr."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 else:
     from tqdm import tqdm as _tqdm
 
-    class tqdm(_tqdm):  # noqa: N801 - it stands for the one of tqdm
+    class tqdm(_tqdm):  # noqa: N801 - it replaces tqdm's class
         """`tqdm.tqdm`, silent without a stderr."""
 
         def __init__(self, *args: Any, disable: bool | None = False, **options: Any) -> None:

@@ -8,8 +8,8 @@ class Config:
     def __post_init__(self) -> None:
         check(self)
 
-`options.options_of(Config)` gives a command the option `--clips`. `check` refuses a bad value with the error that the
-command has too, and `documented` describes the fields in the class's docstring.
+`options.options_of(Config)` gives a command the option `--clips`. `check` refuses a bad value with the same
+error as the command, and `documented` describes the fields in the class's docstring.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ _BOUNDS = {"least": "at least", "above": "above", "most": "at most", "below": "b
 
 
 class Declaration(TypedDict, total=False):
-    """What a setting declares beside its name, type and default, which are the field's.
+    """The declaration of a setting; its name, type and default are those of the field.
 
     Attributes:
         help: a sentence or two, for the command's help and the documentation.
-        detail: what the documentation says beyond that.
-        unset: what None, or an empty tuple, stands for.
-        least, most: the smallest and the largest value allowed.
-        above, below: bounds that are not allowed themselves.
-        choices: the values allowed.
-        flag: the option's name, where it is not the field's: "--model" for `models`.
-        metavar: what stands for the value in the help.
+        detail: more text, for the documentation only.
+        unset: the meaning of None or an empty tuple.
+        least, most: the smallest and the largest allowed value.
+        above, below: exclusive bounds.
+        choices: the allowed values.
+        flag: the option's name, if it differs from the field's: "--model" for `models`.
+        metavar: the placeholder of the value in the help.
         path: whether the value is a path of a file or folder.
-        scale: of the field's value, what 1 stands for on the command line: 2**30 where that takes GiB, and the field bytes.
+        scale: the field's value for 1 on the command line: 2**30 for an option in GiB and a field in bytes.
         listed: whether a tuple is one text with commas; otherwise its option may be repeated.
         argument: whether it is an argument of the command, not an option.
         python: whether only Python can set it: the command has no option for it.
-        callback: click's, called with (context, parameter, value); what it returns is the field's value.
-        by: a decorator that adds the field's options, where there is not just one.
+        callback: click's, called with (context, parameter, value); it returns the field's value.
+        by: a decorator that adds the field's options, if they are more or fewer than one.
     """
 
     help: str
@@ -76,17 +76,17 @@ class Declaration(TypedDict, total=False):
 
 
 def setting(default: T, **declared: Unpack[Declaration]) -> T:
-    """A dataclass's field with a default; one without is `field(metadata=declare(…))`, as type checkers need it."""
+    """Return a field with a default; without one, use `field(metadata=declare(…))` for type checkers."""
     return field(default=default, metadata=declare(**declared))
 
 
 def declare(**declared: Unpack[Declaration]) -> Mapping[str, Any]:
-    """The metadata of a field that is a setting."""
+    """Return the metadata of a field that is a setting."""
     return {_DECLARED: declared}
 
 
 def like(config: type, name: str, default: Any = MISSING, **changed: Unpack[Declaration]) -> Any:
-    """The field `name` as another class declares it, with its default where none is given, and with what changed."""
+    """Return the field `name` of another class, with a new default, if given, and other changes."""
     (original,) = (each for each in fields(config) if each.name == name)
     declared: Declaration = {**original.metadata[_DECLARED], **changed}
     return setting(original.default if default is MISSING else default, **declared)
@@ -94,14 +94,14 @@ def like(config: type, name: str, default: Any = MISSING, **changed: Unpack[Decl
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigSetting:
-    """A setting as its class has it: what is declared, with the field's name, type and default.
+    """A setting of a class: its declaration, with the field's name, type and default.
 
     Attributes:
-        option: as the user writes it: "--batch-size"; "SOURCE" of an argument.
-        kind: int, float, bool, str or Path; of a tuple that of its elements.
-        default: MISSING where one must be given.
+        option: the user's name for it: "--batch-size", or "SOURCE" for an argument.
+        kind: int, float, bool, str or Path; for a tuple, the type of its elements.
+        default: MISSING if a value is required.
         optional: whether None is allowed.
-        several, single: whether a tuple, and whether a value alone, is allowed.
+        several, single: whether a tuple, and whether a single value, is allowed.
     """
 
     name: str
@@ -114,7 +114,7 @@ class ConfigSetting:
     single: bool = True
 
     def check(self, value: Any) -> None:
-        """Raise UsageError where a value is not allowed."""
+        """Raise UsageError if a value is not allowed."""
         if isinstance(value, tuple | list) and self.several:
             for each in value:
                 self._check_one(each)
@@ -124,7 +124,7 @@ class ConfigSetting:
             self._check_one(value)
 
     def read(self, text: str) -> Any:
-        """The value that a text on the command line stands for. Raises UsageError where it is not allowed."""
+        """Read a text from the command line. Raises UsageError if its value is not allowed."""
         if not self.declared.get("listed"):
             return self._read_one(text)
         if not (words := text.replace(",", " ").split()):
@@ -173,7 +173,7 @@ class ConfigSetting:
 
     @property
     def range(self) -> str:
-        """The numbers allowed, in words: "at least 0 and below 1"; empty where all are."""
+        """The allowed numbers as text: "at least 0 and below 1"; empty if all are allowed."""
         bounds = {word: self.declared[word] for word in _BOUNDS if word in self.declared}  # type: ignore[literal-required]
         if bounds.keys() == {"least", "most"}:
             return f"from {bounds['least']} to {bounds['most']}"
@@ -181,13 +181,13 @@ class ConfigSetting:
 
     @property
     def help(self) -> str:
-        """The option's help, and what stands for it where it is left out."""
+        """The option's help, and the meaning of leaving it out."""
         unset = self.declared.get("unset")
         return "  ".join(filter(None, [self.declared.get("help"), unset and f"[{unset}]"]))
 
     @property
     def documentation(self) -> str:
-        """The attribute's documentation: all that is declared."""
+        """The attribute's documentation: the complete declaration."""
         declared = self.declared
         words = [declared.get("help", ""), declared.get("detail", "")]
         if self.range:
@@ -203,7 +203,7 @@ class ConfigSetting:
 
 @cache
 def settings_of(config: type) -> dict[str, ConfigSetting]:
-    """The settings that a dataclass declares, by their fields' names, in its order."""
+    """Return the settings that a dataclass declares, by field name, in its order."""
     hints = get_type_hints(config)
     return {
         each.name: _settled(each, hints[each.name]) for each in fields(config) if _DECLARED in each.metadata
@@ -231,7 +231,7 @@ def _settled(each: Field[Any], hint: Any) -> ConfigSetting:
 
 
 def _members(hint: Any) -> Iterator[Any]:
-    """The types of a union; a type alone is its only one."""
+    """Yield the types of a union, or a single type itself."""
     if get_origin(hint) in (Union, UnionType):
         for member in get_args(hint):
             yield from _members(member)
@@ -240,14 +240,14 @@ def _members(hint: Any) -> Iterator[Any]:
 
 
 def check(config: Any) -> None:
-    """Raise UsageError where a value of a configuration is not allowed; what `__post_init__` calls first."""
+    """Raise UsageError if a value of a configuration is not allowed; `__post_init__` calls this first."""
     for each in settings_of(config.__class__).values():
         each.check(getattr(config, each.name))
 
 
 def documented(config: ClassT) -> ClassT:
-    """A class decorator: the docstring of a dataclass gets an Attributes section, from what its settings declare."""
-    if config.__doc__:  # python -OO has none
+    """Add an Attributes section, made from the declared settings, to a dataclass's docstring; a decorator."""
+    if config.__doc__:  # absent with python -OO
         lines = (f"{name}: {each.documentation}" for name, each in settings_of(config).items())
         wrapped = (
             textwrap.fill(line, 108, initial_indent="    ", subsequent_indent="        ") for line in lines

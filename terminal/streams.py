@@ -1,4 +1,4 @@
-"""The three standard streams as a command finds them: closed, of an old encoding, or with a reader that goes away."""
+"""Make the three standard streams safe: they may be closed, have an old encoding, or lose their reader."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import sys
 from contextlib import suppress
 
 READER_LEFT = 141
-"""Exit code where nobody reads the output any more: 128 + SIGPIPE, as a shell shows it for other programs."""
+"""Exit code if the reader of the output has gone: 128 + SIGPIPE, as shells show it for other programs."""
 
-# What a sign of ours becomes where the stream's encoding lacks it; any other becomes "?".
+# Replacements for signs of our messages that the stream's encoding does not contain; any other becomes "?".
 _SUBSTITUTES = {
-    "×": "x", "…": "...", "–": "-", "−": "-", "·": "*", "→": "->", "±": "+-", "≠": "!=", "≤": "<=", "≥": ">=", "‖": "||",
+    "×": "x", "…": "...", "–": "-", "−": "-", "·": "*", "→": "->", "±": "+-", "≠": "!=", "≤": "<=", "≥": ">=",
+    "‖": "||",
     "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "½": "1/2", "²": "2", "³": "3", "∞": "inf", "█": "#",
 }  # fmt: skip
 
 
 def can_write(stream: object) -> bool:
-    """Whether a stream takes text: Python sets those to None that were closed at its start."""
+    """Return whether a stream accepts text: Python sets streams that were closed at its start to None."""
     return callable(getattr(stream, "write", None))
 
 
 def is_terminal(stream: object) -> bool:
-    """Whether a stream is a terminal; one that cannot tell is none."""
+    """Return whether a stream is a terminal; False if it cannot tell."""
     try:
         return bool(stream.isatty())  # type: ignore[attr-defined]
     except (AttributeError, ValueError, OSError):  # replaced by something else; closed
@@ -33,56 +34,54 @@ def is_terminal(stream: object) -> bool:
 
 
 def settle() -> None:
-    """Make stdin, stdout and stderr fit for a command: never closed, and never an error for a sign they lack.
+    """Make stdin, stdout and stderr safe: never closed, and no error for characters they cannot encode.
 
-    A descriptor that is closed is opened on the null device, so that no file of ours gets its number.
+    A closed descriptor is opened on the null device, so that none of our files gets its number.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
             with suppress(OSError):
-                # The lowest free number is taken: this one, for those below are open by now.
+                # This opens the lowest free number, which is `number`: all below are open by now.
                 os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not can_write(stream):
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - to the end
         elif isinstance(stream, io.TextIOWrapper):
-            # click takes a stream that says "ascii" for a mistake, and writes UTF-8 into it.
-            plain = codecs.lookup(stream.encoding).name == "ascii"
-            stream.reconfigure(errors="faster.plain", encoding="faster_ascii" if plain else None)
+            # click takes the encoding "ascii" for a mistake and writes UTF-8, so use another name for it.
+            is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(errors="faster.plain", encoding="faster_ascii" if is_ascii else None)
 
 
 def reader_left() -> bool:
-    """Whether the reader of stdout or of stderr went away."""
+    """Return whether the reader of stdout or of stderr has gone."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(
-            OSError, ValueError, AttributeError
-        ):  # replaced by something without a descriptor, or closed
+        # The stream may be replaced by one without a descriptor, or closed.
+        with suppress(OSError, ValueError, AttributeError):
             looking = select.poll()
-            looking.register(stream.fileno(), 0)  # what went wrong is always told
+            looking.register(stream.fileno(), 0)  # poll always reports errors
             if looking.poll(0):
                 return True
     return False
 
 
 def give_up() -> None:
-    """Drop what cannot be written any more, so that the interpreter does not try again at its end."""
+    """Drop output that cannot be written any more, so that the interpreter does not try again at its end."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError, AttributeError):
-            with suppress(
-                OSError, ValueError, AttributeError
-            ):  # no descriptor: not one of the interpreter's own
+            # Without a descriptor it is not one of the interpreter's own streams.
+            with suppress(OSError, ValueError, AttributeError):
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, stream.fileno())
                 os.close(null)
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Error handler of the streams: a substitute for each sign that the encoding lacks."""
+    """Replace each character that the encoding does not contain; error handler of the streams."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     signs = error.object[error.start : error.end]

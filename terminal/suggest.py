@@ -1,4 +1,4 @@
-"""The nearest of the words that are known, for whoever mistyped one: the one place where all messages get theirs."""
+"""Suggest the nearest known word for a mistyped one, for all messages."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Iterable
 
 CUTOFF = 0.5
-"""Least likeness, from 0 to 1, of a word that is worth naming."""
+"""Least similarity, from 0 to 1, of a word to suggest."""
 
 
 def nearest(word: str, known: Iterable[str], *, most: int = 1) -> list[str]:
-    """The `most` known words that `word` may have been meant for, the likeliest first; case and `-_ .` do not count."""
+    """Return at most `most` known words similar to `word`, the best first; case and `-_ .` do not count."""
     words: dict[str, str] = {}
     for name in known:
         words.setdefault(_plain(name), name)
@@ -18,11 +18,11 @@ def nearest(word: str, known: Iterable[str], *, most: int = 1) -> list[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str], *, most: int = 1) -> str:
-    """What a message about an unknown `word` adds: "; did you mean fast-gru?", or nothing where nothing is near."""
+    """Return the suggestion of a message about an unknown word, "; did you mean fast-gru?", or ""."""
     near = nearest(word, known, most=most)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _plain(word: str) -> str:
-    """What counts of a word; all of it, where nothing would be left."""
+    """Return the word without case and separators, or unchanged if nothing would remain."""
     return "".join(c for c in word.casefold() if c not in "-_ .") or word

@@ -1,4 +1,4 @@
-"""Where a training run stands, and the one file that holds it: read back, the run goes on bit for bit."""
+"""Checkpoints of a training run: one file with the complete state, from which the run resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .run_folder import write_json, write_tensors
 
 @dataclass(frozen=True, kw_only=True)
 class BestEpoch:
-    """The epoch, counted from 1, whose weights best.safetensors holds, and its validation figures."""
+    """The epoch, counted from 1, of the weights in best.safetensors, and its validation figures."""
 
     epoch: int
     metrics: dict[str, float]
@@ -26,7 +26,7 @@ class BestEpoch:
 
 @dataclass
 class TrainState:
-    """Where a run stands: `step` steps of `epoch` (both from 0) are done, with these losses summed up."""
+    """The progress of a run: `step` steps of `epoch` (both from 0) are done, with this sum of losses."""
 
     epoch: int = 0
     step: int = 0
@@ -42,24 +42,24 @@ class TrainState:
 
 
 def write_best(run_dir: Path, weights: Mapping[str, Tensor], best: BestEpoch) -> None:
-    """Write best.safetensors, and best.json, its figures."""
+    """Write best.safetensors, and its figures to best.json."""
     write_tensors(run_dir / "best.safetensors", weights)
     write_json(run_dir / "best.json", asdict(best))
 
 
 def save_last(run_dir: Path, model: nn.Module, optimizer: Optimizer, state: TrainState) -> None:
-    """Write last.safetensors in one step, so that a kill leaves the file before it or this one.
+    """Write last.safetensors atomically, so that a kill leaves either the previous file or the new one.
 
     Raises:
-        StorageError: the disk failed; the file before it is still there.
+        StorageError: the disk failed; the previous file still exists.
     """
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{key}/{name}"] = value
-    # One file is one commit: where the run stands travels with its tensors. The .json is for people, and comes
-    # first: after a kill between the two the step is done again, and both are written.
+    # One file is one commit: it contains the train state and the tensors. The .json is for people, and comes
+    # first: after a kill between the two, the step is done again, and both are written.
     write_json(run_dir / "last.json", asdict(state))
     write_tensors(
         run_dir / "last.safetensors", tensors, {"state": json.dumps(asdict(state), allow_nan=False)}
@@ -67,7 +67,7 @@ def save_last(run_dir: Path, model: nn.Module, optimizer: Optimizer, state: Trai
 
 
 def load_last(run_dir: Path, model: nn.Module, optimizer: Optimizer) -> TrainState:
-    """Put model and optimiser where last.safetensors has them; the start, where there is none.
+    """Restore model and optimiser from last.safetensors; return the initial state if there is none.
 
     Raises:
         RunError: the file is damaged, or of another network.
@@ -87,15 +87,15 @@ def load_last(run_dir: Path, model: nn.Module, optimizer: Optimizer) -> TrainSta
             kind, _, rest = name.partition("/")
             if kind == "optimizer":
                 key, _, owner = rest.partition("/")
-                counter = key == "step"  # AdamW's; it stays on the CPU, the rest lies as its parameter does
+                counter = key == "step"  # AdamW's; it stays on the CPU, the others go with their parameter
                 optimizer.state[parameters[owner]][key] = (
                     value if counter else _like(parameters[owner], value)
                 )
-    except Exception as error:  # the library has one exception type per cause, none of them ours
+    except Exception as error:  # the library raises many unrelated types
         raise RunError(f"{path} cannot be resumed from: {error}; delete {run_dir} to start again") from error
     return state
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """The value on the parameter's device, in its memory format."""
+    """Return the value on the parameter's device, in its memory format."""
     return torch.empty_like(parameter, requires_grad=False).copy_(value)

@@ -1,4 +1,4 @@
-"""Several processes that train one model together, as `torchrun` starts them (DDP)."""
+"""Several processes that train one model together, started by `torchrun` (DDP)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ..runtime.workarounds import native_output_to_stderr
 
 ValueT = TypeVar("ValueT")
 
-# A rank waits this long for another; one that has failed is noticed at once, by torchrun.
+# A rank waits this long for the others; torchrun notices a failed rank immediately.
 PATIENCE = timedelta(hours=2)
-# Processes that torchrun did not start come within this time: variables may be left over, and nobody else be there.
+# Without torchrun the processes must come within this time: the variables may be left over from another run.
 JOINING = timedelta(seconds=5)
 _SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _TORCHRUNS_OWN = "TORCHELASTIC_RUN_ID"
@@ -31,9 +31,9 @@ _TORCHRUNS_OWN = "TORCHELASTIC_RUN_ID"
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """The processes at work together, and which of them, `rank` of `count`, this one is.
+    """The processes that train together; this one is `rank` of `count`.
 
-    Every rank calls the methods below in the same order. With one rank they return what they are given.
+    Every rank must call the methods below in the same order. With one rank they return their argument.
     """
 
     rank: int = 0
@@ -41,17 +41,17 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the rank that writes and speaks."""
+        """Whether this is the rank that writes and prints."""
         return self.rank == 0
 
     def shard(self, length: int) -> slice:
-        """This rank's share of `length` things: one run of them, equal to the others' up to one thing."""
+        """Return this rank's contiguous share of `length` items; shares differ by at most one item."""
         size, longer = divmod(length, self.count)
         start = self.rank * size + min(self.rank, longer)
         return slice(start, start + size + (self.rank < longer))
 
     def all_gather(self, value: ValueT) -> list[ValueT]:
-        """Every rank's value, in the order of ranks."""
+        """Return every rank's value, in the order of ranks."""
         if self.count == 1:
             return [value]
         values: list[ValueT | None] = [None] * self.count
@@ -59,31 +59,31 @@ class Ranks:
         return values  # type: ignore[return-value]  # all are filled in
 
     def total(self, value: float) -> float:
-        """The sum over the ranks, in float64; the same number on each."""
+        """Return the sum over the ranks, in float64; the same number on each."""
         return self._reduced(value, dist.ReduceOp.SUM)
 
     def largest(self, value: int) -> int:
-        """The largest of the ranks' values."""
+        """Return the largest of the ranks' values."""
         return int(self._reduced(value, dist.ReduceOp.MAX))
 
     def wait(self) -> None:
-        """Return when every rank has come here."""
+        """Wait until every rank has called this."""
         self.total(0.0)
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Give every rank the first one's buffers: batch statistics are each rank's own until then."""
+        """Copy the first rank's buffers to every rank: each one has its own batch statistics until then."""
         if self.count > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
     def sharing_gradients(self, module: nn.Module, *, varies: bool = False) -> nn.Module:
-        """The module with each gradient the ranks' mean, exchanged while the others are computed.
+        """Return the module with each gradient averaged over the ranks, exchanged while others are computed.
 
-        With `varies`, which parameters a step uses may differ from step to step and from rank to rank.
+        With `varies`, a step may use other parameters than another step or rank.
         """
         if self.count == 1:
             return module
-        # One clip a video leaves recurrent weights out of each step's graph, a drawn pattern models out of some.
+        # With one clip per video no step uses recurrent weights; with a drawn pattern some skip a model.
         return nn.parallel.DistributedDataParallel(
             module, static_graph=not varies, find_unused_parameters=varies
         )
@@ -100,14 +100,14 @@ ALONE = Ranks()
 
 
 def started() -> Ranks:
-    """The ranks that torchrun started, and which this one is; `ALONE` without it, and for a world of one.
+    """Return the ranks that torchrun started; `ALONE` without it, and for a world size of one.
 
     Raises:
-        UsageError: some of torchrun's variables are set and others are not, or their values cannot be.
+        UsageError: some of torchrun's variables are not set, or their values are impossible.
     """
     world = {name: value for name in _SET_BY_TORCHRUN if (value := os.environ.get(name, ""))}
     if world.get("WORLD_SIZE", "1") == "1" or not {"RANK", "LOCAL_RANK"} & world.keys():
-        return ALONE  # WORLD_SIZE alone is something else's
+        return ALONE  # other tools set WORLD_SIZE too
     if missing := [name for name in _SET_BY_TORCHRUN if name not in world]:
         raise UsageError(
             _left_over(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set")
@@ -122,7 +122,7 @@ def started() -> Ranks:
 
 
 def _left_over(what: str) -> str:
-    """One line: which variables there are, what is wrong with them, and what to do."""
+    """Return one line with the variables that are set, what is wrong with them, and what to do."""
     world = [f"{name}={os.environ[name]}" for name in _SET_BY_TORCHRUN if os.environ.get(name)]
     names = " ".join(name for name in _SET_BY_TORCHRUN if os.environ.get(name))
     return (
@@ -134,13 +134,13 @@ def _left_over(what: str) -> str:
 
 @contextmanager
 def init_distributed(device: str | None) -> Iterator[tuple[Ranks, torch.device]]:
-    """The ranks that torchrun started and this one's device; without torchrun, `ALONE` and the device named.
+    """Join the ranks that torchrun started; yields them and this rank's device, or `ALONE` and `device`.
 
     Under torchrun `device` is "cpu", or None or "cuda" for the GPU of the rank's own number. May be nested.
 
     Raises:
-        UsageError: no such device, or one GPU named for several ranks; or torchrun's variables are left over from elsewhere,
-            and the other processes do not come.
+        UsageError: no such device, or one GPU named for several ranks; or torchrun's variables are left over
+            from another run, and the other processes do not come.
     """
     ranks = started()
     if ranks == ALONE:
@@ -152,8 +152,9 @@ def init_distributed(device: str | None) -> Iterator[tuple[Ranks, torch.device]]
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    # Its defaults are the group there is when it is first imported, by a module that shares gradients at the latest: it
-    # would keep the group, and the threads that may want the interpreter when that is gone (SIGABRT, rarely).
+    # Import this before a group exists. Its default arguments hold the group of the first import, which is at
+    # the latest in a module that shares gradients. They would keep the group, and threads that may need the
+    # interpreter after its end (SIGABRT, rarely).
     from torch.distributed.nn import functional  # noqa: F401
 
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
@@ -168,10 +169,10 @@ def init_distributed(device: str | None) -> Iterator[tuple[Ranks, torch.device]]
 
 
 def _meet(ranks: Ranks) -> Any:
-    """The store of `torch.distributed` at which ranks that torchrun did not start have met.
+    """Return the `torch.distributed` store at which ranks without torchrun have met.
 
     Raises:
-        UsageError: they do not, within `JOINING`.
+        UsageError: they have not met within `JOINING`.
     """
     host, port, deadline = (
         os.environ["MASTER_ADDR"],
@@ -181,13 +182,13 @@ def _meet(ranks: Ranks) -> Any:
     try:
         if not ranks.is_main:
             _await_listener(host, port, deadline)
-        store: Any = dist.TCPStore(  # type: ignore[attr-defined]  # it is public, and not said to be
+        store: Any = dist.TCPStore(  # type: ignore[attr-defined]  # public, but not declared
             host, port, ranks.count, is_master=ranks.is_main, timeout=JOINING, wait_for_workers=False
         )
         store.set(f"here/{ranks.rank}", "")
         left = max(deadline - monotonic(), 1.0)
         store.wait([f"here/{rank}" for rank in range(ranks.count)], timedelta(seconds=left))
-    except (OSError, RuntimeError) as error:  # PyTorch's own errors of networks and stores are RuntimeErrors
+    except (OSError, RuntimeError) as error:  # PyTorch's network and store errors are RuntimeErrors
         taken = ranks.is_main and "EADDRINUSE" in str(error)
         what = f"port {port} is taken" if taken else f"not all of them came within {JOINING.seconds} s"
         raise UsageError(_left_over(what)) from error
@@ -196,7 +197,7 @@ def _meet(ranks: Ranks) -> Any:
 
 
 def _await_listener(host: str, port: int, deadline: float) -> None:
-    """Return when somebody listens there. Raises OSError where nobody does until the deadline."""
+    """Return when a process listens on the port. Raises OSError if none does until the deadline."""
     while True:
         try:
             with socket.create_connection((host, port), timeout=max(deadline - monotonic(), 0.1)):

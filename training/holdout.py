@@ -1,4 +1,4 @@
-"""The validation share: which training videos choose the best epoch, in both training stages."""
+"""The validation split: the training videos that select the best epoch, in both training stages."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 def group_split(
     rows: NDArray[np.int64], labels: NDArray[np.int32], groups: Sequence[str], *, share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Part training rows into (training, validation), about `share` of each class, the same for one seed.
+    """Split training rows into (training, validation), about `share` of each class, the same for one seed.
 
-    `labels` and `groups` have an entry for every row there is, `rows` picks some; "" is no group. Videos of one group stay together, so that near-copies never sit on both sides. Every class keeps a
+    `labels` and `groups` have an entry for every row of the store, `rows` selects some of them; "" is no
+    group. Videos of one group stay together, so that near-copies are never on both sides. Every class keeps a
     training video; a class of two groups or more gives at least one to validation.
     """
     rng = np.random.default_rng([seed, 0x7A11])

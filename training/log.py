@@ -1,4 +1,4 @@
-"""A training run's figures, epoch by epoch: metrics.jsonl, and TensorBoard events where that is installed."""
+"""Log a training run's figures per epoch: metrics.jsonl, and TensorBoard events if that is installed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Log = Callable[[Mapping[str, float]], None]
 
 
 def has_tensorboard() -> bool:
-    """Whether TensorBoard, an optional extra, is installed."""
+    """Return whether TensorBoard, an optional extra, is installed."""
     return importlib.util.find_spec("tensorboard") is not None
 
 
 @contextmanager
 def epoch_log(run_dir: Path, *, epochs_done: int) -> Iterator[Log]:
-    """What writes one epoch's figures, a dict with "epoch" counted from 1.
+    """Yield a function that writes one epoch's figures, a dict with "epoch" counted from 1.
 
     Lines and events of epochs after `epochs_done` are dropped first: those epochs will be trained again.
     """
@@ -31,7 +31,7 @@ def epoch_log(run_dir: Path, *, epochs_done: int) -> Iterator[Log]:
     with _events(run_dir, epochs_done) as board:
 
         def write(line: Mapping[str, float]) -> None:
-            # Added to, not replaced: a kill may cut its last line, which belongs to an epoch that is done again.
+            # Append, do not replace: a kill may cut the last line, but that epoch is trained again.
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             board(line)

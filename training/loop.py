@@ -1,15 +1,15 @@
-"""The loop that both training stages share: schedule, validation, exact resume, any number of ranks.
+"""The training loop of both stages: schedule, validation, exact resume, any number of ranks.
 
-A stage describes what it trains as a `Task`; `fit` runs it in a run folder, which then holds
+A stage describes its training as a `Task`; `fit` runs it in a run folder, which then holds
 
-    config.json         everything that decides the run; a rerun must agree with it
-    metrics.jsonl       one line an epoch, and the same as TensorBoard events
-    timing.jsonl        one line an epoch: its seconds, and the share of them that waited for data
-    last.safetensors    model and optimiser, with epoch, step and best in its header (last.json: the same, to read)
-    best.safetensors    the model's state of the epoch with the highest validation top-1 (best.json: its metrics)
+    config.json         everything that decides the run; a rerun must have the same
+    metrics.jsonl       one line per epoch, and the same as TensorBoard events
+    timing.jsonl        one line per epoch: its seconds, and the share of them spent waiting for data
+    last.safetensors    model and optimiser, with epoch, step and best in its header (last.json: the header)
+    best.safetensors    the model's state after the epoch with the best validation top-1 (best.json: metrics)
 
-All randomness is a function of (seed, epoch, step, rank), so a run that was stopped goes on bit for bit as if
-it had not been, on the same machine and number of threads and ranks.
+All randomness is a function of (seed, epoch, step, rank). So a resumed run is bit for bit equal to an
+uninterrupted one, on the same machine with the same number of threads and ranks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from .options import TrainingOptions, learning_rate_at, make_optimizer
 from .run_folder import init_run_dir, lock_run_dir, remove_unfinished
 from .task import BatchT, LossOf, Task
 
-# A finite norm this large is an overflow in the making: bf16 convolutions on a CPU gave 1e24 on sound data.
+# A finite norm this large is an overflow in progress: bf16 convolutions on a CPU gave 1e24 on good data.
 RUNAWAY_GRADIENT_NORM = 1e8
 
 
@@ -53,15 +53,15 @@ def fit(
     ranks: Ranks = ALONE,
     varies: bool = False,
 ) -> BestEpoch:
-    """Train `task` in `run_dir`, or go on with what was begun there, and return its best epoch.
+    """Train `task` in `run_dir`, or resume the run there, and return its best epoch.
 
-    `config` is everything besides `options` that decides the run; it becomes config.json. On SIGTERM, SIGUSR1
-    or SIGINT the state is saved after the step, and `Interrupted` or KeyboardInterrupt is raised; a second
-    signal acts at once. Of several ranks only the first writes; all read the folder. `varies` tells that not every
-    step uses the same parameters.
+    `config` is everything besides `options` that decides the run; it is written to config.json. On SIGTERM,
+    SIGUSR1 or SIGINT the state is saved after the step, and `Interrupted` or KeyboardInterrupt is raised; a
+    second signal acts immediately. Of several ranks only the first writes; all read the folder. `varies`
+    means that steps may use different parameters.
 
-    Raises RunError where the folder was begun with another config, or where a loss, gradient, weight or
-    validation figure is not finite; StorageError where the disk fails; Interrupted.
+    Raises RunError if the folder has another config, or if a loss, gradient, weight or validation figure is
+    not finite; StorageError if the disk fails; Interrupted.
     """
     with (
         TrainingRun.begun(task, options, run_dir, config=config, ranks=ranks, varies=varies) as run,
@@ -80,27 +80,27 @@ def fit(
 
 
 def run_config(options: TrainingOptions, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's config.json holds: everything that decides it."""
+    """Return the content of a run's config.json: everything that decides the run."""
     return {"training": asdict(options), **config}
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
-    """The seed of one step's randomness (dropout and the like) on one rank, in [0, 2⁶³)."""
+    """Return the seed of one step's randomness (such as dropout) on one rank, in [0, 2⁶³)."""
     key = [seed, epoch, step, rank] if rank else [seed, epoch, step]
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def own_randomness(options: TrainingOptions) -> AbstractContextManager[None]:
-    """Give the caller's random state back at the end: every step sets its own seed."""
+    """Restore the caller's random state at the end: every step sets its own seed."""
     device = torch.device(options.device)
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 class TrainingRun(Generic[BatchT]):
-    """One run in its folder, driven from outside: by `fit` epoch by epoch, or step by step beside others.
+    """One run in its folder; `fit` drives it by epochs, or a caller by steps, together with other runs.
 
-    An epoch is `train_step` on each of its batches, in order, and then `end_epoch`; `state` says which step is next.
-    The model must be in train mode before a step.
+    An epoch is `train_step` on each of its batches, in order, and then `end_epoch`; `state` tells the next
+    step. The model must be in train mode before a step.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class TrainingRun(Generic[BatchT]):
         ranks: Ranks = ALONE,
         varies: bool = False,
     ) -> Iterator[Self]:
-        """The run where its folder has it, or at its start; nobody else writes the folder until the block ends.
+        """Resume or start the run; no other process writes the folder until the block ends.
 
         Raises as `fit` does for the folder.
         """
@@ -145,7 +145,7 @@ class TrainingRun(Generic[BatchT]):
                 remove_unfinished(run_dir)
             ranks.wait()
             state = load_last(run_dir, model, optimizer)
-            ranks.wait()  # until all have read what the first will write over
+            ranks.wait()  # until all have read the files, which the first rank will overwrite
             log = stack.enter_context(
                 epoch_log(run_dir, epochs_done=state.epoch) if ranks.is_main else nullcontext(_log_nothing)
             )
@@ -153,7 +153,7 @@ class TrainingRun(Generic[BatchT]):
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or none was the best for as long as the patience lasts."""
+        """Whether all epochs are done, or none was better for `patience` epochs."""
         state, patience = self.state, self.options.patience
         if state.epoch >= self.options.epochs:
             return True
@@ -161,8 +161,8 @@ class TrainingRun(Generic[BatchT]):
 
     @property
     def best(self) -> BestEpoch:
-        """The best epoch of a run that is finished."""
-        assert self.state.best is not None  # every epoch that ends has one
+        """The best epoch of a finished run."""
+        assert self.state.best is not None  # set by the first epoch that ends
         return self.state.best
 
     @property
@@ -171,9 +171,9 @@ class TrainingRun(Generic[BatchT]):
         return self.state.step >= self.task.steps_per_epoch
 
     def train_epoch(self, asked_here: Callable[[], int], progress: bool) -> int:
-        """Train the rest of the current epoch, or up to the step after which a rank was asked to stop.
+        """Train the rest of the current epoch, or until the step after which a rank was asked to stop.
 
-        Returns the signal that asked, 0 where the epoch is done.
+        Returns the signal that asked, or 0 if the epoch is done.
         """
         state, steps = self.state, self.task.steps_per_epoch
         self.model.train()
@@ -198,14 +198,14 @@ class TrainingRun(Generic[BatchT]):
         return asked
 
     def _log_time(self, seconds: float, waited: float) -> None:
-        """Apart from metrics.jsonl, which a resumed run has bit for bit; of a resumed epoch, the steps since."""
+        """Log the time (of a resumed epoch, the rest) outside metrics.jsonl, which must be reproducible."""
         if self.ranks.is_main:
             line = {"epoch": self.state.epoch + 1, "seconds": seconds, "waited": waited / seconds}
             with (self.run_dir / "timing.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
     def train_step(self, batch: BatchT) -> None:
-        """Train on the epoch's next batch. Raises RunError where its loss or gradient is not finite."""
+        """Train on the epoch's next batch. Raises RunError if its loss or gradient is not finite."""
         state = self.state
         torch.manual_seed(step_seed(self.options.seed, state.epoch, state.step, self.ranks.rank))
         for group in self.optimizer.param_groups:
@@ -218,7 +218,7 @@ class TrainingRun(Generic[BatchT]):
         if not math.isfinite(mean):
             raise self._not_finite("loss", mean, batch if not math.isfinite(value) else None)
         self.optimizer.zero_grad(set_to_none=True)
-        (loss * self.ranks.count).backward()  # the shared gradient is the ranks' mean, ours their sum
+        (loss * self.ranks.count).backward()  # DDP averages over the ranks, but we need the sum
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_gradient_norm))
         if not norm < RUNAWAY_GRADIENT_NORM:  # also true of NaN
             raise self._not_finite("norm of the gradient", norm, batch)
@@ -227,9 +227,9 @@ class TrainingRun(Generic[BatchT]):
         state.step += 1
 
     def end_epoch(self, validate: Callable[[], dict[str, float]] | None = None) -> None:
-        """Validate, keep the weights if they are the best yet, log the epoch, and go on to the next.
+        """Validate, keep the weights if they are the best so far, log the epoch, and advance to the next.
 
-        `validate` stands in for the task's own, where what it needs is known already.
+        `validate` replaces the task's own validation, if its results are known already.
         """
         state, epoch = self.state, self.state.epoch
         self.ranks.broadcast_buffers(self.model)
@@ -258,16 +258,16 @@ class TrainingRun(Generic[BatchT]):
         self.log(line)
 
     def keep_best(self, best: BestEpoch) -> None:
-        """Write the model's weights, the best yet."""
+        """Write the model's weights as the best so far."""
         write_best(self.run_dir, self.model.state_dict(), best)
 
     def save(self) -> None:
-        """Write where the run stands, on the first rank."""
+        """Write the checkpoint, on the first rank."""
         if self.ranks.is_main:
             save_last(self.run_dir, self.model, self.optimizer, self.state)
 
     def interruption(self, asked: int) -> BaseException:
-        """What to raise where signal `asked` stops the run: KeyboardInterrupt after SIGINT, else `Interrupted`."""
+        """Return the exception for stop signal `asked`: KeyboardInterrupt for SIGINT, else `Interrupted`."""
         kind = KeyboardInterrupt if asked == signal.SIGINT else Interrupted
         return kind(
             f"stopped after step {self.state.step} of epoch {self.state.epoch + 1}; "
@@ -279,7 +279,7 @@ class TrainingRun(Generic[BatchT]):
         return learning_rate_at(self.options, self.state.epoch * steps + step, steps)
 
     def _not_finite(self, what: str, value: float, batch: Any | None) -> RunError:
-        """What ends the run, with the videos of the ranks that name a batch."""
+        """Return the error that ends the run, with the video ids of the ranks that give a batch."""
         own = [] if batch is None else list(self.task.video_ids(batch))
         ids = [name for part in self.ranks.all_gather(own) for name in part]
         shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
@@ -290,21 +290,21 @@ class TrainingRun(Generic[BatchT]):
 
 
 def _log_nothing(line: Mapping[str, float]) -> None:
-    """The log of the ranks other than the first."""
+    """Log nothing; for all ranks except the first."""
 
 
 def _merit(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Higher top-1, then, of equal ones, lower loss: a small validation share ties often."""
+    """Return a sort key: higher top-1, then lower loss, because a small validation split has many ties."""
     return metrics["top1"], -metrics.get("loss", 0.0)
 
 
 def _is_finite(value: Tensor) -> bool:
-    """Whether all elements are; NaN shows in both ends. One pass, where `isfinite` makes several."""
+    """Return whether all elements are finite, in one pass; NaN shows in both minimum and maximum."""
     return not value.numel() or all(bool(torch.isfinite(end)) for end in torch.aminmax(value))
 
 
 def _close(batches: Iterator[Any]) -> None:
-    """End a generator of batches now, so that its threads end with it."""
+    """Close a generator of batches now, so that its threads end."""
     close = getattr(batches, "close", None)
     if close is not None:
         close()

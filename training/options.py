@@ -1,4 +1,4 @@
-"""How to train: the options, and the optimiser and the schedule that they stand for."""
+"""Training options, and the optimiser and schedule that they define."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..terminal.settings import check, declare, documented, setting
 
-if TYPE_CHECKING:  # a configuration needs no torch
+if TYPE_CHECKING:  # so that a configuration does not import torch
     from torch import nn
     from torch.optim import Optimizer
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # a configuration needs no torch
 class TrainingOptions:
     """How to train: by default SGD with momentum, a cosine schedule after a linear warm-up (FASTER §4).
 
-    The configurations of both training stages declare most of their options like these.
+    The configurations of both training stages share most of these options.
     """
 
     epochs: int = field(metadata=declare(help="Passes over the videos.", least=1))
@@ -58,13 +58,13 @@ class TrainingOptions:
 
     @classmethod
     def of(cls, config: object, **settled: Any) -> TrainingOptions:
-        """Those of a configuration, with the values that are settled."""
+        """Return the options of a configuration, with the values in `settled` replaced."""
         values = {each.name: getattr(config, each.name) for each in fields(cls) if hasattr(config, each.name)}
         return cls(**{**values, **settled})
 
 
 def learning_rate_at(options: TrainingOptions, step: int, steps_per_epoch: int) -> float:
-    """The rate of global step `step` (0-based): linear warm-up, then a half cosine down to 0 [27]."""
+    """Return the learning rate of the 0-based global step: linear warm-up, then a half cosine to 0 [27]."""
     warmup = options.warmup_epochs * steps_per_epoch
     if step < warmup:
         return options.learning_rate * (step + 1) / (warmup + 1)
@@ -73,7 +73,7 @@ def learning_rate_at(options: TrainingOptions, step: int, steps_per_epoch: int) 
 
 
 def make_optimizer(model: nn.Module, options: TrainingOptions) -> Optimizer:
-    """The optimiser of a model's parameters; biases and norms do not decay."""
+    """Return the optimiser of a model's parameters; biases and norms have no weight decay."""
     import torch
     from torch.optim import SGD, AdamW
 

@@ -1,4 +1,4 @@
-"""A training command's run folder: its config, and files that are written whole or not at all."""
+"""The run folder of a training command: its config, and files that are written atomically."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ..terminal.outputs import require_folder
 
 
 def init_run_dir(run_dir: Path, config: Mapping[str, Any]) -> None:
-    """Begin a run folder with this config, or make sure that the one there has it.
+    """Begin a run folder with this config, or check that an existing one has the same.
 
-    What stands under "versions" is recorded and not compared. Raises RunError with the difference, and UsageError
+    Keys under "versions" are recorded but not compared. Raises RunError with the difference, and UsageError
     for a store's folder, or one whose name is not UTF-8.
     """
     path = run_dir / "config.json"
@@ -38,7 +38,7 @@ def init_run_dir(run_dir: Path, config: Mapping[str, Any]) -> None:
     keys = [k for k in there.keys() | asked.keys() if k.split(".")[0] != "versions"]
     digests = {k for k in keys if _is_digest(there.get(k)) or _is_digest(asked.get(k))}
     changed = sorted(
-        # An option that the version which began the folder did not have was off.
+        # An option that did not exist in the version which began the folder counts as off.
         (k for k in keys if _on(there.get(k)) != _on(asked.get(k))),
         key=lambda k: (k in digests, k.count("."), k),
     )
@@ -49,7 +49,8 @@ def init_run_dir(run_dir: Path, config: Mapping[str, Any]) -> None:
         )
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise RunError(
-            f"{run_dir} was begun with another config: {shown}{more}; name another folder with --out, or remove this one"
+            f"{run_dir} was begun with another config: {shown}{more}; "
+            "name another folder with --out, or remove this one"
         )
 
 
@@ -63,9 +64,9 @@ def _is_digest(value: object) -> bool:
 
 @contextmanager
 def lock_run_dir(run_dir: Path) -> Iterator[None]:
-    """Keep other processes out of a folder that `init_run_dir` opened, to the end of the block or of this process.
+    """Lock a folder that `init_run_dir` opened, until the end of the block or of this process.
 
-    Raises RunError where another is in it. Where the file system has no locks, nobody is kept out.
+    Raises RunError if another process has the lock. Without effect if the file system has no locks.
     """
     with (run_dir / "config.json").open("r+b") as held:
         try:
@@ -74,7 +75,7 @@ def lock_run_dir(run_dir: Path) -> Iterator[None]:
             raise RunError(
                 f"another process is training into {run_dir}; let it end, or name another folder with --out"
             ) from None
-        except OSError:  # the lock only saves from a mistake
+        except OSError:  # the lock only prevents mistakes
             pass
         yield
 
@@ -88,7 +89,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """The file's JSON; RunError where it is missing or is not JSON."""
+    """Read a JSON file; RunError if it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -100,23 +101,23 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     replace(path, indented_json(value) + b"\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all; `header` becomes its metadata."""
-    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    # An empty header of an empty file is written so that safetensors itself cannot read it back.
-    replace(path, save(plain, metadata=dict(header) if header else None))
+    """Write a safetensors file atomically; `header` becomes its metadata."""
+    contiguous = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    # safetensors cannot read back an empty file that was written with an empty header.
+    replace(path, save(contiguous, metadata=dict(header) if header else None))
 
 
 def remove_unfinished(run_dir: Path) -> None:
-    """Remove what a kill left of files that were being written."""
+    """Remove temporary files of a killed process."""
     for left in run_dir.glob(f".*{TEMPORARY_SUFFIX}"):
         left.unlink(missing_ok=True)
 
 
 def run_began(run_dir: Path) -> bool:
-    """Whether the folder holds a run's config."""
+    """Return whether the folder holds a run's config."""
     return (run_dir / "config.json").exists()

@@ -1,1 +1,1 @@
-"""What lies on disk: the schema, the manifest, receipts, encodings, shard files."""
+"""The format on disk: schema, manifest, receipts, encodings and shard files."""

@@ -1,4 +1,4 @@
-"""Our attributes of a Zarr group: what makes it a store, and of which kind its maps are."""
+"""Attributes of a Zarr group that identify a store, and the provenance of its maps."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .spec import FeatureSpec
 
 
 def sealed_attributes(value: Mapping[str, Any]) -> dict[str, Any]:
-    """What a group of ours carries: the value, and a digest of it, so that no change goes unseen."""
+    """Return the attributes of a group: the value, with a digest that reveals any change."""
     return {"faster": {**value, "digest": digest(value)}}
 
 
 def read_group_attributes(folder: Path) -> dict[str, Any]:
-    """Our attributes of a Zarr group.
+    """Read the attributes that faster wrote to a Zarr group.
 
     Raises:
-        StoreError: the folder is not a group of a store of ours, or it was changed since.
+        StoreError: the folder is not a group that faster wrote, or it was changed afterwards.
     """
     try:
         data = read_regular(folder / "zarr.json", size_max=METADATA_BYTES_MAX)
@@ -42,16 +42,17 @@ def read_group_attributes(folder: Path) -> dict[str, Any]:
         raise StoreError(f"{folder}/zarr.json is not one that faster wrote ({error!r:.200})") from error
     if not fits:
         raise StoreError(
-            f"{folder}/zarr.json was changed after it was written: its digest does not fit; restore it from a copy"
+            f"{folder}/zarr.json was changed after it was written: its digest does not fit; "
+            "restore it from a copy"
         )
     return dict(attributes)
 
 
 def read_spec(folder: Path) -> FeatureSpec:
-    """What decided the bytes of the maps in a model's folder, `<store>/features/<model>/L<frames>`.
+    """Read the spec of the maps in a model's folder, `<store>/features/<model>/L<frames>`.
 
     Raises:
-        StoreError: it is not said, or said of other maps, or the folder leads out of the store.
+        StoreError: the spec is absent or describes other maps, or the folder leads out of the store.
     """
     require_inside(folder, folder.parents[2])
     spec = read_group_attributes(folder).get("spec")

@@ -1,4 +1,4 @@
-"""Small JSON files that show every change: a value's canonical text with a digest of it."""
+"""Small JSON files with a digest that reveals any change."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ FORMAT = 1
 
 
 def encode_checksummed(value: Mapping[str, Any]) -> bytes:
-    """The file of a value: its canonical JSON with the format, and a digest over both that makes any change show."""
+    """Return a file's bytes: canonical JSON of the value and format, with a digest over both."""
     sealed = {"format": FORMAT, **value}
-    # Each member's text is written once and copied once, for some are large.
+    # Some members are large: each one is encoded once and copied once.
     texts = {key: canonical_json(key) + b":" + canonical_json(item) for key, item in sealed.items()}
     bare = hashlib.sha256()
     for part in _parts(texts):
@@ -26,7 +26,7 @@ def encode_checksummed(value: Mapping[str, Any]) -> bytes:
 
 
 def _parts(texts: Mapping[str, bytes]) -> Iterator[bytes]:
-    """The canonical JSON of an object whose members' texts are these, in parts."""
+    """Yield the canonical JSON of an object in pieces, from the encoded text of each member."""
     for place, key in enumerate(sorted(texts)):
         yield b"," if place else b"{"
         yield texts[key]
@@ -34,17 +34,18 @@ def _parts(texts: Mapping[str, bytes]) -> Iterator[bytes]:
 
 
 def decode_checksummed(data: bytes, *, name: str) -> dict[str, Any]:
-    """Read back what `encode_checksummed` gave, but for the digest.
+    """Read back the value that `encode_checksummed` wrote, without the digest.
 
     Raises:
-        StoreError: it is not JSON, of another format, or was changed since; `name` says where.
+        StoreError: the data are not JSON, have another format, or were changed. `name` is the file to report.
     """
     try:
         value = json.loads(data)
         sealed = value.pop("digest")
         if value["format"] != FORMAT:
             raise StoreError(f"{name} has format {value['format']!r}; this version reads {FORMAT}")
-        # The text without its digest is the text that was hashed: no need to write a large value out again, or copy it.
+        # The text without its digest is the text that was hashed: a large value is not encoded or copied
+        # again.
         written = b'"digest":%s,' % canonical_json(sealed)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StoreError(f"{name} is damaged, or not of a store: {error!r}") from error

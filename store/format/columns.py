@@ -1,7 +1,7 @@
-"""Zarr arrays that can be written again at any time from something else.
+"""Zarr arrays that are derived from other data and can be rewritten at any time.
 
-Any Zarr library reads them. We write and read them ourselves: every file enters in one step, and nothing is
-decoded that does not have the shape, dtype and size that its caller expects.
+Any Zarr library can read them. This module writes and reads them without one: each file is replaced
+atomically, and data are decoded only if they have the shape, dtype and size that the caller expects.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .schema import group_metadata
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """How an array lies on disk: chunks of so many whole rows, each one zstd frame, `fill` after the last row.
+    """The layout of an array: chunks of `chunk_rows` rows, one zstd frame each, padded with `fill`.
 
-    `fill` is NaN where the dtype has one and it means "absent".
+    `fill` is NaN if the dtype has one and it means "absent".
     """
 
     dtype: str
@@ -36,7 +36,7 @@ class Column:
     fill: float
 
     def metadata(self, shape: tuple[int, ...]) -> bytes:
-        """Its `zarr.json`."""
+        """Return the array's `zarr.json`."""
         dtype = np.dtype(self.dtype)
         codec: dict[str, Any] = {"name": "bytes"}
         if dtype.itemsize > 1:
@@ -63,7 +63,7 @@ class Column:
         )
 
     def key(self, chunk: int, shape: tuple[int, ...]) -> str:
-        """The file of a chunk, relative to the array's folder."""
+        """Return the file name of a chunk, relative to the array's folder."""
         return "/".join(["c", str(chunk), *["0"] * (len(shape) - 1)])
 
 
@@ -75,7 +75,7 @@ def write_arrays(
 ) -> None:
     """Write arrays into a group, in the order given.
 
-    Arrays that are there grow; each file is replaced in one step, chunks before their array's metadata, and the
+    Existing arrays grow. Each file is replaced atomically: the chunks before their array's metadata, and the
     group's attributes last.
 
     Raises:
@@ -85,9 +85,9 @@ def write_arrays(
     for name, (values, column) in arrays.items():
         for chunk in range(-(-len(values) // column.chunk_rows)):
             rows = values[chunk * column.chunk_rows : (chunk + 1) * column.chunk_rows]
-            whole = np.full((column.chunk_rows, *values.shape[1:]), column.fill, dtype=_little(column.dtype))
-            whole[: len(rows)] = rows
-            _replace_changed(folder / name / column.key(chunk, values.shape), compress(whole.tobytes()))
+            padded = np.full((column.chunk_rows, *values.shape[1:]), column.fill, dtype=_little(column.dtype))
+            padded[: len(rows)] = rows
+            _replace_changed(folder / name / column.key(chunk, values.shape), compress(padded.tobytes()))
         _replace_changed(folder / name / "zarr.json", column.metadata(values.shape))
         for group in list(Path(name).parents)[:-1]:
             put_if_absent(folder / group / "zarr.json", group_metadata())
@@ -95,7 +95,7 @@ def write_arrays(
 
 
 def read_attributes(folder: Path) -> dict[str, Any]:
-    """A group's attributes; empty where they cannot be read."""
+    """Return a group's attributes, or an empty dict if they cannot be read."""
     try:
         attributes = json.loads(read_regular(folder / "zarr.json", size_max=METADATA_BYTES_MAX))["attributes"]
     except (OSError, StoreError, ValueError, KeyError, TypeError, RecursionError):
@@ -104,10 +104,10 @@ def read_attributes(folder: Path) -> dict[str, Any]:
 
 
 def read_array(folder: Path, column: Column, shape: tuple[int, ...]) -> NDArray[np.generic] | None:
-    """An array that `write_arrays` wrote, whole; None where it is not one of this shape, or damaged."""
+    """Read an array that `write_arrays` wrote; None if it is damaged or of another shape."""
     values = np.empty(shape, dtype=_little(column.dtype))
     chunk_bytes = column.chunk_rows * prod(shape[1:]) * values.itemsize
-    whole = np.empty((column.chunk_rows, *shape[1:]), dtype=values.dtype)
+    padded = np.empty((column.chunk_rows, *shape[1:]), dtype=values.dtype)
     try:
         if read_regular(folder / "zarr.json", size_max=METADATA_BYTES_MAX) != column.metadata(shape):
             return None
@@ -115,9 +115,9 @@ def read_array(folder: Path, column: Column, shape: tuple[int, ...]) -> NDArray[
             first = chunk * column.chunk_rows
             file = folder / column.key(chunk, shape)
             data = read_regular(file, size_max=compressed_size_max(chunk_bytes))
-            decompress(memoryview(data), whole.reshape(-1).view(np.uint8).data)
-            values[first : first + column.chunk_rows] = whole[: shape[0] - first]
-    except (OSError, StoreError):  # what it holds can be derived again
+            decompress(memoryview(data), padded.reshape(-1).view(np.uint8).data)
+            values[first : first + column.chunk_rows] = padded[: shape[0] - first]
+    except (OSError, StoreError):  # the array can be derived again
         return None
     return values.astype(column.dtype, copy=False)
 

@@ -1,4 +1,4 @@
-"""How a clip's map becomes bytes: float16, or uint8 with a scale a channel; as it is, or compressed by zstd."""
+"""Encode a clip's map as float16, or as uint8 with one scale per channel, uncompressed or with zstd."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 def checksum(data: bytes | memoryview, start: int = 0) -> int:
-    """crc32c of some bytes, going on from `start`."""
+    """Return the crc32c of some bytes, continuing from the checksum `start`."""
     return crc32.iscsi(data, start)
 
 
 def quantise(maps: NDArray[np.float16]) -> tuple[NDArray[np.uint8], NDArray[np.float32], float]:
-    """One video's maps as uint8, one scale a channel: x ≈ value · scale.
+    """Quantise one video's maps to uint8 with one scale per channel: x ≈ value · scale.
 
     Args:
-        maps: (clips, l, h, w, c) float16, nowhere below zero, as after a ReLU.
+        maps: (clips, l, h, w, c) float16, no value below zero, as after a ReLU.
 
     Returns:
-        values (clips, l, h, w, c) uint8; scale (c,) float32, the channel's largest value / 255; the relative RMS
-        error that it brought, ‖value · scale − x‖ / ‖x‖.
+        values (clips, l, h, w, c) uint8; scale (c,) float32, the channel's largest value / 255; the relative
+        RMS error of the quantisation, ‖value · scale − x‖ / ‖x‖.
 
     Raises:
         StoreError: a value is below zero.
     """
-    largest = (
-        maps.reshape(-1, maps.shape[-1]).view(np.int16).max(axis=0)
-    )  # ordered as the values, from zero up
+    # From zero up, float16 bit patterns are ordered as their values.
+    largest = maps.reshape(-1, maps.shape[-1]).view(np.int16).max(axis=0)
     if maps.view(np.int16).min() < 0 and maps.min() < 0:
         raise StoreError(
-            "a map goes below zero, and uint8 holds maps after a ReLU; ask for --dtype float16 in another --store"
+            "a map goes below zero, and uint8 holds maps after a ReLU; "
+            "ask for --dtype float16 in another --store"
         )
     scale = largest.view(np.float16).astype(np.float32) / np.float32(255)
     divisor = np.where(scale > 0, scale, np.float32(1))
     values = np.empty(maps.shape, dtype=np.uint8)
     error = norm = 0.0
-    for clip, out in zip(maps, values, strict=True):  # a clip at a time stays in the core's cache
+    for clip, out in zip(maps, values, strict=True):  # clip by clip, to stay in the core's cache
         exact = clip.astype(np.float32)
         steps = np.rint(exact / divisor)
         out[...] = steps
@@ -58,25 +58,25 @@ def quantise(maps: NDArray[np.float16]) -> tuple[NDArray[np.uint8], NDArray[np.f
 
 
 def dequantise(values: NDArray[np.uint8], scales: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Maps (n, l, h, w, c) of uint8 values and the scales (n, c) of the videos that they are of."""
+    """Return float16 maps (n, l, h, w, c) of uint8 values and each video's scales (n, c)."""
     return (values * scales[:, None, None, None, :]).astype(np.float16)
 
 
 def compress(data: bytes | memoryview) -> bytes:
-    """One clip's bytes as one zstd frame, which any Zarr library's "zstd" codec reads."""
+    """Compress one clip's bytes to one zstd frame, which any Zarr library's "zstd" codec reads."""
     return bytes(_zstd().encode(data))
 
 
 def compressed_size_max(size: int) -> int:
-    """The most bytes that zstd makes of `size` bytes."""
+    """Return the upper limit of the compressed size of `size` bytes."""
     return size + size // 128 + 1024
 
 
 def decompress(data: memoryview, out: memoryview) -> None:
-    """Fill `out` from a zstd frame that says that it holds exactly so many bytes.
+    """Decompress a zstd frame into `out`; the frame must declare exactly that many bytes.
 
     Raises:
-        StoreError: it is not such a frame; nothing larger than `out` is ever made of it.
+        StoreError: the frame is invalid or declares another size. No more than `out` is ever written.
     """
     if _content_size(data) != len(out):
         raise StoreError("a clip is not a zstd frame of its map's size")
@@ -87,7 +87,7 @@ def decompress(data: memoryview, out: memoryview) -> None:
 
 
 def _content_size(frame: memoryview) -> int:
-    """What a zstd frame says that it holds, in bytes (RFC 8878, 3.1.1.1); -1 where it does not say."""
+    """Return the content size in bytes that a zstd frame declares (RFC 8878, 3.1.1.1), or -1."""
     if len(frame) < 14 or bytes(frame[:4]) != _ZSTD_MAGIC:
         return -1
     descriptor = frame[4]

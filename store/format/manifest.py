@@ -1,7 +1,7 @@
-"""The videos of a store: immutable segments, and the columns that readers see.
+"""The manifest of a store's videos: immutable segments on disk, and the columns that readers use.
 
-A segment is one JSON file of columns, put once. Its first row is a multiple of the store's videos a shard,
-so that adding videos never touches a shard that exists; the rows between two segments are holes: id "",
+A segment is one JSON file of columns, written once. Its first row is a multiple of the number of videos per
+shard, so adding videos never changes an existing shard. The rows between two segments are holes: id "",
 label -1, in no split.
 """
 
@@ -36,13 +36,13 @@ class VideoRecord:
     """One row of a source or a store: a video, or one segment of it.
 
     Attributes:
-        id: stable name of the row: its path with extension; of Kinetics "<youtube_id>_<start:06d>_<end:06d>";
-            a segment adds "#t=<start>,<end>" in seconds.
+        id: stable name of the row: its path with extension, or "<youtube_id>_<start:06d>_<end:06d>" for
+            Kinetics; a segment adds "#t=<start>,<end>" in seconds.
         path: the file, posix, relative to the video root.
-        label: index into the class names, -1 where unlabelled.
-        splits: named split → "train", "val" or "test"; a split that does not hold the video is absent.
-        group: what must stay on one side of a split (UCF-101 "Archery/g07"; a segment's video), or empty.
-        start_seconds, end_seconds: the segment within the file, None for the whole file.
+        label: index into the class names, -1 if unlabelled.
+        splits: named split → "train", "val" or "test"; absent if the split does not contain the video.
+        group: videos that must stay on one side of a split (UCF-101 "Archery/g07"; a segment's video), or "".
+        start_seconds, end_seconds: the segment within the file, None for the complete file.
     """
 
     id: str
@@ -59,15 +59,15 @@ class Manifest:
     """All rows of a store, in order.
 
     Attributes:
-        ids: one a row; "" is a hole.
+        ids: one per row; "" is a hole.
         paths: relative to the video root that the extraction was given.
         labels: (rows,) int32, index into `class_names`; -1 is unlabelled.
-        groups: rows of one group must not be parted by a validation share; "" is none.
-        start_seconds, end_seconds: (rows,) float64, NaN where the row is the whole file.
-        class_names: what the labels stand for.
-        missing: videos that a source listed and that were not on disk when it was read: id → (label, splits).
+        groups: a validation split must not divide the rows of one group; "" is no group.
+        start_seconds, end_seconds: (rows,) float64, NaN if the row is the complete file.
+        class_names: the names of the labels.
+        missing: listed videos that were not on disk when the source was read: id → (label, splits).
         root: video root of the newest segment.
-        segments: SHA-256 of each segment's file, oldest first: the manifest's identity.
+        segments: SHA-256 of each segment's file, oldest first; they identify the manifest.
     """
 
     ids: list[str]
@@ -84,7 +84,7 @@ class Manifest:
 
     @property
     def rows(self) -> int:
-        """Number of rows, holes included."""
+        """Number of rows, including holes."""
         return len(self.ids)
 
     @cached_property
@@ -103,10 +103,10 @@ class Manifest:
         return sorted(self._splits)
 
     def split(self, name: str) -> NDArray[np.int8]:
-        """(rows,) int8: 0 not in it, 1 train, 2 val, 3 test.
+        """Return (rows,) int8: 0 not in the split, 1 train, 2 val, 3 test.
 
         Raises:
-            StoreError: no split of this name.
+            StoreError: there is no split of this name.
         """
         if name not in self._splits:
             known = ", ".join(self.split_names) or "none"
@@ -114,7 +114,7 @@ class Manifest:
         return self._splits[name]
 
     def missing_in(self, split: str, part: str) -> int:
-        """How many videos of a split's part were listed and not on disk."""
+        """Count the videos of a subset that were listed but not on disk."""
         return sum(splits.get(split) == part for _, splits in self.missing.values())
 
 
@@ -162,15 +162,15 @@ def load(store: Path) -> Manifest:
         first = column["start"]
         here = slice(first, first + len(column["ids"]))
         ids[here], groups[here] = column["ids"], column["groups"]
-        # Most often the same text, of which a million need no second copy.
+        # Path and id are mostly the same text: share it, to save memory for a million videos.
         paths[here] = [
             name if name == path else path for name, path in zip(column["ids"], column["paths"], strict=True)
         ]
         labels[here] = column["labels"]
         start[here] = [np.nan if value is None else value for value in column["start_seconds"]]
         end[here] = [np.nan if value is None else value for value in column["end_seconds"]]
-        for name, parts in column["splits"].items():
-            splits.setdefault(name, np.zeros(rows, dtype=np.int8))[here] = parts
+        for name, subsets in column["splits"].items():
+            splits.setdefault(name, np.zeros(rows, dtype=np.int8))[here] = subsets
         missing.update({name: (entry["label"], entry["splits"]) for name, entry in column["missing"].items()})
     present = set(ids) - {""}
     if len(present) != videos:
@@ -202,10 +202,10 @@ def append(
     root: Path,
     shard_videos: int,
 ) -> Manifest:
-    """Add the videos that the store does not have yet, as one new segment, and return the whole manifest.
+    """Add the videos that are not in the store yet, as one new segment, and return the complete manifest.
 
-    Videos that it has must carry the same label and splits. Where two runs append at once, the one whose
-    file comes second reads the first one's and adds what is left.
+    Known videos must have the same label and splits. If two runs append at once, the second one to write
+    reads the first one's segment and adds the videos that remain.
 
     Raises:
         StoreError: the class names, or a known video's label or splits, differ from the store's.
@@ -229,7 +229,7 @@ def append(
             root=root,
         )
         put_if_absent(store / "manifest" / f"{number:06d}.json", segment)
-        del segment  # as long as the list of videos; it is read back now
+        del segment  # as large as the list of videos; `load` reads it back now
 
 
 def _new_ones(
@@ -248,12 +248,15 @@ def _new_ones(
             fresh.append(video)
             continue
         splits = {
-            name: PART_NAMES[part] for name in current.split_names if (part := int(current.split(name)[row]))
+            name: PART_NAMES[subset]
+            for name in current.split_names
+            if (subset := int(current.split(name)[row]))
         }
         if (video.label, dict(video.splits)) != (int(current.labels[row]), splits):
             raise StoreError(
-                f"{video.id}: the store has label {current.labels[row]} and splits {splits}, the source label "
-                f"{video.label} and splits {dict(video.splits)}; a manifest is written once: write to another --store"
+                f"{video.id}: the store has label {current.labels[row]} and splits {splits}, the source "
+                f"label {video.label} and splits {dict(video.splits)}; a manifest is written once: "
+                "write to another --store"
             )
     return fresh
 
@@ -299,12 +302,12 @@ def _parse(file: Path, data: bytes) -> dict[str, Any]:
 
 
 def _require_sound(column: Mapping[str, Any]) -> None:
-    """Refuse a segment whose columns do not fit together, or that could lead a reader astray.
+    """Refuse a segment whose columns do not match, or with paths or names that are not safe.
 
-    By hand: nearly all of it compares columns, and types alone would copy each list of a million rows.
+    Written by hand: most checks compare columns, and a typed decoder would copy each list of a million rows.
 
     Raises:
-        StoreError: saying what is wrong.
+        StoreError: the message says what is wrong.
         ValueError, TypeError, KeyError, AttributeError, OverflowError: it is not a segment at all.
     """
     count, classes = len(column["ids"]), len(column["class_names"])
@@ -313,7 +316,7 @@ def _require_sound(column: Mapping[str, Any]) -> None:
     seconds = [value for value in column["start_seconds"] + column["end_seconds"] if value is not None]
     texts = [*column["ids"], *column["paths"], *column["groups"], *column["class_names"], column["root"]]
     for text in (*texts, *column["missing"]):
-        text.encode()  # an AttributeError or ValueError where one is no text
+        text.encode()  # AttributeError or ValueError if it is not text
     sound = (
         all(type(values) is list for values in lists)
         and all(len(values) == count for values in lists[:-1])
@@ -322,12 +325,12 @@ def _require_sound(column: Mapping[str, Any]) -> None:
         and all(-1 <= label < classes for label in column["labels"])
         and {int, float}.issuperset(map(type, seconds))
         and all(0 <= value < 1e9 for value in seconds)
-        and all({0, 1, 2, 3}.issuperset(parts) for parts in column["splits"].values())
-        and all({int}.issuperset(map(type, parts)) for parts in column["splits"].values())
+        and all({0, 1, 2, 3}.issuperset(subsets) for subsets in column["splits"].values())
+        and all({int}.issuperset(map(type, subsets)) for subsets in column["splits"].values())
         and all(
             type(entry["label"]) is int
             and -1 <= entry["label"] < classes
-            and all(part in PARTS for part in entry["splits"].values())
+            and all(subset in PARTS for subset in entry["splits"].values())
             for entry in column["missing"].values()
         )
     )

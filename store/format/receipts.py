@@ -1,7 +1,7 @@
-"""The receipt: the small file that says that a shard is whole, and what is known only after decoding.
+"""The receipt of a shard: it confirms that the shard is complete, and holds the facts from decoding.
 
-A shard without a receipt does not exist. Receipts hold no times, hosts or other accidents, so that a run
-that was interrupted ends with the same bytes as one that was not.
+A shard without a receipt does not exist. Receipts hold no times, hosts or other incidental data, so an
+interrupted run ends with the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ OK = 1
 FAILED = 2
 
 RECEIPT_BYTES_MAX = 1 << 28
-# How a failed video stands in a receipt's file, and nothing else does: a part of the format, see docs/store.md.
+# The text of a failed video in a receipt's file, and of nothing else: part of the format, see docs/store.md.
 FAILED_BYTES = b'"facts":null'
 _NAME = re.compile(r"([0-9]{6,15})\.v([0-9]{1,6})\.json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFacts:
-    """What decoding told of one video; every sequence has one entry a clip.
+    """What decoding found out about one video; every sequence has one entry per clip.
 
     Attributes:
         frames: T, frames of the video (or of its segment).
         fps: average frame rate.
         starts: index of each clip's first frame.
         times_seconds: presentation time of each clip's first frame.
-        padded: frames of each clip that repeat the video's last one.
+        padded: number of frames of each clip that repeat the video's last one.
     """
 
     frames: UInt31
@@ -50,12 +50,12 @@ class ClipFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoEntry:
-    """One video in a receipt: its facts and what was stored, or the reason of its failure.
+    """One video in a receipt: its facts and checksums, or the reason for its failure.
 
     Attributes:
-        crc32c: of each clip: over the video's scales, where there are any, and then the clip's stored bytes.
-        logits_crc32c: of the video's logits, all clips; None where there are none.
-        quantisation_rms: relative RMS error that uint8 brought to the video's maps; None for float16.
+        crc32c: one per clip, over the video's scales, if there are any, and then the clip's stored bytes.
+        logits_crc32c: of the video's logits, all clips; None if there are none.
+        quantisation_rms: relative RMS error of the video's uint8 maps; None for float16.
     """
 
     row: Count
@@ -73,7 +73,7 @@ class VideoEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredObject:
-    """A file of a shard: its key relative to the model's folder, size and SHA-256."""
+    """A file of a shard: its key relative to the model's folder, its size and its SHA-256."""
 
     key: str
     size_bytes: Count
@@ -82,10 +82,10 @@ class StoredObject:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """A shard's receipt: which files it is made of and what became of each of its videos.
+    """A shard's receipt: its files, and the result for each of its videos.
 
     Attributes:
-        source: SHA-256 of the receipt that the shard was converted from; "" where it was extracted.
+        source: SHA-256 of the receipt that the shard was converted from; "" if it was extracted.
     """
 
     shard: Count
@@ -97,7 +97,7 @@ class Receipt:
     source: str = ""
 
     def misfit(self, fingerprint: str, ids: Sequence[str]) -> str:
-        """Why it does not speak of a shard of these videos under that provenance; "" where it does."""
+        """Return why the receipt does not match these videos and that provenance; "" if it does."""
         if self.fingerprint != fingerprint:
             return "its receipt belongs to maps made otherwise"
         if self.ids_digest != ids_digest(ids):
@@ -105,7 +105,7 @@ class Receipt:
         return ""
 
     def to_bytes(self) -> bytes:
-        """The receipt's file."""
+        """Return the bytes of the receipt's file."""
         return encode_checksummed(asdict(self))
 
     @classmethod
@@ -113,7 +113,7 @@ class Receipt:
         """Read a receipt's file.
 
         Raises:
-            StoreError: it is not one, or was changed since.
+            StoreError: the data are not a receipt, or were changed.
         """
         value = decode_checksummed(data, name=name)
         try:
@@ -127,7 +127,7 @@ class Receipt:
 
 
 def receipt_path(folder: Path, shard: int, view: int) -> Path:
-    """Where the receipt of a shard lies; `folder` is the model's."""
+    """Return the path of a shard's receipt; `folder` is the model's."""
     return folder / "receipts" / _name(shard, view)
 
 
@@ -136,7 +136,7 @@ def _name(shard: int, view: int) -> str:
 
 
 def list_receipts(folder: Path) -> list[tuple[int, int]]:
-    """The (shard, view) pairs that have receipts, sorted. Opens none of them."""
+    """Return the (shard, view) pairs that have a receipt, sorted, without opening any."""
     try:
         names = [entry.name for entry in (folder / "receipts").iterdir()]
     except FileNotFoundError:
@@ -145,11 +145,14 @@ def list_receipts(folder: Path) -> list[tuple[int, int]]:
 
 
 def receipt_times(folder: Path, *, entered: bool = False) -> dict[tuple[int, int], float]:
-    """When each receipt was put, in seconds since 1970, by (shard, view). For local stores; opens none of them.
+    """Return when each receipt was written, in seconds since 1970, by (shard, view).
+
+    For local stores; opens no receipt.
 
     Args:
         folder: the model's.
-        entered: when it came to where it lies, if that is later: a copy may carry its original's time.
+        entered: use the time when the file arrived at its path, if later: a copy may keep the original's
+            time.
     """
     times = {}
     try:
@@ -165,7 +168,7 @@ def receipt_times(folder: Path, *, entered: bool = False) -> dict[tuple[int, int
 
 
 def _key(name: str) -> tuple[int, int] | None:
-    """The (shard, view) whose receipt has this file name; None where it is none's."""
+    """Return the (shard, view) of a receipt's file name; None if it is not one."""
     match = _NAME.fullmatch(name)
     key = (int(match[1]), int(match[2])) if match else None
     return key if key is not None and _name(*key) == name else None
@@ -175,8 +178,8 @@ def read_receipt(folder: Path, shard: int, view: int) -> Receipt:
     """Read one receipt.
 
     Raises:
-        StoreError: it is missing or malformed, or it is another shard's.
-        StorageError: it is there and cannot be read, which says nothing of the shard.
+        StoreError: it is missing, malformed or another shard's.
+        StorageError: it exists but cannot be read, so the state of the shard is unknown.
     """
     path = receipt_path(folder, shard, view)
     try:
@@ -197,18 +200,18 @@ def read_receipts(folder: Path, pairs: list[tuple[int, int]]) -> Iterator[Receip
 
 
 def count_failed(folder: Path, shard: int, view: int) -> int:
-    """How many videos failed in a shard, counted in its receipt's bytes: tens of times as fast as reading it.
+    """Count the failed videos in a receipt's bytes; tens of times as fast as decoding it.
 
-    Only for show: nothing is checked. In canonical JSON a quote within a text is escaped, so that no reason or key holds
-    `FAILED_BYTES`.
+    Only for display: nothing is checked. In canonical JSON a quote within a text is escaped, so no reason or
+    key contains `FAILED_BYTES`.
 
     Raises:
-        FileNotFoundError: it is gone.
+        FileNotFoundError: the receipt does not exist.
         StorageError: it cannot be read.
     """
     path = f"{folder}/receipts/{_name(shard, view)}"
     try:
-        # A pipe in its place is not waited for, a link not followed.
+        # Do not wait for a pipe in its place, and do not follow a link.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             return file.read().count(FAILED_BYTES)

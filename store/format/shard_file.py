@@ -1,4 +1,4 @@
-"""A shard's file of maps: the clips' bytes, and at its end the index that says where they lie."""
+"""A shard's file of maps: the clips' bytes, followed by the index of their offsets and sizes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ABSENT = np.uint64(2**64 - 1)
 
 
 def index_bytes(index: NDArray[np.uint64]) -> bytes:
-    """A shard's index as Zarr has it: (videos a shard, clips, 2) offsets and sizes, then their crc32c."""
+    """Encode a shard's index for Zarr: (videos per shard, clips, 2) offsets and sizes, then their crc32c."""
     data = index.astype("<u8").tobytes()
     return data + checksum(data).to_bytes(4, "little")
 
@@ -28,9 +28,10 @@ class ShardFile:
 
     Attributes:
         path: of the file.
-        offsets, sizes: (videos a shard · clips,) int64: where each clip's stored bytes lie; size 0 is absent.
-        scales: (videos a shard, c) float32, of uint8 maps that were opened with them; None otherwise.
-        read_into: fills memory from an offset on; see `Ranges`.
+        offsets, sizes: (videos per shard · clips,) int64: the position of each clip's stored bytes; size 0 is
+            absent.
+        scales: (videos per shard, c) float32, of uint8 maps that were opened with their scales; else None.
+        read_into: fills memory from an offset; see `Ranges`.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class ShardFile:
     ) -> None:
         self.path, self._spec = path, spec
         self._ranges = _open(path, mapped)
-        self.read_into = self._ranges.read_into  # here, so that a batch's every clip saves a call
+        self.read_into = self._ranges.read_into  # an attribute saves one call per clip
         if self._ranges.size < (length := 16 * shard_videos * spec.clips + 4):
             raise StoreError(f"{path}: {self._ranges.size} bytes: it is cut off")
         data = bytearray(length)
@@ -70,10 +71,10 @@ class ShardFile:
     def read_video(
         self, within: int, scale: NDArray[np.float32] | None
     ) -> tuple[NDArray[np.float16], list[memoryview]]:
-        """One video's maps (clips, l, h, w, c), and each clip's stored bytes.
+        """Return one video's maps (clips, l, h, w, c), and each clip's stored bytes.
 
         Args:
-            within: the video's place in the shard.
+            within: the video's position in the shard.
             scale: (c,) of uint8 maps.
 
         Raises:
@@ -101,7 +102,7 @@ class ShardFile:
         return dequantise(values.reshape(shape), np.broadcast_to(scale, (spec.clips, len(scale)))), stored
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         del self.read_into
         self._ranges.close()
 

@@ -1,4 +1,4 @@
-"""What decides the bytes of one model's maps, and how a run that would mix two kinds is refused."""
+"""The spec of a model's maps: everything that decides their bytes; maps of another spec are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...terminal.text import counted
 from .encoding import CODECS, DTYPES
 
 ALIGNMENT_BYTES = 4096
-CLIP_VALUES_MAX = 1 << 28  # 512 MiB a clip: more is damage, not a map
+CLIP_VALUES_MAX = 1 << 28  # 512 MiB per clip: a larger value means damage
 COUNT_MAX = 1_000_000
 
 Length = Annotated[int, Meta(ge=1, le=COUNT_MAX)]
@@ -26,23 +26,23 @@ Plain = str | int | float | bool | None
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """Everything that decides the bytes of one model's maps, and so what two runs must share.
+    """Everything that decides the bytes of one model's maps, so two runs must have the same.
 
     Attributes:
         model: name in the registry, or `package.module:function`.
-        weights_digest: SHA-256 of the weights' tensors, whatever file they came from.
-        weights_random: True where `--allow-random` made them; maps of such weights mean nothing.
-        clip_frames: L, frames a clip.
-        frame_stride: frames from one frame of a clip to the next.
-        clips: M, clips a view.
-        views: views a video; the first is the centre view.
+        weights_digest: SHA-256 of the weights' tensors; independent of the file format.
+        weights_random: True if `--allow-random` made them; maps of such weights have no meaning.
+        clip_frames: L, frames per clip.
+        frame_stride: step between the frames of a clip.
+        clips: M, clips per view.
+        views: views per video; the first is the centre view.
         map_shape: (l, h, w, c) of one clip's map.
-        num_classes: length of a clip's logits; 0 where the backbone has no classifier.
-        class_names: what the logits stand for, where that is known.
+        num_classes: length of a clip's logits; 0 if the backbone has no classifier.
+        class_names: the names of the logits, if known.
         transform: size, short side, crop, interpolation, mean and standard deviation.
-        precision: what the backbone computed in, for example "float32".
-        batch_clips: clips a forward pass; the batch's shape decides the last bits.
-        dtype: of the stored maps, "float16" or "uint8" (one scale a video and channel).
+        precision: the backbone's compute precision, for example "float32".
+        batch_clips: clips per forward pass; the batch's shape decides the last bits.
+        dtype: of the stored maps, "float16" or "uint8" (one scale per video and channel).
         codec: of a clip's bytes, "none" or "zstd".
     """
 
@@ -64,54 +64,55 @@ class FeatureSpec:
 
     @property
     def folder(self) -> str:
-        """Where this model's arrays lie in the store."""
+        """The folder of this model's arrays in the store."""
         return features_folder(self.model, self.clip_frames)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all of it; every receipt carries this."""
+        """SHA-256 over all fields; every receipt contains it."""
         return digest(self.to_dict())
 
     @property
     def clip_bytes(self) -> int:
-        """Bytes of one clip's map, before any compression."""
+        """Bytes of one clip's map before compression."""
         return prod(self.map_shape) * (2 if self.dtype == "float16" else 1)
 
     @property
     def clip_stride_bytes(self) -> int:
-        """Uncompressed: bytes from one clip's offset in its shard to the next, whole 4 KiB pages."""
+        """Bytes from one uncompressed clip's offset in its shard to the next: a multiple of 4 KiB."""
         return -(-self.clip_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the spec as JSON types."""
         return json.loads(canonical_json(asdict(self)))  # type: ignore[no-any-return]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read back what `to_dict` gave.
+        """Read back what `to_dict` returned.
 
         Raises:
             StoreError: a field is missing, unknown, or of the wrong type.
         """
         names = {field.name for field in fields(cls)}
         if set(data) != names:
-            lacks, has = sorted(names - set(data)), sorted(set(data) - names)
+            missing, unknown = sorted(names - set(data)), sorted(set(data) - names)
             raise StoreError(
-                f"provenance lacks {lacks} and has {has} beside what this version writes: the store is damaged or of another "
-                "version; extract into another --store"
+                f"provenance lacks {missing} and has {unknown} beside what this version writes: "
+                "the store is damaged or of another version; extract into another --store"
             )
         for name, known in (("dtype", DTYPES), ("codec", CODECS)):
             if data[name] not in known:
                 raise StoreError(f"maps of {name} {data[name]!r}; this version reads {' and '.join(known)}")
         try:
             spec = read_as(cls, data)
-            read_as(dict[str, Plain | list[Plain]], data["transform"])  # nothing nested, whatever its depth
+            read_as(dict[str, Plain | list[Plain]], data["transform"])  # refuse nested values
         except ValueError as error:
             raise StoreError(f"provenance is malformed: {error}") from error
         for count, most in ((spec.clips * spec.views, COUNT_MAX), (prod(spec.map_shape), CLIP_VALUES_MAX)):
             if count > most:
                 raise StoreError(
-                    f"provenance is malformed: {spec.clips} clips of {spec.views} views, maps of {spec.map_shape}: "
+                    "provenance is malformed: "
+                    f"{spec.clips} clips of {spec.views} views, maps of {spec.map_shape}: "
                     f"{count} where at most {most} belong"
                 )
         return spec
@@ -120,7 +121,7 @@ class FeatureSpec:
         """Refuse to mix two kinds of maps in one array.
 
         Raises:
-            ProvenanceMismatch: naming each field that differs, with both values.
+            ProvenanceMismatch: the message names each field that differs, with both values.
         """
         mine, theirs = self.to_dict(), stored.to_dict()
         if mine == theirs:
@@ -142,7 +143,7 @@ class FeatureSpec:
 
 
 def features_folder(model: str, clip_frames: int) -> str:
-    """Where the maps of a model lie, relative to the store: a model's name as one folder."""
+    """Return the folder of a model's maps, relative to the store."""
     return f"features/{file_stem(model)}/L{clip_frames}"
 
 

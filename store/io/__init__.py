@@ -1,1 +1,1 @@
-"""Bytes in and out: ranges of files, memory maps, objects on S3."""
+"""Input and output: byte ranges of files, memory maps, objects on S3."""

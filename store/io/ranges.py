@@ -1,4 +1,4 @@
-"""Byte ranges of a file into memory: asked of the operating system, or copied from a mapping of the file."""
+"""Read byte ranges of a file into memory, by system calls or from a memory map."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Ranges(Protocol):
     size: int
 
     def read_into(self, memory: memoryview, offset: int) -> None:
-        """Fill `memory` from `offset` on. Raises StoreError where the file ends before, or cannot be read."""
+        """Fill `memory` from `offset`. Raises StoreError if the file ends earlier or cannot be read."""
 
     def close(self) -> None:
-        """Let go of the file; it goes by itself with the last reference."""
+        """Close the file; it is also closed with the last reference."""
 
 
 class FileRanges:
-    """Through `preadv`: one copy, from page cache into the memory given."""
+    """Reads through `preadv`: one copy, from page cache into the given memory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -33,10 +33,10 @@ class FileRanges:
         self.size = os.fstat(self._file).st_size
 
     def read_into(self, memory: memoryview, offset: int) -> None:
-        """Fill `memory` from `offset` on."""
+        """Fill `memory` from `offset`."""
         try:
             count = os.preadv(self._file, [memory], offset)
-            while count < len(memory):  # the kernel may give less than asked; at the end it gives nothing
+            while count < len(memory):  # the kernel may return less than asked, and nothing at the end
                 more = os.preadv(self._file, [memory[count:]], offset + count)
                 if not more:
                     raise _ended(self._path)
@@ -45,7 +45,7 @@ class FileRanges:
             raise StoreError(f"{self._path}: {getattr(error, 'strerror', None) or error}") from error
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         file, self._file = self._file, -1
         if file >= 0:
             os.close(file)
@@ -56,7 +56,7 @@ class FileRanges:
 
 
 class MappedRanges:
-    """Through a memory map: faster in page cache. A file that is cut off meanwhile kills the process (SIGBUS)."""
+    """Reads a memory map: faster in page cache, but truncating the file kills the process (SIGBUS)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -66,13 +66,13 @@ class MappedRanges:
         self.size = len(self._bytes)
 
     def read_into(self, memory: memoryview, offset: int) -> None:
-        """Fill `memory` from `offset` on."""
+        """Fill `memory` from `offset`."""
         if not 0 <= offset <= self.size - len(memory):
             raise _ended(self._path)
         memory[:] = self._bytes[offset : offset + len(memory)]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._bytes.release()
         self._map.close()
 

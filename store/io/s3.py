@@ -1,4 +1,4 @@
-"""Stores on object storage that speaks S3, for reading: a path whose objects are read where pathlib reads files."""
+"""Read stores on S3-compatible object storage: a path class that reads objects as pathlib reads files."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 SCHEME = "s3:"
-THREADS = 16  # requests at once: what takes time is each one's way there and back
-TAIL_BYTES = 1 << 14  # fetched when a shard is opened: its index lies at the end
+THREADS = 16  # parallel requests: most of the time of a request is its round trip
+TAIL_BYTES = 1 << 14  # fetched when a shard is opened: its index is at the end
 
-_CLIENT: dict[str, Any] = {  # an endpoint given as http:// is meant so
+_CLIENT: dict[str, Any] = {  # allow_http: a user who gives an http:// endpoint wants it
     "client_options": {"connect_timeout": "5s", "timeout": "60s", "allow_http": True},
     "retry_config": {"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
 }
 
 
 def store_location(path: str | Path) -> Path:
-    """The path of a store: a `RemotePath` for s3://bucket/…, also where pathlib has made "s3:/bucket/…" of it.
+    """Return the path of a store: a `RemotePath` for s3://bucket/…, also if pathlib made it "s3:/bucket/…".
 
     Raises:
-        UsageError: it is another kind of address or names no bucket, or the client for object storage is not installed.
+        UsageError: the address has another scheme or no bucket, or the client for object storage is not
+            installed.
     """
     parts = Path(path).parts
     if parts[:1] == (SCHEME,):
@@ -51,7 +52,7 @@ def store_location(path: str | Path) -> Path:
 
 
 def require_local(path: Path) -> None:
-    """Refuse to write on object storage, which cannot put a shard in place only where nothing is.
+    """Refuse to write on object storage, which cannot create a shard only if it does not exist yet.
 
     Raises:
         UsageError: the path is on object storage.
@@ -61,7 +62,7 @@ def require_local(path: Path) -> None:
 
 
 def require_verifiable(path: Path) -> None:
-    """Refuse to verify on object storage: every byte would be fetched, and nothing could be repaired.
+    """Refuse to verify on object storage: it would fetch every byte, and could repair nothing.
 
     Raises:
         UsageError: the path is on object storage.
@@ -75,11 +76,11 @@ def require_verifiable(path: Path) -> None:
 
 
 class RemotePath(PosixPath):
-    """An object of a bucket, or a folder of objects, `s3://bucket/folder/name`, with the reading half of `Path`.
+    """An object, or a folder of objects, `s3://bucket/folder/name`, with the read methods of `Path`.
 
-    It keeps nothing but its parts. What it does not do itself is refused with a UsageError, because
-    `__fspath__` is: nothing takes it for a local file by mistake. Methods that read raise FileNotFoundError
-    where there is no such object, and StoreError of one line for everything else.
+    It stores only its parts. All other methods raise UsageError, because `__fspath__` does: so nothing takes
+    it for a local file by mistake. Methods that read raise FileNotFoundError if the object does not exist,
+    and StoreError, in one line, for all other errors.
     """
 
     __slots__ = ()
@@ -93,15 +94,15 @@ class RemotePath(PosixPath):
         raise _read_only(self)
 
     def resolve(self, strict: bool = False) -> RemotePath:
-        """Itself: object storage has no links."""
+        """Return self: object storage has no links."""
         return self
 
     def absolute(self) -> RemotePath:
-        """Itself: it names its bucket."""
+        """Return self: the path contains its bucket."""
         return self
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """Of an object: a regular file of its size."""
+        """Return the status of an object: a regular file of its size."""
         import obstore
 
         with _errors(self):
@@ -109,7 +110,7 @@ class RemotePath(PosixPath):
         return os.stat_result((stat.S_IFREG | 0o444, 0, 0, 1, 0, 0, size, 0, 0, 0))
 
     def exists(self) -> bool:
-        """Whether there is such an object; of a folder of objects False."""
+        """Return whether the object exists; False for a folder of objects."""
         try:
             self.stat()
         except FileNotFoundError:
@@ -117,11 +118,11 @@ class RemotePath(PosixPath):
         return True
 
     def is_file(self) -> bool:
-        """Whether there is such an object."""
+        """Return whether the object exists."""
         return self.exists()
 
     def read_bytes(self, size_max: int | None = None) -> bytes:
-        """The whole object; StoreError where it has more than `size_max` bytes."""
+        """Read the complete object; StoreError if it has more than `size_max` bytes."""
         import obstore
 
         with _errors(self):
@@ -132,7 +133,7 @@ class RemotePath(PosixPath):
             return bytes(answer.bytes())
 
     def iterdir(self) -> Generator[RemotePath]:
-        """The objects and folders right below; none where there is no such folder."""
+        """Yield the objects and folders directly below; nothing if the folder does not exist."""
         import obstore
 
         with _errors(self):
@@ -142,14 +143,14 @@ class RemotePath(PosixPath):
             yield self / key.rstrip("/").rpartition("/")[2]
 
     def glob(self, pattern: str) -> Generator[RemotePath]:
-        """The objects and folders that fit a pattern without "**"."""
+        """Yield the objects and folders that match a pattern without "**"."""
         found = [self]
         for part in pattern.split("/"):
             found = [entry for folder in found for entry in folder.iterdir() if fnmatchcase(entry.name, part)]
         yield from found
 
     def sizes(self) -> dict[str, int]:
-        """Size in bytes of every object below, however deep, by its path relative to this one: one listing."""
+        """Return the size in bytes of all objects below, by relative path, from one recursive listing."""
         import obstore
 
         with _errors(self):
@@ -158,7 +159,7 @@ class RemotePath(PosixPath):
             return {entry["path"][first:]: entry["size"] for page in pages for entry in page}
 
     def zarr_store(self) -> Any:
-        """This folder as zarr-python opens it."""
+        """Return this folder as a zarr-python store."""
         import zarr
 
         with _errors(self):
@@ -176,7 +177,7 @@ class RemotePath(PosixPath):
 
 
 class RemoteRanges:
-    """Byte ranges of an object, each one request, but for the last `TAIL_BYTES`, which come with its size."""
+    """Byte ranges of an object, one request each; the last `TAIL_BYTES` are fetched with the size."""
 
     def __init__(self, path: RemotePath) -> None:
         import obstore
@@ -189,7 +190,7 @@ class RemoteRanges:
             self._tail = bytes(answer.bytes())
 
     def read_into(self, memory: memoryview, offset: int) -> None:
-        """Fill `memory` from `offset` on. Raises StoreError where the object ends before, or cannot be read."""
+        """Fill `memory` from `offset`. Raises StoreError if the object ends earlier or cannot be read."""
         import obstore
 
         data: Any
@@ -207,7 +208,7 @@ class RemoteRanges:
         memory[:] = data
 
     def close(self) -> None:
-        """Let go of what was fetched."""
+        """Free the fetched bytes."""
         self._tail = b""
 
 
@@ -224,7 +225,7 @@ def _client(name: str, *, prefix: str | None) -> S3Store:
 
 @contextmanager
 def _errors(path: RemotePath) -> Iterator[None]:
-    """Turn the client's errors, many lines each, into FileNotFoundError or a StoreError of one line."""
+    """Turn the client's errors of many lines into FileNotFoundError or a StoreError of one line."""
     from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
     try:
@@ -235,7 +236,7 @@ def _errors(path: RemotePath) -> Iterator[None]:
             raise FileNotFoundError(errno.ENOENT, "no such object, or no such bucket", str(path)) from error
         if isinstance(error, PermissionDeniedError | UnauthenticatedError) and "/latest/" not in text:
             reason = "access denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may read"
-        elif "/latest/" in text:  # where the client asks for a machine's credentials last of all
+        elif "/latest/" in text:  # the machine's credentials, which the client tries last
             reason = (
                 "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true "
                 "for a public bucket"
@@ -250,6 +251,6 @@ def _errors(path: RemotePath) -> Iterator[None]:
 
 def _read_only(path: RemotePath) -> UsageError:
     return UsageError(
-        f"{path} is on object storage, where stores are only read; write on a local or shared file system, and copy "
-        "what is whole there with any S3 client"
+        f"{path} is on object storage, where stores are only read; write on a local or shared file system, "
+        "and copy what is whole there with any S3 client"
     )

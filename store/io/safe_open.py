@@ -1,4 +1,4 @@
-"""Opening a store's files with care: regular ones only, of a size that they may have, and none outside the store."""
+"""Open a store's files safely: only regular files, of an allowed size, inside the store."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from ...errors import StoreError
 from .s3 import RemotePath
 
-METADATA_BYTES_MAX = 1 << 24  # of a `zarr.json`; ours have some thousand bytes
+METADATA_BYTES_MAX = 1 << 24  # of a `zarr.json`; typical ones have a few thousand bytes
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file for reading; a link, a pipe or a device in its place is refused and never waited for.
+    """Open a file for reading; refuse a link, a pipe or a device without waiting for it.
 
     Raises:
         StoreError: it is not a regular file.
@@ -25,15 +25,14 @@ def open_regular(path: Path) -> BufferedReader:
     """
     if path.is_symlink():
         raise StoreError(f"{path} is a link to {path.readlink()}; a store's files are no links")
-    if (
-        path.exists() and not path.is_file()
-    ):  # before it is opened: opening a pipe would wait for its other end
+    # Checked before opening, because opening a pipe would wait for its other end.
+    if path.exists() and not path.is_file():
         raise StoreError(f"{path} is not a regular file")
     return path.open("rb")
 
 
 def read_regular(path: Path, *, size_max: int) -> bytes:
-    """A whole file of at most `size_max` bytes.
+    """Read a complete file of at most `size_max` bytes.
 
     Raises:
         StoreError: it is larger, or not a regular file.
@@ -49,7 +48,7 @@ def read_regular(path: Path, *, size_max: int) -> bytes:
 
 
 def read_floats(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A whole file of little-endian float32 in C order.
+    """Read a file of little-endian float32 in C order.
 
     Raises:
         StoreError: it has another size, or is not a regular file.
@@ -63,10 +62,10 @@ def read_floats(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def require_inside(path: Path, root: Path) -> None:
-    """Refuse a path of which a folder is a link that leaves `root`, so that nothing outside is read or removed.
+    """Refuse a path that leaves `root` through a link, so that nothing outside is read or removed.
 
     Raises:
-        StoreError: it leads out.
+        StoreError: the path leads out of `root`.
     """
     real = path.resolve()
     if not real.is_relative_to(root.resolve()):

@@ -1,1 +1,1 @@
-"""What is done to a whole store: inspected, verified, converted, made again."""
+"""Operations on a complete store: inspect, verify, convert, and commands to make its shards again."""

@@ -1,4 +1,4 @@
-"""The same store with its maps in another encoding: uint8 for float16, zstd for plain, and back to plain."""
+"""Convert a store's maps to another encoding: float16 to uint8, and with or without zstd."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ KEPT = "whole shards are kept"
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What a run of `convert` did.
+    """The result of a run of `convert`.
 
     Attributes:
-        models: (name, clip frames) of the maps that were converted.
-        shards, already_whole: written in this run; in the new store before.
-        removed: from the new store, as they were made again in the source since, or are there no more.
-        videos: of the shards written, whole or failed, each model's counted.
+        models: (name, clip frames) of the converted maps.
+        shards, already_whole: written in this run; already in the new store.
+        removed: removed from the new store, because they were rewritten in the source since.
+        videos: in the written shards, complete or failed, counted per model.
         read_bytes, written_bytes: of these shards' files.
     """
 
@@ -63,7 +63,7 @@ class Conversion:
     written_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the result as JSON types."""
         return asdict(self)
 
 
@@ -87,30 +87,31 @@ def convert(
     processes: int | None = None,
     progress: bool = True,
 ) -> Conversion:
-    """Write a store's maps in another encoding into a new store, with its videos, logits, failures and provenance.
+    """Write a store's maps in another encoding into a new store, with all other data of the store.
 
-    Every clip is checked as it is read. What is whole in the new store is not done again, so an interrupted
-    conversion goes on, and one of a store that an extraction was writing adds what came since. Shards that were
-    made again in the source are converted again; where there are such, nothing else may be writing the new store.
+    Every clip is verified as it is read. Complete shards in the new store are skipped, so an interrupted
+    conversion continues, and a later run adds the shards that an extraction has written since. Shards that
+    were rewritten in the source are converted again; if there are any, no other process may be writing the
+    new store.
 
     Args:
-        source: the store; only its whole shards are taken.
-        target: the new store, or one that an earlier run of this began.
+        source: the store; only its complete shards are converted.
+        target: the new store, or one that an earlier run of this function began.
         dtype: of the new maps, "float16" or "uint8".
         codec: of the new maps, "none" or "zstd".
-        models: names of those to convert; none means all.
-        processes: how many convert at once; one a core by default.
+        models: names of the models to convert; empty means all.
+        processes: number of worker processes; one per core by default.
         progress: show a progress bar.
 
     Raises:
-        UsageError: no such dtype, codec or model, or the two stores are one.
+        UsageError: no such dtype, codec or model, or the target is the source or lies inside it.
         ProvenanceMismatch: the new store holds other videos, or maps made otherwise.
-        StoreError: the maps are uint8 already, go below zero where uint8 is asked, or are damaged.
+        StoreError: the maps are uint8 already, have values below zero with `dtype="uint8"`, or are damaged.
         StorageError: the disk failed.
-        Interrupted: SIGTERM, SIGUSR1 or SIGUSR2; whole shards are kept.
+        Interrupted: SIGTERM, SIGUSR1 or SIGUSR2; complete shards are kept.
     """
     source, target = Path(source), Path(target)
-    EncodingOptions(dtype=dtype, codec=codec)  # refuses what cannot be meant
+    EncodingOptions(dtype=dtype, codec=codec)  # refuses bad values
     if source.resolve() in (target.resolve(), *target.resolve().parents):
         raise UsageError(f"{target} lies in the store that is to be converted; name another place")
     store = Store(source)
@@ -128,11 +129,11 @@ def convert(
             remove_shards(new, stale)
         tasks, already_whole = [], 0
         for features in chosen:
-            whole = set(list_receipts(new.features(features.model, features.clip_frames).folder))
+            complete = set(list_receipts(new.features(features.model, features.clip_frames).folder))
             for shard, view in list_receipts(features.folder):
                 if shard * new.shard_videos >= new.videos.rows:
-                    continue  # of a segment that was added since
-                if (shard, view) in whole:
+                    continue  # of a segment that was added meanwhile
+                if (shard, view) in complete:
                     already_whole += 1
                     continue
                 tasks.append(
@@ -171,17 +172,17 @@ def _choose(store: Store, models: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def _require_float16(features: Features) -> None:
-    """What uint8 took away cannot be had back, and float16 maps made of it would look exact."""
+    """Refuse uint8 maps: their error cannot be undone, and float16 maps made from them would look exact."""
     if features.spec.dtype != "float16":
         raise StoreError(
-            f"{features.store.path}: the maps of {features.model} are {features.spec.dtype} already, and only float16 "
-            "ones can be converted; start from the float16 store, or extract again"
+            f"{features.store.path}: the maps of {features.model} are {features.spec.dtype} already, and "
+            "only float16 ones can be converted; start from the float16 store, or extract again"
         )
 
 
 def _declare(store: Store, target: Path, chosen: Sequence[Features], specs: Sequence[FeatureSpec]) -> None:
-    """Make or join the new store: its videos, and every model's arrays and provenance."""
-    videos = store.videos  # first: a segment that is added later waits for the next run
+    """Create or join the new store: its videos, and every model's arrays and provenance."""
+    videos = store.videos  # read once: a segment that is added later waits for the next run
     shard_videos = writer.create(target, shard_videos=store.shard_videos).shard_videos
     for number in range(len(videos.segments)):
         name = f"manifest/{number:06d}.json"
@@ -201,11 +202,11 @@ def _declare(store: Store, target: Path, chosen: Sequence[Features], specs: Sequ
 
 
 def _stale(features: Features, new: Store) -> Iterator[tuple[str, int, int, int]]:
-    """The new store's shards whose source is another now; what was extracted there has none.
+    """Yield the new store's shards whose source shard has changed; extracted shards have no source.
 
-    Where the source's shard is gone, the converted one may be the last good copy, and stays.
+    If the source's shard no longer exists, the converted one may be the last good copy, and stays.
 
-    A source that could not be converted is refused here, before anything is removed for it.
+    A source shard that cannot be converted is refused here, before its converted shard is removed.
     """
     folder = new.features(features.model, features.clip_frames).folder
     for receipt in read_receipts(folder, list_receipts(folder)):
@@ -217,7 +218,7 @@ def _stale(features: Features, new: Store) -> Iterator[tuple[str, int, int, int]
 
 
 def _source(features: Features, shard: int, view: int) -> str:
-    """SHA-256 of a shard's receipt, "" where it has none."""
+    """Return the SHA-256 of a shard's receipt, "" if it has none."""
     path = receipt_path(features.folder, shard, view)
     with storage_errors(path):
         try:
@@ -228,23 +229,23 @@ def _source(features: Features, shard: int, view: int) -> str:
 
 
 def _run(tasks: Sequence[_Task], processes: int | None, progress: bool) -> list[tuple[int, int, int]]:
-    """Convert the shards, several at once; the first error ends it, after the shards in hand."""
-    _features.cache_clear()  # of an earlier run in this process
+    """Convert the shards in parallel; the first error ends the run after the shards in progress."""
+    _features.cache_clear()  # may hold stores of an earlier run in this process
     with tqdm(total=len(tasks), desc="convert", unit="shard", disable=not (progress and tasks)) as bar:
         return map_units(_convert_shard, tasks, workers=processes, what_is_kept=KEPT, on_done=bar.update)
 
 
 @cache
 def _features(path: Path, model: str, clip_frames: int) -> Features:
-    """Opened once a process: a manifest of 240,000 videos is not read again for every shard."""
+    """Open once per process, to read a manifest of 240,000 videos only once."""
     return Store(path).features(model, clip_frames)
 
 
 def _convert_shard(task: _Task) -> tuple[int, int, int]:
-    """Videos of the shard, and bytes of its files before and after."""
+    """Convert a shard; return its number of videos and its files' bytes before and after."""
     features = _features(task.source, task.model, task.clip_frames)
     target = _features(task.target, task.model, task.clip_frames)
-    # First, and then what it stands for: where that is replaced in between, the next run sees it.
+    # Read the digest before the content: if the receipt is replaced in between, the next run notices.
     of = _source(features, task.shard, task.view)
     receipt = read_receipt(features.folder, task.shard, task.view)
     _require_sound(features, receipt)
@@ -275,7 +276,7 @@ def _convert_shard(task: _Task) -> tuple[int, int, int]:
 
 
 def _require_sound(features: Features, receipt: Receipt) -> None:
-    """The new receipt vouches for what is copied, so this one must; the maps are checked clip by clip."""
+    """Check the receipt and the logits, which the new receipt confirms; maps are verified clip by clip."""
     store, first = features.store, receipt.shard * features.store.shard_videos
     ids = store.videos.ids[first : first + store.shard_videos]
     fix = f"run: faster verify {store.path} --repair"

@@ -1,4 +1,4 @@
-"""What a store holds, its coverage and its failures: the figures behind `faster inspect`."""
+"""Summarise a store: contents, coverage, failures and sizes, for `faster inspect`."""
 
 from __future__ import annotations
 
@@ -29,19 +29,23 @@ class ModelSummary:
 
     Attributes:
         whole, failed, pending: videos (of the centre view) with maps, with a recorded failure, with neither.
-        reasons: failure reason → number of videos, the commonest first.
-        bytes_per_clip, bytes_per_video: of a map as an array, and of `clips` of them, before padding or compression.
-        stored_bytes: of the files of whole shards, in all views: maps with their index and padding, and scales.
+        reasons: failure reason → number of videos, the most frequent first.
+        bytes_per_clip, bytes_per_video: of one map as an array, and of `clips` maps, before padding or
+            compression.
+        stored_bytes: of the files of complete shards, in all views: maps with their index and padding, and
+            scales.
         logits_bytes: of these shards' logits.
-        stored_bytes_per_clip: `stored_bytes` over the clips that are in them; None where none is.
-        stored_bytes_per_video: `stored_bytes` and `logits_bytes` over the videos in them (a view each); None where none is.
-        compression: bytes of plain float16 maps over `stored_bytes`.
-        quantisation_rms_median, quantisation_rms_largest: over the videos, the relative RMS error that uint8 brought;
+        stored_bytes_per_clip: `stored_bytes` per clip in them; None if there are no clips.
+        stored_bytes_per_video: `stored_bytes` and `logits_bytes` per video and view in them; None if there
+            are no videos.
+        compression: bytes of uncompressed float16 maps over `stored_bytes`.
+        quantisation_rms_median, quantisation_rms_largest: over the videos, the relative RMS error of uint8;
             None for float16.
-        agreement: of the backbone's classifier on the stored maps with the stored logits; None where the store has no
-            classifier of the model, or no whole video.
-        projected_bytes: of maps, scales and logits of as many videos as were asked for, in whole shards; None where none
-            were, or where compressed maps of not one video are there to measure.
+        agreement: of the backbone's classifier on the stored maps with the stored logits; None if the store
+            has no classifier of the model, or no complete video.
+        projected_bytes: of maps, scales and logits of the requested number of videos, rounded up to complete
+            shards; None if no number was requested, or if maps are compressed and no video is stored yet to
+            measure.
     """
 
     model: str
@@ -74,12 +78,13 @@ class ModelSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreSummary:
-    """A store at a glance.
+    """The contents of a store.
 
     Attributes:
-        videos: rows that are videos; labelled, missing: of them with a label; listed but not on disk.
-        splits: split → part → number of videos.
-        projected_videos: the number asked for; free_bytes: of the store's file system, None on object storage.
+        videos: rows that are videos. labelled: videos with a label. missing: listed but not on disk.
+        splits: split → subset → number of videos.
+        projected_videos: the requested number. free_bytes: of the store's file system, None on object
+            storage.
     """
 
     path: str
@@ -95,26 +100,27 @@ class StoreSummary:
 
     @property
     def projected_bytes(self) -> int | None:
-        """Of all models together; None where that of one is not known."""
+        """Projected bytes of all models together; None if one is unknown."""
         sizes = [model.projected_bytes for model in self.models]
         return None if None in sizes or not sizes else sum(size or 0 for size in sizes)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the summary as JSON types."""
         return {**asdict(self), "projected_bytes": self.projected_bytes}
 
 
 def inspect(path: str | Path, *, videos: int | None = None) -> StoreSummary:
-    """Summarise a store, also while an extraction writes it.
+    """Summarise a store, also while an extraction writes to it.
 
-    It takes the size of each shard's files and reads at most some 500 clips a model, whatever the store holds.
+    It gets the size of each shard's files, and reads at most about 500 clips per model, for a store of any
+    size.
 
     Args:
         path: the store's folder.
-        videos: project the size of so many videos from what is there.
+        videos: project the size of this number of videos from the stored ones.
 
     Raises:
-        StoreError: the path is not a sound store, or what was read of it is damaged.
+        StoreError: the path is not a valid store, or the data that were read are damaged.
     """
     store = Store(Path(path))
     manifest = store.videos
@@ -126,7 +132,7 @@ def inspect(path: str | Path, *, videos: int | None = None) -> StoreSummary:
         classes=len(manifest.class_names),
         shard_videos=store.shard_videos,
         splits={
-            name: {part: int((manifest.split(name) == number).sum()) for part, number in PARTS.items()}
+            name: {subset: int((manifest.split(name) == number).sum()) for subset, number in PARTS.items()}
             for name in manifest.split_names
         },
         models=tuple(_model_summary(store, *key, videos) for key in store.models),
@@ -136,21 +142,22 @@ def inspect(path: str | Path, *, videos: int | None = None) -> StoreSummary:
 
 
 def plain_bytes(spec: FeatureSpec, videos: int, shard_videos: int) -> int:
-    """What `videos` videos take in a store without compression, in all views: maps, indexes, scales and logits.
+    """Return the bytes of `videos` uncompressed videos, in all views: maps, indexes, scales and logits.
 
-    The bound of compressed maps too, but for what zstd adds to a clip that does not shrink, less than 1 %.
+    Also an upper limit for compressed maps, apart from the less than 1 % that zstd adds to incompressible
+    clips.
     """
     return round(_projected(spec, videos, shard_videos, spec.clips * spec.clip_stride_bytes))
 
 
 def _projected(spec: FeatureSpec, videos: int, shard_videos: int, maps_bytes: float) -> float:
-    """Bytes of `videos` videos, of which each takes `maps_bytes` of maps in a view."""
+    """Return the bytes of `videos` videos, each with `maps_bytes` of maps per view."""
     shards = -(-videos // shard_videos)
     return spec.views * (videos * maps_bytes + shards * _fixed_bytes(spec, shard_videos))
 
 
 def _fixed_bytes(spec: FeatureSpec, shard_videos: int) -> int:
-    """What a shard takes beside maps, however few videos it holds: index and its checksum, scales, logits."""
+    """Return the bytes of a shard except the maps: index, its checksum, scales, logits; always full-size."""
     scales = 4 * spec.map_shape[3] if spec.dtype == "uint8" else 0
     return shard_videos * (spec.clips * (16 + 4 * spec.num_classes) + scales) + 4
 
@@ -159,11 +166,11 @@ def _model_summary(store: Store, model: str, clip_frames: int, videos: int | Non
     features = store.features(model, clip_frames)
     shards = list_receipts(features.folder)
     spec, coverage = features.spec, features.coverage
-    whole, failed = int(coverage.ok[:, 0].sum()), int(coverage.failed[:, 0].sum())
+    complete, failed = int(coverage.ok[:, 0].sum()), int(coverage.failed[:, 0].sum())
     reasons = Counter(coverage.reasons[row, 0] for row in np.flatnonzero(coverage.failed[:, 0]).tolist())
     stored_bytes, logits_bytes = _sizes(features, shards)
     rows, size = coverage.ok, store.shard_videos
-    # Videos that are in these files, once for each view: an extraction may have added others meanwhile.
+    # Videos in these files, once for each view: an extraction may have added others meanwhile.
     viewed = sum(int(rows[shard * size : (shard + 1) * size, view].sum()) for shard, view in shards)
     float16_bytes = viewed * spec.clips * 2 * prod(spec.map_shape)
     rms = coverage.columns["quantisation_rms"][coverage.ok].astype(np.float64)
@@ -185,9 +192,9 @@ def _model_summary(store: Store, model: str, clip_frames: int, videos: int | Non
         weights_random=spec.weights_random,
         weights_digest=spec.weights_digest,
         gflops_per_clip=features.gflops_per_clip,
-        whole=whole,
+        whole=complete,
         failed=failed,
-        pending=int(store.videos.exists.sum()) - whole - failed,
+        pending=int(store.videos.exists.sum()) - complete - failed,
         reasons=dict(reasons.most_common()),
         bytes_per_clip=spec.clip_bytes,
         bytes_per_video=spec.clip_bytes * spec.clips,
@@ -204,7 +211,7 @@ def _model_summary(store: Store, model: str, clip_frames: int, videos: int | Non
 
 
 def _sizes(features: Features, shards: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    """Bytes of the shards' files: maps and scales, and logits."""
+    """Return the bytes of the shards' files: maps and scales, and logits."""
     stored_bytes = logits_bytes = 0
     listed = features.folder.sizes() if isinstance(features.folder, RemotePath) else {}
     for shard, view in shards:

@@ -1,6 +1,7 @@
-"""Which commands make a store's shards again, once they were removed: told from what the store knows of their making.
+"""Build the commands that make removed shards again, from the store's provenance.
 
-The stages that make maps know their own options; they hand them in as `Makers`, so that the store knows none of them.
+The stages that make maps know their own options. They pass them in as `Makers`, so the store need not know
+them.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from ..read.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Makers:
-    """How the stages that make maps say their commands.
+    """Functions of the stages that make maps; they return the stages' commands.
 
     Attributes:
-        extract: from a store and the models whose maps were extracted to the commands, as words.
-        import_: from a store, a model whose maps were imported, and what its provenance says of that, to the command.
+        extract: (store, models whose maps were extracted) → commands, as lists of arguments.
+        import_: (store, a model whose maps were imported, its provenance of the import) → command.
     """
 
     extract: Callable[[Store, Sequence[Features]], list[list[str]]]
@@ -29,15 +30,15 @@ class Makers:
 
 
 def remaking_commands(store: Store, models: Iterable[tuple[str, int]], makers: Makers) -> tuple[str, ...]:
-    """The commands that make the removed shards of some models again.
+    """Return the commands that make the removed shards of some models again.
 
-    A store does not tell everything: an annotation file that was the source, or options such as `--limit`, are not in
-    them, and the store that maps were converted from stands as SOURCE.
+    A store does not record everything: the commands do not contain an annotation file that was the source, or
+    options such as `--limit`. The store that maps were converted from is written as SOURCE.
 
     Args:
         store: the store.
         models: (name, clip frames) of the models.
-        makers: how the stages say their commands.
+        makers: build the commands of the other stages.
 
     Raises:
         StoreError: the store does not hold such a model.
@@ -59,12 +60,12 @@ def remaking_commands(store: Store, models: Iterable[tuple[str, int]], makers: M
 
 
 def encoding_arguments(spec: FeatureSpec) -> list[str]:
-    """How the maps are encoded, as options of the command that makes them."""
+    """Return the encoding of the maps as options of the command that makes them."""
     return changed_options({"--dtype": (spec.dtype, "float16"), "--codec": (spec.codec, "none")})
 
 
 def changed_options(values: Mapping[str, tuple[object, object]]) -> list[str]:
-    """Those whose value is not the default."""
+    """Return the options whose value is not the default."""
     return [
         text for name, (value, default) in values.items() if value != default for text in (name, str(value))
     ]

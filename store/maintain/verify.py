@@ -1,4 +1,4 @@
-"""Reading every byte of a store against its receipts, and removing what does not hold."""
+"""Verify every byte of a store against its receipts, and remove bad shards."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from ..write.create import fit_arrays
 from ..write.removal import list_tombstones, remove_file, remove_shards
 from .remake import Makers, remaking_commands
 
-# What says that a shard's file is gone or unreadable; any other error says nothing of the shard.
+# Errors that mean that a shard's file is missing or unreadable; after other errors its state is unknown.
 _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BadShard:
-    """A shard whose receipt does not hold, and why."""
+    """A shard that fails verification, and why."""
 
     model: str
     clip_frames: int
@@ -44,17 +44,18 @@ class BadShard:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What `verify` found.
+    """The result of `verify`.
 
     Attributes:
         shards, size_bytes: receipts and bytes that were read.
-        bad: shards that do not hold.
-        descriptions: array metadata, a model's `trained_on.json`, or its classifier, that are not what was written, or
-            an index that is not what the receipts say. Repair derives the metadata and the index again and removes the
-            others, which the commands in `remake` put again.
-        leftovers: temporary files, and data without a receipt, relative to the store; they mislead no reader.
-        remake: the commands that make again what is bad, once it is removed, as far as the store tells them.
-        repaired: whether all of these were mended or removed.
+        bad: shards that fail verification.
+        descriptions: changed array metadata, `trained_on.json` or classifier, or an index that differs from
+            the receipts. Repair derives the metadata and the index again and removes the others; the commands
+            in `remake` write these again.
+        leftovers: temporary files, and data without a receipt, relative to the store; readers ignore them.
+        remake: the commands that make the bad parts again after their removal, as far as the store records
+            them.
+        repaired: whether all of these were repaired or removed.
     """
 
     shards: int
@@ -66,7 +67,7 @@ class Verification:
     repaired: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the result as JSON types."""
         return asdict(self)
 
 
@@ -92,20 +93,20 @@ def verify(
     progress: bool = True,
     makers: Makers | None = None,
 ) -> Verification:
-    """Read every receipt and every byte that it speaks of; with `repair`, remove exactly what does not hold.
+    """Verify every receipt and every byte of its files; with `repair`, remove exactly the bad parts.
 
     Args:
-        path: the store. With `repair`, no extraction may be writing it.
-        repair: remove bad shards and leftovers, and write the derived arrays again.
-        processes: how many read at once; one a core by default.
-        cluster: dask workers read instead, see `dask_cluster.connect`.
+        path: the store. With `repair`, no extraction may be writing to it.
+        repair: remove bad shards and leftovers, and rewrite the derived arrays.
+        processes: number of worker processes; one per core by default.
+        cluster: use dask workers instead, see `dask_cluster.connect`.
         progress: show a progress bar.
-        makers: how the stages above the store say the commands in `remake`; without, there are none.
+        makers: build the commands in `remake`; without it, there are none.
 
     Raises:
         UsageError: the store is on object storage.
         StoreError: the store itself cannot be read: its metadata or manifest is damaged.
-        StorageError: the disk failed, or a file may not be read.
+        StorageError: the disk failed, or permission to read a file is denied.
         Interrupted: SIGTERM, SIGUSR1 or SIGUSR2, or a process died; nothing was removed.
     """
     require_verifiable(Path(path))
@@ -113,8 +114,8 @@ def verify(
     for receipts in store.path.glob("features/*/L*/receipts"):
         if not (receipts.parent / "zarr.json").is_file():
             raise StoreError(
-                f"{receipts.parent}/zarr.json is missing, and what its shards are stands there; the faster extract command "
-                "that made them writes it again (nothing was removed)"
+                f"{receipts.parent}/zarr.json is missing, and what its shards are stands there; the faster "
+                "extract command that made them writes it again (nothing was removed)"
             )
     models = [store.features(*key) for key in store.models]
     tasks = [task for features in models for task in _tasks(store, features)]
@@ -147,8 +148,8 @@ def verify(
     descriptions += [str(file.relative_to(store.path)) for file in _stale_indexes(store, models, bad)]
     if repair:
         with storage_errors(store.path):
-            for name in descriptions:  # before the removal below, which consolidates
-                if name.endswith("/head"):  # as a whole: a part of a classifier means nothing
+            for name in descriptions:  # before `remove_shards`, which consolidates
+                if name.endswith("/head"):  # completely: one array of a classifier has no use
                     shutil.rmtree(store.path / name)
                 else:
                     remove_file(store.path / name, store.path)
@@ -174,7 +175,7 @@ def verify(
 def _to_remake(
     models: list[Features], bad: list[BadShard], descriptions: list[str]
 ) -> Iterator[tuple[str, int]]:
-    """The models of which repair removes something that it cannot derive."""
+    """Yield the models from which repair removes something that cannot be derived."""
     yield from ((shard.model, shard.clip_frames) for shard in bad)
     for features in models:
         lost = {f"{features.spec.folder}/{name}" for name in ("head", "trained_on.json")}
@@ -183,7 +184,7 @@ def _to_remake(
 
 
 def _altered(store: Store, features: Features) -> Iterator[Path]:
-    """What no shard holds: array metadata that other Zarr libraries read, the ids in `trained_on.json`, the classifier."""
+    """Yield changed files outside shards: array metadata, `trained_on.json`, classifier."""
     for name, metadata in arrays_metadata(store.videos.rows, store.shard_videos, features.spec).items():
         file = features.folder / name / "zarr.json"
         if _sha256(file) != hashlib.sha256(metadata).hexdigest():
@@ -202,22 +203,22 @@ def _altered(store: Store, features: Features) -> Iterator[Path]:
 
 
 def _stale_indexes(store: Store, models: list[Features], bad: list[BadShard]) -> Iterator[Path]:
-    """The attributes of every index that says other than the receipts that hold."""
+    """Yield the attributes of every index that differs from the valid receipts."""
     broken = {(shard.model, shard.clip_frames, shard.shard, shard.view) for shard in bad}
     for features in models:
-        whole = [
+        valid = [
             (shard, view)
             for shard, view in list_receipts(features.folder)
             if (features.model, features.clip_frames, shard, view) not in broken
         ]
         if not index_holds(
-            features.folder, features.spec, videos=store.videos, shard_videos=store.shard_videos, whole=whole
+            features.folder, features.spec, videos=store.videos, shard_videos=store.shard_videos, whole=valid
         ):
             yield features.folder / "index" / "zarr.json"
 
 
 def _sha256(file: Path) -> str | None:
-    """Of a small file's bytes; None where it is gone, a link, or large."""
+    """Return the SHA-256 of a small file; None if it is missing, a link, or large."""
     try:
         return hashlib.sha256(read_regular(file, size_max=METADATA_BYTES_MAX)).hexdigest()
     except (OSError, StoreError):
@@ -238,7 +239,7 @@ def _tasks(store: Store, features: Features) -> Iterator[_Task]:
         keys = shard_keys(features.spec, shard, view)
         here = range(shard * size, min((shard + 1) * size, len(ids)))
         yield _Task(
-            folder=features.folder.absolute(),  # dask workers may stand in another one
+            folder=features.folder.absolute(),  # dask workers may have another working directory
             model=features.model,
             clip_frames=features.clip_frames,
             shard=shard,
@@ -251,7 +252,7 @@ def _tasks(store: Store, features: Features) -> Iterator[_Task]:
 
 
 def _check(task: _Task) -> tuple[str, int]:
-    """Why a shard does not hold, "" where it does; and the bytes read."""
+    """Return why a shard fails verification, "" if it does not, and the number of bytes read."""
     size_bytes = 0
     try:
         receipt = read_receipt(task.folder, task.shard, task.view)
@@ -284,18 +285,18 @@ def _check(task: _Task) -> tuple[str, int]:
 
 
 def _leftovers(store: Store, models: list[Features]) -> Iterator[str]:
-    """Temporary files of runs that were killed, and files of shards that have no receipt."""
+    """Yield temporary files of killed runs, and files of shards without a receipt."""
     for file in store.path.rglob(f".*{TEMPORARY_SUFFIX}"):
         if file.is_symlink() or file.is_file():
             yield str(file.relative_to(store.path))
     for features in models:
         yield from (str(file.relative_to(store.path)) for file in list_tombstones(features.folder))
-        whole = set(list_receipts(features.folder))
+        complete = set(list_receipts(features.folder))
         for name in ("maps", "scales", "logits"):
             for file in (features.folder / name / "c").rglob("*"):
                 parts = file.relative_to(features.folder / name / "c").parts
                 if not (file.is_symlink() or file.is_file()) or file.name.endswith(TEMPORARY_SUFFIX):
                     continue
                 numbers = [int(part) if part.isdecimal() else -1 for part in parts[:2]]
-                if tuple(numbers) not in whole:
+                if tuple(numbers) not in complete:
                     yield str(file.relative_to(store.path))

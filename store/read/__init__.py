@@ -1,1 +1,1 @@
-"""A store opened for reading: maps, logits, coverage."""
+"""Read a store: maps, logits, coverage."""

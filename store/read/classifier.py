@@ -1,4 +1,4 @@
-"""The backbone's own linear classifier, as the store keeps it, and what it says of the maps as they are stored."""
+"""The backbone's linear classifier in the store, and its agreement with the backbone on the stored maps."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .features import Features
 Head = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 SAMPLE_CLIPS = 512
-SAMPLE_VIDEOS = 64  # that the clips are of: few files are opened, whatever the store's size
+SAMPLE_VIDEOS = 64  # the videos of these clips: few files are opened, for a store of any size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How often the classifier answers the same on the stored maps as the backbone did while it ran.
+    """How often the classifier on the stored maps gives the same class as the backbone did.
 
     Attributes:
-        clips: compared, the same ones each time.
-        same_top1: of them, clips whose best class is the one of the stored logits.
+        clips: number of clips compared; always the same ones.
+        same_top1: clips whose best class is the same as in the stored logits.
     """
 
     clips: int
@@ -32,13 +32,13 @@ class Agreement:
 
 
 def read_head(features: Features) -> Head | None:
-    """Weight (K, c) and bias (K,) float32 of the classifier on the map's mean; None where the store has none.
+    """Return weight (K, c) and bias (K,) float32 of the classifier on the map's mean; None if there is none.
 
     Raises:
-        StoreError: one is there and cannot be read.
+        StoreError: the classifier exists but cannot be read.
     """
     folder = features.folder / "head"
-    if not (folder / "zarr.json").exists():  # written when both arrays are whole
+    if not (folder / "zarr.json").exists():  # written after both arrays
         return None
     classes, channels = features.num_classes, features.map_shape[3]
     arrays = []
@@ -59,10 +59,10 @@ def read_head(features: Features) -> Head | None:
 
 
 def agreement(features: Features) -> Agreement | None:
-    """Compare the stored logits' best class with that of mean(map) · Wᵀ + b, on a fixed sample of clips.
+    """Compare the best class of the stored logits and of mean(map) · Wᵀ + b, on a fixed sample of clips.
 
-    The maps are those of the store, so that what float16 or uint8 took from them shows. None where the store has
-    no classifier of the model, or no whole video.
+    The maps are read from the store, so the result includes the error of float16 or uint8. None if the store
+    has no classifier of the model, or no complete video.
 
     Raises:
         StoreError: a clip or the classifier is damaged.

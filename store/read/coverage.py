@@ -1,7 +1,7 @@
-"""What became of every video of one model: the receipts' facts as columns.
+"""The coverage of one model: the state of every video, as columns from the receipts.
 
-The truth is the receipts. `finalise` copies them into Zarr arrays under `index/`; a reader takes those, and
-opens only the receipts of shards that the arrays do not know yet.
+The receipts decide. `finalise` copies them into Zarr arrays under `index/`. A reader uses those arrays, and
+opens only the receipts of shards that the arrays do not contain yet.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ..format.manifest import Manifest
 from ..format.receipts import FAILED, OK, Receipt, list_receipts, read_receipts
 from ..format.spec import FeatureSpec
 
-# Rows and values in one chunk of an index array, at most; whatever the store's size, so that chunks never move.
+# Rows and values per chunk of an index array, at most; the same for every store, so that chunks never move.
 INDEX_CHUNK_ROWS = 8192
 _CHUNK_VALUES = 32 * INDEX_CHUNK_ROWS
 
-COLUMNS: dict[str, tuple[str, bool, float]] = {  # name → dtype, one value a clip?, fill value
+COLUMNS: dict[str, tuple[str, bool, float]] = {  # name → dtype, one value per clip?, fill value
     "frames": ("int32", False, -1),
     "fps": ("float64", False, np.nan),
     "starts": ("int32", True, -1),
@@ -49,7 +49,7 @@ class Coverage:
         columns: status (rows, views) int8: 0 no receipt yet, 1 ok, 2 failed; frames, fps (rows, views);
             starts, times_seconds, padded, crc32c (rows, views, clips); see `ClipFacts` for their meaning;
             quantisation_rms (rows, views), the relative RMS error of uint8, NaN for float16.
-        reasons: (row, view) → why it failed, in one line.
+        reasons: (row, view) → reason of the failure, in one line.
     """
 
     columns: dict[str, NDArray[np.generic]]
@@ -62,7 +62,7 @@ class Coverage:
 
     @property
     def ok(self) -> NDArray[np.bool_]:
-        """(rows, views) bool: whole maps are there."""
+        """(rows, views) bool: the maps are complete."""
         return np.equal(self.status, OK)
 
     @property
@@ -72,10 +72,10 @@ class Coverage:
 
 
 def empty_coverage(spec: FeatureSpec, rows: int, names: Collection[str] = COLUMNS) -> Coverage:
-    """Nothing known of any row.
+    """Return columns in which every row is unknown.
 
     Raises:
-        StoreError: so many rows, views and clips do not fit in memory, whatever made the metadata say so.
+        StoreError: the columns do not fit in memory, for example because the metadata are damaged.
     """
     shapes = {
         name: (rows, spec.views, spec.clips) if per_clip else (rows, spec.views)
@@ -107,21 +107,22 @@ def load_coverage(
     shards: Collection[int] | None = None,
     again: Collection[tuple[int, int]] = (),
 ) -> Coverage:
-    """The consolidated columns, where there are any for these videos, and the receipts that they lack.
+    """Read the consolidated columns, if these videos have any, and the receipts that they do not contain.
 
     Args:
         folder: the model's.
         spec, videos, shard_videos: of the model and its store.
-        names: the columns wanted; "status" among them.
-        reasons: whether the reasons of failures are wanted.
-        shards: those of which receipts are read; None is all. Of others only what is consolidated is known.
-        again: (shard, view) whose receipts are read whatever is consolidated.
+        names: the columns to read; must contain "status".
+        reasons: whether to read the reasons of failures.
+        shards: read the receipts of these shards only; None is all. For other shards, the result has only the
+            consolidated data.
+        again: (shard, view) pairs whose receipts are always read.
 
     Raises:
         StoreError: a receipt is malformed, or was made under another provenance or of other videos.
     """
     coverage = empty_coverage(spec, videos.rows, names)
-    whole = list_receipts(folder)
+    complete = list_receipts(folder)
     attributes = read_attributes(folder / "index")
     columns = _read_index(folder / "index", attributes, coverage, videos)
     for name, values in columns.items():
@@ -130,7 +131,7 @@ def load_coverage(
     status = np.zeros((count * shard_videos, spec.views), dtype=np.int8)
     status[: videos.rows] = coverage.status
     by_shard = status.reshape(count, shard_videos, spec.views)
-    inside = [(shard, view) for shard, view in whole if shard < count and view < spec.views]
+    inside = [(shard, view) for shard, view in complete if shard < count and view < spec.views]
     has_receipt = np.zeros((count, spec.views), dtype=bool)
     has_receipt[tuple(np.array(inside, dtype=np.int64).reshape(-1, 2).T)] = True
     by_shard *= has_receipt[:, None]  # a shard without a receipt does not exist
@@ -144,7 +145,7 @@ def load_coverage(
             unexplained[row // shard_videos, row % shard_videos, view] = False
         unread |= unexplained.any(axis=1)
     known = set(zip(*(axis.tolist() for axis in np.nonzero(~unread)), strict=True)).difference(again)
-    wanted = [pair for pair in whole if pair not in known and (shards is None or pair[0] in shards)]
+    wanted = [pair for pair in complete if pair not in known and (shards is None or pair[0] in shards)]
     for receipt in read_receipts(folder, wanted):
         _enter(coverage, receipt, folder, spec, videos.ids, shard_videos)
     return coverage
@@ -158,19 +159,19 @@ def index_holds(
     shard_videos: int,
     whole: Sequence[tuple[int, int]],
 ) -> bool:
-    """Whether what is consolidated is what the receipts say, of those shards that it speaks of.
+    """Return whether the index agrees with the receipts, for the shards that it contains.
 
     Copied or restored receipts may differ from an index that was written before.
 
     Args:
-        folder, spec, videos, shard_videos: as `load_coverage`.
-        whole: (shard, view) whose receipts hold; all of them are opened.
+        folder, spec, videos, shard_videos: as in `load_coverage`.
+        whole: (shard, view) pairs whose receipts are valid; all of them are opened.
     """
     index = empty_coverage(spec, videos.rows)
     attributes = read_attributes(folder / "index")
     columns = _read_index(folder / "index", attributes, index, videos)
     if not columns:
-        return True  # readers take the receipts
+        return True  # readers use the receipts
     for name, values in columns.items():
         index.columns[name][: len(values)] = values
     index.reasons.update(_read_reasons(attributes, index.failed))
@@ -193,7 +194,7 @@ def index_holds(
 
 
 def save_coverage(folder: Path, coverage: Coverage, videos: Manifest) -> None:
-    """Write the columns as Zarr arrays under `index/`, for readers of this and any other Zarr library."""
+    """Write the columns as Zarr arrays under `index/`, which any Zarr library can read."""
     write_arrays(
         folder / "index",
         {name: (coverage.columns[name], _column(name, coverage.columns[name].shape)) for name in COLUMNS},
@@ -207,7 +208,7 @@ def save_coverage(folder: Path, coverage: Coverage, videos: Manifest) -> None:
 
 
 def _by_reason(reasons: Mapping[tuple[int, int], str]) -> dict[str, list[int]]:
-    """Each reason with the rows and views that it is of: row, view, row, view, …"""
+    """Return the rows and views of each reason: row, view, row, view, …"""
     found: dict[str, list[int]] = {}
     for (row, view), reason in sorted(reasons.items()):
         found.setdefault(reason, []).extend((row, view))
@@ -215,7 +216,7 @@ def _by_reason(reasons: Mapping[tuple[int, int], str]) -> dict[str, list[int]]:
 
 
 def _read_reasons(attributes: Mapping[str, Any], failed: NDArray[np.bool_]) -> dict[tuple[int, int], str]:
-    """What `_by_reason` gave, as far as it speaks of videos that `failed`; the receipts tell the rest."""
+    """Read what `_by_reason` returned, for `failed` videos only; the receipts tell the rest."""
     found: dict[tuple[int, int], str] = {}
     by_reason = attributes.get("reasons")
     if not isinstance(by_reason, dict):
@@ -233,15 +234,15 @@ def _read_reasons(attributes: Mapping[str, Any], failed: NDArray[np.bool_]) -> d
 def _read_index(
     folder: Path, attributes: Mapping[str, Any], coverage: Coverage, videos: Manifest
 ) -> dict[str, NDArray[np.generic]]:
-    """The consolidated columns that `coverage` wants; empty where they are damaged, or of other videos.
+    """Return the consolidated columns that `coverage` needs; empty if damaged or of other videos.
 
-    Two runs may finalise at once, or one be stopped half-way: only columns of one and the same writing are used.
+    Two runs may finalise at once, or one may be stopped half-way: all columns must come from the same write.
     """
     rows, segments, checksums = (attributes.get(name) for name in ("rows", "segments", "crc32c"))
     if type(rows) is not int or not isinstance(segments, list) or not isinstance(checksums, dict):
         return {}
     if not 0 <= rows <= videos.rows or segments != list(videos.segments[: len(segments)]):
-        return {}  # of other videos; a manifest may have grown since, never changed
+        return {}  # of other videos; a manifest may grow but never changes
     columns = {}
     for name, wanted in coverage.columns.items():
         shape = (rows, *wanted.shape[1:])
@@ -283,7 +284,7 @@ def _enter(
         coverage.columns["status"][at] = OK if entry.ok else FAILED
         if entry.facts is None:
             coverage.reasons[at] = entry.reason
-            for name in coverage.columns.keys() - {"status"}:  # it may have been whole before
+            for name in coverage.columns.keys() - {"status"}:  # it may have been complete before
                 coverage.columns[name][at] = COLUMNS[name][2]
             continue
         coverage.reasons.pop(at, None)

@@ -1,4 +1,4 @@
-"""One model's maps and logits in a store: random batches of clips, past any chunk pipeline."""
+"""One model's maps and logits in a store: reads random batches of clips without a chunk pipeline."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from .shard_files import Request, ShardFiles
 
 
 class StoredMaps(NamedTuple):
-    """Clips as they are stored; float16 maps need no scales, of uint8 x = values · scales[scale_of].
+    """Clips as they are stored. For uint8, x = values · scales[scale_of]; float16 maps need no scales.
 
     values    (n, l, h, w, c) float16 or uint8
-    scales    (videos, c) float32, of each video that the clips are of; None for float16
+    scales    (videos, c) float32, one row per video of these clips; None for float16
     scale_of  (n,) int64, each clip's row of `scales`; None for float16
     """
 
@@ -44,8 +44,8 @@ class Features:
 
     Attributes:
         spec: everything that decided the maps' bytes.
-        provenance: what else was recorded: GFLOPs a clip, versions, where the weights came from.
-        shard_files: where the clips are read from.
+        provenance: other recorded facts: GFLOPs per clip, versions, origin of the weights.
+        shard_files: reads the clips.
     """
 
     def __init__(self, store: StoreRoot, folder: Path, *, mapped: bool = False) -> None:
@@ -63,17 +63,17 @@ class Features:
 
     @property
     def clip_frames(self) -> int:
-        """L, frames a clip."""
+        """L, frames per clip."""
         return self.spec.clip_frames
 
     @property
     def clips(self) -> int:
-        """M, clips a view."""
+        """M, clips per view."""
         return self.spec.clips
 
     @property
     def views(self) -> int:
-        """Views a video; view 0 is the centre view."""
+        """Views per video; view 0 is the centre view."""
         return self.spec.views
 
     @property
@@ -83,12 +83,12 @@ class Features:
 
     @property
     def num_classes(self) -> int:
-        """Length of a clip's logits, 0 where there are none."""
+        """Length of a clip's logits, 0 if there are none."""
         return self.spec.num_classes
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """What the logits stand for, where known."""
+        """The names of the logits, if known."""
         return self.spec.class_names
 
     @property
@@ -106,7 +106,7 @@ class Features:
 
     @cached_property
     def trained_on(self) -> frozenset[str]:
-        """Ids of the videos that the weights' training saw."""
+        """Ids of the videos that the weights were trained on."""
         file = self.folder / "trained_on.json"
         try:
             ids = decode_checksummed(read_regular(file, size_max=SEGMENT_BYTES_MAX), name=str(file)).get(
@@ -122,31 +122,35 @@ class Features:
             raise StoreError(f"{file}: not a list of videos' ids: {error}") from error
 
     def seen_in_training(self, ids: Sequence[str]) -> list[str]:
-        """Those of `ids` whose video the weights' training saw, also as a segment or under another root.
+        """Return the `ids` whose video the weights were trained on, also as a segment or under another root.
 
-        Two ids are of one video if, without "#t=…", one is the end of the other's path.
+        Two ids mean the same video if, without "#t=…", one is the end of the other's path.
         """
         trained = {name.partition("#t=")[0] for name in self.trained_on}
         ends = {end for name in trained for end in _ends(name)}
-        plain = {name: name.partition("#t=")[0] for name in ids}
-        return [name for name in ids if plain[name] in ends or not trained.isdisjoint(_ends(plain[name]))]
+        without_time = {name: name.partition("#t=")[0] for name in ids}
+        return [
+            name
+            for name in ids
+            if without_time[name] in ends or not trained.isdisjoint(_ends(without_time[name]))
+        ]
 
     @cached_property
     def coverage(self) -> Coverage:
-        """What became of every video, from the receipts."""
+        """The state of every video, from the receipts."""
         return load_coverage(
             self.folder, self.spec, videos=self.store.videos, shard_videos=self.store.shard_videos
         )
 
     def pending(self) -> list[tuple[int, int]]:
-        """The (shard, view) that hold videos and have no receipt, sorted. Opens no receipt."""
+        """Return the (shard, view) pairs with videos but no receipt, sorted, without opening a receipt."""
         size = self.store.shard_videos
         shards = set((np.flatnonzero(self.store.videos.exists) // size).tolist())
-        whole = set(list_receipts(self.folder))
-        return sorted({(shard, view) for shard in shards for view in range(self.views)} - whole)
+        complete = set(list_receipts(self.folder))
+        return sorted({(shard, view) for shard in shards for view in range(self.views)} - complete)
 
     def reasons(self, shards: Collection[int]) -> dict[tuple[int, int], str]:
-        """Why videos of some shards failed, by (row, view); reads no receipts but of these."""
+        """Return why videos of some shards failed, by (row, view); reads only these shards' receipts."""
         size = self.store.shard_videos
         coverage = load_coverage(
             self.folder,
@@ -159,7 +163,7 @@ class Features:
         return {key: reason for key, reason in coverage.reasons.items() if key[0] // size in shards}
 
     def consolidated_failures(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """What the index knows: failed videos, and whether it knows the shard, each (shards, views). Opens no receipt."""
+        """Return failed videos and whether the shard is known, (shards, views) each, from the index only."""
         coverage = load_coverage(
             self.folder,
             self.spec,
@@ -175,12 +179,12 @@ class Features:
 
     @cached_property
     def ok(self) -> NDArray[np.bool_]:
-        """(rows, views) bool: the video's maps of that view are in the store, whole."""
+        """(rows, views) bool: the video's maps of that view are complete in the store."""
         return self._known.ok
 
     @cached_property
     def _known(self) -> Coverage:
-        """What reading needs: of 240,000 videos all columns would take 150 MB."""
+        """The columns that reading needs; all columns of 240,000 videos would take 150 MB."""
         return load_coverage(
             self.folder,
             self.spec,
@@ -193,10 +197,10 @@ class Features:
     def read_maps(
         self, rows: ArrayLike, views: ArrayLike, clips: ArrayLike, out: NDArray[np.float16] | None = None
     ) -> NDArray[np.float16]:
-        """Read clips in any order as float16, each checked against its checksum; the plain way to look at maps.
+        """Read clips in any order as float16, with checksums verified: the simple way to read maps.
 
         Args:
-            rows, views, clips: (n,) integers, or scalars that hold for all.
+            rows, views, clips: (n,) integers, or scalars that apply to all.
             out: (n, l, h, w, c) float16, C order, to fill.
 
         Returns:
@@ -228,14 +232,15 @@ class Features:
         out: NDArray[Any] | None = None,
         check: bool = False,
     ) -> StoredMaps:
-        """Read clips in any order as they are stored, straight into one array: the way to feed a device.
+        """Read clips in any order as they are stored, directly into one array: the way to feed a device.
 
-        Several threads may read at once; on object storage a call has `remote.THREADS` requests under way itself.
+        Several threads may read at once. On object storage, one call sends `remote.THREADS` requests in
+        parallel.
 
         Args:
-            rows, views, clips: (n,) integers, or scalars that hold for all.
-            out: (n, l, h, w, c) of the stored dtype, C order, to fill; pinned memory will do.
-            check: compare each clip with its checksum (always done for compressed ones).
+            rows, views, clips: (n,) integers, or scalars that apply to all.
+            out: (n, l, h, w, c) of the stored dtype, C order, to fill; may be pinned memory.
+            check: verify each clip's checksum (always done for compressed clips).
 
         Raises:
             StoreError: a clip is not in the store, or damaged, or its file is shorter than its receipt says.
@@ -263,15 +268,15 @@ class Features:
         if not remote:
             read(keys.tolist(), places.tolist())
             return StoredMaps(values, scales, scale_of)
-        parts = zip(np.array_split(keys, THREADS), np.array_split(places, THREADS), strict=True)
+        chunks = zip(np.array_split(keys, THREADS), np.array_split(places, THREADS), strict=True)
         with ThreadPoolExecutor(THREADS, thread_name_prefix="store") as pool:
-            # The pool waits for all of them, whatever one raises: they write into the caller's memory.
-            for part in [pool.submit(read, k.tolist(), p.tolist()) for k, p in parts]:
-                part.result()
+            # The pool waits for all threads, also after an error: they write into the caller's memory.
+            for future in [pool.submit(read, k.tolist(), p.tolist()) for k, p in chunks]:
+                future.result()
         return StoredMaps(values, scales, scale_of)
 
     def read_logits(self, rows: ArrayLike, views: ArrayLike, clips: ArrayLike) -> NDArray[np.float32]:
-        """Read clips' logits: (n, classes) float32, each video's checked against its checksum.
+        """Read clips' logits: (n, classes) float32, with each video's checksum verified.
 
         Raises:
             StoreError: the backbone had no classifier, or a clip is not in the store, or damaged.
@@ -304,7 +309,7 @@ class Features:
         return out
 
     def close(self) -> None:
-        """Let go of the shard files; the next read opens them again."""
+        """Close the shard files; the next read opens them again."""
         self.shard_files.close()
 
     def _request(self, rows: ArrayLike, views: ArrayLike, clips: ArrayLike) -> Request:
@@ -329,13 +334,14 @@ class Features:
             absent = np.flatnonzero(~known)
             row = int(r[absent[0]])
             raise StoreError(
-                f"{self.store.path} has no maps of {self.model} for {self.store.videos.ids[row] or f'row {row}'}"
-                f" (and {absent.size - 1} more asked for); see: faster inspect {self.store.path}"
+                f"{self.store.path} has no maps of {self.model} for "
+                f"{self.store.videos.ids[row] or f'row {row}'} "
+                f"(and {absent.size - 1} more asked for); see: faster inspect {self.store.path}"
             )
         return r, v, c
 
 
 def _ends(path: str) -> list[str]:
-    """A path, and the path without its first folder, and so on."""
+    """Return a path, the path without its first folder, and so on."""
     parts = path.split("/")
     return ["/".join(parts[i:]) for i in range(len(parts))]

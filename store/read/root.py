@@ -13,11 +13,11 @@ from ..format.manifest import Manifest
 
 
 class StoreRoot:
-    """A store's folder, checked; its manifest is read when it is asked for.
+    """A store's folder, checked; the manifest is read on first use.
 
     Attributes:
         path: the store's folder, a `RemotePath` on object storage.
-        shard_videos: videos a shard, the same for every model.
+        shard_videos: videos per shard, the same for every model.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,5 +32,5 @@ class StoreRoot:
 
     @cached_property
     def videos(self) -> Manifest:
-        """The manifest: ids, paths, labels, splits, a row each."""
+        """The manifest: ids, paths, labels and splits, one row per video."""
         return manifests.load(self.path)

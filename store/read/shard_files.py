@@ -1,4 +1,4 @@
-"""The shard files of one model's maps: which are open, and clips read from them as byte ranges."""
+"""The open shard files of one model's maps; reads clips from them as byte ranges."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from ..io.s3 import THREADS
 from .root import StoreRoot
 
 Request = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-"""The rows, views and clips asked for, (n,) each."""
+"""The requested rows, views and clips, (n,) each."""
 
 
 class ShardFiles:
-    """Reads clips from a model's shard files; the ones used last stay open. Several threads may read at once."""
+    """Reads clips from a model's shard files and keeps recent ones open; threads may read in parallel."""
 
     def __init__(self, store: StoreRoot, folder: Path, spec: FeatureSpec, *, mapped: bool) -> None:
         self.store = store
         self.folder = folder
         self.spec = spec
         self._mapped = mapped
-        self._files: dict[tuple[int, int], ShardFile] = {}  # the longest unused one first
+        self._files: dict[tuple[int, int], ShardFile] = {}  # least recently used first
         self._lock = Lock()
 
     def close(self) -> None:
-        """Let go of the files; the next read opens them again."""
+        """Close the files; the next read opens them again."""
         with self._lock:
             self._files.clear()
 
     def in_file_order(self, request: Request) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Each clip's number, counted through the shard files, ascending; and its place in the request."""
+        """Return each clip's number in the order of the shard files, sorted, and its place in the request."""
         rows, views, clips = request
         shards, within = np.divmod(rows, self.store.shard_videos)
         keys = (
@@ -59,7 +59,7 @@ class ShardFiles:
         keys: list[int],
         places: list[int],
     ) -> None:
-        """Fill the clips' places in `memory`; a call's cost is counted in microseconds a clip."""
+        """Fill the clips' places in `memory`; the overhead is microseconds per clip."""
         size, file_clips = self.spec.clip_bytes, self.store.shard_videos * self.spec.clips
         compressed = self.spec.codec != "none"
         number, scratch = -1, memoryview(b"")
@@ -80,7 +80,8 @@ class ShardFiles:
             read_into(stored, offsets[at])
             if expected is not None and checksum(stored, starts[place] if starts else 0) != expected[place]:
                 raise StoreError(
-                    f"{file.path}: {self._name(place, request)} is damaged; run: faster verify {self.store.path} --repair"
+                    f"{file.path}: {self._name(place, request)} is damaged; "
+                    f"run: faster verify {self.store.path} --repair"
                 )
             if compressed:
                 decompress(stored, clip)
@@ -88,7 +89,7 @@ class ShardFiles:
     def read_scales(
         self, keys: NDArray[np.int64], places: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The scale of each video that is asked for, and which of them each place of the request has."""
+        """Return the scales of the requested videos, and each place's index into them."""
         videos = keys // self.spec.clips
         first = _changes(videos)
         scale_of = np.empty(len(keys), dtype=np.int64)
@@ -98,12 +99,12 @@ class ShardFiles:
         for start, end in pairwise([*np.flatnonzero(_changes(numbers)).tolist(), len(numbers)]):
             file = self.file(*divmod(int(numbers[start]), self.spec.views))
             assert file.scales is not None
-            # The places are in range; "clip" spares the copy that take makes to be safe.
+            # The places are in range; mode "clip" avoids the safety copy that `take` makes.
             np.take(file.scales, within[start:end], axis=0, out=scales[start:end], mode="clip")
         return scales, scale_of
 
     def file(self, shard: int, view: int) -> ShardFile:
-        """The file of a shard and view, open."""
+        """Return the open file of a shard and view."""
         with self._lock:
             file = self._files.pop((shard, view), None) or self._open(shard, view)
             return self._keep(shard, view, file)
@@ -119,14 +120,13 @@ class ShardFiles:
 
     def _keep(self, shard: int, view: int, file: ShardFile) -> ShardFile:
         if len(self._files) >= _open_files_max():
-            del self._files[
-                next(iter(self._files))
-            ]  # closed with its last reference: a read may be under way
+            # Closed with its last reference, because a read may be in progress.
+            del self._files[next(iter(self._files))]
         self._files[shard, view] = file
         return file
 
     def open_together(self, keys: NDArray[np.int64]) -> None:
-        """Open the shards that are wanted at once: on object storage each takes a way there and back."""
+        """Open several shards in parallel: on object storage each one takes a round trip."""
         numbers = np.unique(keys // (self.store.shard_videos * self.spec.clips)).tolist()
         wanted = [divmod(number, self.spec.views) for number in numbers]
         missing = [key for key in wanted if key not in self._files][: _open_files_max()]
@@ -142,12 +142,12 @@ class ShardFiles:
 
 @cache
 def _open_files_max() -> int:
-    """Shards of one model that may be open: a small share of what the system lets this process open."""
+    """Return how many shards of one model may be open: a small share of the process's limit on open files."""
     return max(16, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
 
 
 def _changes(values: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Where a value differs from the one before it; the first does."""
+    """Return True where a value differs from the previous one, and for the first value."""
     changes = np.ones(len(values), dtype=bool)
     np.not_equal(values[1:], values[:-1], out=changes[1:])
     return changes

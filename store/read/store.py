@@ -1,4 +1,4 @@
-"""Opening a store: what it holds."""
+"""A store opened for reading, with all its models."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .root import StoreRoot
 
 
 class Store(StoreRoot):
-    """One dataset's maps, scores and provenance, of all its models; opened for reading by `store.open`.
+    """One dataset's maps, logits and provenance, of all its models; `store.open` opens it for reading.
 
     Attributes:
         path: the store's folder, a `RemotePath` on object storage.
-        shard_videos: videos a shard, the same for every model.
+        shard_videos: videos per shard, the same for every model.
     """
 
     def __init__(self, path: Path, *, mapped: bool = False) -> None:
@@ -39,7 +39,7 @@ class Store(StoreRoot):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What the videos' labels stand for."""
+        """The names of the videos' labels."""
         return self.videos.class_names
 
     @cached_property
@@ -49,7 +49,7 @@ class Store(StoreRoot):
         return sorted((spec.model, spec.clip_frames) for spec in specs)
 
     def features(self, model: str, clip_frames: int) -> Features:
-        """One model's maps at one clip length.
+        """Return one model's maps at one clip length.
 
         Raises:
             StoreError: the store has none; the message lists what it has.
@@ -61,26 +61,29 @@ class Store(StoreRoot):
             )
             others = [name for name, _ in self.models if name != model]
             raise StoreError(
-                f"{self.path} has no maps of {model} at {counted(clip_frames, 'frame')} (it has: {known}){did_you_mean(model, others)}; "
+                f"{self.path} has no maps of {model} at {counted(clip_frames, 'frame')} (it has: {known})"
+                f"{did_you_mean(model, others)}; "
                 f"make them: faster extract --store {self.path} --model {model} --clip-frames {clip_frames}"
             )
         return Features(self, folder, mapped=self._mapped)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the manifest and every model's provenance: what a run was trained on."""
+        """SHA-256 over the manifest and every model's provenance; it identifies a run's training data."""
         return digest(
             [list(self.videos.segments), [self.features(*key).spec.fingerprint for key in self.models]]
         )
 
     def to_dask(self, model: str | None = None, clip_frames: int | None = None) -> Any:
-        """Maps as a dask array, (video, view, clip, l, h, w, c) float16, one block a shard; absent clips are NaN.
+        """Return maps as a dask array, (video, view, clip, l, h, w, c) float16; absent clips are NaN.
+
+        One block is one shard.
 
         Args:
-            model, clip_frames: which maps; may be left out where the store has only one such set.
+            model, clip_frames: which maps; optional if the store has only one such set.
 
         Raises:
-            StoreError: the store has none such, or several.
+            StoreError: the store has no such set, or several.
         """
         import dask.array
 
@@ -94,10 +97,10 @@ class Store(StoreRoot):
         blocks = (self.shard_videos, 1, features.clips, *features.map_shape)
         source = _zarr_store(features.folder / "maps")
         maps = dask.array.from_zarr(source, chunks=blocks)  # type: ignore[no-untyped-call]
-        whole = np.zeros(maps.shape[:2], dtype=bool)  # a shard without a receipt does not exist
-        rows = min(len(whole), len(features.ok))
-        whole[:rows] = features.ok[:rows]
-        mask = dask.array.from_array(whole, chunks=blocks[:2])  # type: ignore[no-untyped-call]
+        complete = np.zeros(maps.shape[:2], dtype=bool)  # a shard without a receipt does not exist
+        rows = min(len(complete), len(features.ok))
+        complete[:rows] = features.ok[:rows]
+        mask = dask.array.from_array(complete, chunks=blocks[:2])  # type: ignore[no-untyped-call]
         if features.spec.dtype == "uint8":
             source = _zarr_store(features.folder / "scales")
             scales = dask.array.from_zarr(source, chunks=(*blocks[:2], blocks[-1]))  # type: ignore[no-untyped-call]

@@ -1,1 +1,1 @@
-"""A store created, its shards written and committed, finalised, removed."""
+"""Create a store, write and commit its shards, finalise it, remove shards."""

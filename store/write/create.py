@@ -1,4 +1,4 @@
-"""Making a store, and a model's arrays in it; `shard_writer` fills them."""
+"""Create a store, and a model's arrays in it; `shard_writer` fills them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Head = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def create(path: Path, *, shard_videos: int) -> Store:
-    """Make a store, or join one that is there; the first run decides its videos a shard.
+    """Create a store, or join an existing one; the first run decides the videos per shard.
 
     Raises:
         UsageError: the path is on object storage.
@@ -57,13 +57,13 @@ def create(path: Path, *, shard_videos: int) -> Store:
 
 
 def require_writable(path: Path, option: str = "--store") -> None:
-    """Make sure that a store can be written at `path`, before anything costly begins; leaves nothing there.
+    """Check that a store can be written at `path`, before expensive work begins; leaves no file there.
 
-    Messages name the `option` that the path was given with.
+    Messages name the `option` that gave the path.
 
     Raises:
         UsageError: the path is on object storage, or not UTF-8.
-        StoreError: a file is there.
+        StoreError: the path is a file.
         StorageError: it cannot be written.
     """
     require_local(path)
@@ -82,7 +82,7 @@ def require_writable(path: Path, option: str = "--store") -> None:
             file.flush()
             os.fsync(file.fileno())
             linked = probe.with_name(f"{probe.stem}-linked{TEMPORARY_SUFFIX}")
-            os.link(probe, linked)  # how a store is written; some file systems cannot
+            os.link(probe, linked)  # writing a store needs hard links; some file systems have none
             linked.unlink()
     except OSError as error:
         fix = fix_of(error, f"choose another place with {option}", place=option)
@@ -97,14 +97,14 @@ def declare(
     trained_on: Iterable[str],
     head: Head | None = None,
 ) -> FeatureSpec:
-    """Make the arrays of one model, or join the ones that are there.
+    """Create the arrays of one model, or join the existing ones.
 
     Args:
         path: the store.
-        spec: everything that decides the maps' bytes; must equal what is there.
-        recorded: provenance that decides nothing: GFLOPs a clip, library versions, the weights' file.
-        trained_on: ids of the videos that the weights' training saw.
-        head: weight (K, c) and bias (K,) of the classifier on the map's mean, where the backbone's is linear.
+        spec: everything that decides the maps' bytes; must equal the stored spec.
+        recorded: other provenance: GFLOPs per clip, library versions, the weights' file.
+        trained_on: ids of the videos that the weights were trained on.
+        head: weight (K, c) and bias (K,) of the classifier on the map's mean, if the backbone's is linear.
 
     Raises:
         ProvenanceMismatch: the store's maps of this model were made otherwise.
@@ -129,7 +129,7 @@ def declare(
 
 
 def _head_files(head: Head) -> dict[str, bytes]:
-    """A linear classifier as two Zarr arrays, by key."""
+    """Return a linear classifier as the files of two Zarr arrays, by key."""
     files = {}
     for name, values, axes in (("weight", head[0], ["class", "c"]), ("bias", head[1], ["class"])):
         shape = list(values.shape)
@@ -140,7 +140,7 @@ def _head_files(head: Head) -> dict[str, bytes]:
 
 
 def fit_arrays(path: Path, spec: FeatureSpec, manifest: Manifest, shard_videos: int) -> None:
-    """Bring the arrays' shapes up to the manifest's rows; repeatable, and never shrinks.
+    """Extend the arrays' shapes to the manifest's rows; repeatable, and never shrinks.
 
     Raises:
         StorageError: the disk failed.

@@ -1,4 +1,4 @@
-"""What is derived from receipts and manifest, written again from them at any time: safe to repeat or interrupt."""
+"""Rewrite all data derived from receipts and manifest; may be repeated or interrupted at any time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..read.store import Store
 from .create import fit_arrays
 
 STRING_CHUNK_BYTES = 1 << 20
-# Receipts that are younger than the index, or nearly so, are read again: clocks of several machines differ.
+# Receipts newer than the index, or almost, are read again, because clocks of machines differ.
 CLOCKS_DIFFER_SECONDS = 600.0
 
 
 def finalise(store: Store) -> None:
     """Merge every model's receipts into its `index/` arrays, and rewrite `videos/` and `failures.jsonl`.
 
-    Only receipts that the arrays lack, or that may be newer than they are, are opened.
+    Opens only receipts that are not in the arrays, or that may be newer than they are.
 
     Raises:
         StoreError: a receipt is malformed.
@@ -43,12 +43,11 @@ def finalise(store: Store) -> None:
                 again=newer,
             )
             save_coverage(features.folder, coverage, store.videos)
-            if newer:  # the next one need not read them again, even where nothing changed
+            if newer:  # give the index a new time, so that the next call need not read them again
                 index = features.folder / "index" / "zarr.json"
                 replace(index, index.read_bytes())
-            fit_arrays(
-                store.path, features.spec, store.videos, store.shard_videos
-            )  # of models not run this time, too
+            # Also for models that were not extracted in this run.
+            fit_arrays(store.path, features.spec, store.videos, store.shard_videos)
             for (row, view), reason in sorted(coverage.reasons.items()):
                 failures.append(
                     {
@@ -66,7 +65,7 @@ def finalise(store: Store) -> None:
 
 
 def _newer_receipts(folder: Path) -> set[tuple[int, int]]:
-    """The (shard, view) of receipts that may have been put after the index of a model's folder was written."""
+    """Return the (shard, view) of receipts that may be newer than the index in a model's folder."""
     try:
         written = (folder / "index" / "zarr.json").stat().st_mtime
     except FileNotFoundError:
@@ -76,7 +75,7 @@ def _newer_receipts(folder: Path) -> set[tuple[int, int]]:
 
 
 def _save_videos(store: Store, videos: Manifest) -> None:
-    """The manifest as Zarr arrays; strings are UTF-8 bytes with offsets, which every Zarr library reads."""
+    """Write the manifest as Zarr arrays; strings are UTF-8 bytes with offsets, for every Zarr library."""
     columns: dict[str, NDArray[np.generic]] = {
         "labels": videos.labels,
         "start_seconds": videos.start_seconds,

@@ -1,8 +1,9 @@
-"""Undoing shards of a store, so that an extraction makes them again; stopped anywhere, it is finished later.
+"""Remove shards of a store, so that an extraction makes them again; an interrupted removal is finished later.
 
-A shard's tombstone, `receipts/000012.v0.removing`, is put before its receipt goes, and goes after its data. A
-tombstone beside a receipt means nothing: no data was removed yet, or the shard was made again since. A tombstone
-without one says that what is left of the shard's data is to be removed, and not to be taken for a writer's.
+A shard's tombstone, `receipts/000012.v0.removing`, is written before its receipt is removed, and is removed
+after its data. A tombstone next to a receipt has no meaning: no data were removed yet, or the shard was
+written again. A tombstone without a receipt means that the shard's remaining data must be removed; they are
+not a writer's.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ _NAME = re.compile(r"([0-9]{6,15})\.v([0-9]{1,6})\.removing")
 
 
 def remove_shards(store: Store, shards: Iterable[tuple[str, int, int, int]]) -> None:
-    """Undo shards, each named by (model, clip frames, shard, view), so that an extraction makes them again.
+    """Remove shards, given as (model, clip frames, shard, view), so that an extraction makes them again.
 
-    No other process may be writing the store. At every moment readers see each of the shards whole or not at all;
-    stopped half-way, `finish_removals` or the next `remove_shards` removes the rest of those that have begun to go.
+    No other process may be writing the store. Readers see each shard complete or not at all, at every moment.
+    After an interruption, `finish_removals` or the next `remove_shards` completes the removal.
 
     Raises:
         StorageError: the disk failed.
@@ -34,7 +35,7 @@ def remove_shards(store: Store, shards: Iterable[tuple[str, int, int, int]]) -> 
     named = [(store.features(model, frames).spec, shard, view) for model, frames, shard, view in shards]
     with storage_errors(store.path):
         for folder in sorted({store.path / spec.folder for spec, _, _ in named}):
-            # Without its attributes no reader uses the index, which would speak of shards that are made anew.
+            # Without its attributes no reader uses the index, which could describe shards that are rewritten.
             remove_file(folder / "index" / "zarr.json", store.path)
         for spec, shard, view in named:
             put_if_absent(_tombstone(store.path / spec.folder, shard, view), b"")
@@ -45,7 +46,7 @@ def remove_shards(store: Store, shards: Iterable[tuple[str, int, int, int]]) -> 
 
 
 def finish_removals(store: Store) -> None:
-    """Remove the data of every shard whose removal was stopped half-way; whoever writes shards calls this first.
+    """Finish removals that were interrupted; every writer of shards calls this first.
 
     Raises:
         StorageError: the disk failed.
@@ -58,12 +59,12 @@ def finish_removals(store: Store) -> None:
 
 
 def list_tombstones(folder: Path) -> list[Path]:
-    """The files that name a shard whose removal was begun, sorted; `folder` is the model's."""
+    """Return the tombstones in a model's folder, sorted."""
     return sorted(file for file in folder.glob("receipts/*.removing") if _NAME.fullmatch(file.name))
 
 
 def remove_file(path: Path, root: Path) -> None:
-    """Remove a file of the store at `root` (of a link, the link), never one outside; durable when this returns."""
+    """Remove a file inside the store at `root` (a link, not its target); durable when this returns."""
     require_inside(path.parent, root)
     path.unlink(missing_ok=True)
     if path.parent.is_dir():
@@ -80,7 +81,7 @@ def _finish(root: Path, spec: FeatureSpec, tombstone: Path) -> None:
     shard, view = int(match[1]), int(match[2])
     folder = root / spec.folder
     for key in shard_keys(spec, shard, view):
-        # Asked before each file: another run may have finished this, and be making the shard again.
+        # Check before each file: another run may have finished this, and may be writing the shard again.
         if tombstone.exists() and not receipt_path(folder, shard, view).exists():
             remove_file(folder / key, root)
     remove_file(tombstone, root)

@@ -1,4 +1,4 @@
-"""Writing one shard of one model: videos as they come, then the commit."""
+"""Write one shard of one model: videos in any order, then commit."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ HASH_BLOCK_BYTES = 1 << 20
 
 
 class ShardWriter(AbstractContextManager["ShardWriter"]):
-    """Writes one shard of one model: videos as they come, then `commit`. Left without it, nothing remains.
+    """Writes one shard of one model: videos in any order, then `commit`. Without a commit, nothing remains.
 
-    Memory is one video's maps, whatever the shard holds. Two writers may work on the same shard; the one
-    that commits second finds the first one's files and leaves them.
+    Needs memory for one video's maps, for a shard of any size. Two writers may work on the same shard; the
+    second one to commit finds the first one's files and keeps them.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             descriptor = os.open(self._temporary, os.O_RDONLY | os.O_CLOEXEC)
             self._stack.callback(os.close, descriptor)
             self._readable = descriptor
-        # SHA-256 is near the disk's own speed: one thread reads back what is written and hashes it meanwhile.
+        # SHA-256 is about as fast as the disk: one thread reads back the written data and hashes them.
         self._hasher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sha256")
         self._stack.callback(self._hasher.shutdown, cancel_futures=True)
         return self
@@ -78,7 +78,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         """Write one video's maps, (clips, l, h, w, c) float16, and logits, (clips, classes) float32.
 
         Raises:
-            StoreError: the store's type cannot hold the maps.
+            StoreError: the store's dtype cannot hold the maps.
             StorageError: the disk failed.
         """
         spec = self._spec
@@ -127,26 +127,26 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         )
 
     def fail(self, row: int, reason: str) -> None:
-        """Record that a video cannot be used, and why (one line)."""
+        """Record that a video cannot be used, and why, in one line."""
         self._enter(VideoEntry(row=row, reason=" ".join(reason.split()) or "unknown reason"))
 
     def commit(self, *, source: str = "") -> Receipt:
-        """Make the shard part of the store: data, then receipt, each put only where nothing was.
+        """Add the shard to the store: data, then receipt; each is written only if it does not exist.
 
         Args:
             source: SHA-256 of the receipt that the shard is converted from.
 
         Returns:
-            The receipt that the store now has: this writer's, or that of another which was first.
+            The receipt in the store: this writer's, or that of another writer which was first.
 
         Raises:
-            StoreError: not every video of the shard was added, or another run left files that differ in
-                what they hold.
+            StoreError: a video of the shard was not added, or another run left files with other contents.
             StorageError: the disk failed.
         """
         if sorted(self._entries) != self._expected:
             raise StoreError(
-                f"shard {self._shard} has {len(self._entries):,} of its {counted(len(self._expected), 'video')}"
+                f"shard {self._shard} has {len(self._entries):,} of its "
+                f"{counted(len(self._expected), 'video')}"
             )
         data = {
             scales_key(self._shard, self._view): self._scales,
@@ -165,7 +165,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             sha256 = hashlib.sha256(data[key].tobytes()).hexdigest()
             objects.append(StoredObject(key=key, size_bytes=data[key].nbytes, sha256=sha256))
         target = receipt_path(self._folder, self._shard, self._view)
-        if not ours and target.exists():  # another was first with all of it, whatever failed for us or for it
+        if not ours and target.exists():  # another writer committed first; its results count
             return read_receipt(self._folder, self._shard, self._view)
         receipt = Receipt(
             shard=self._shard,
@@ -200,9 +200,9 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             at += len(block)
 
     def _adopt(self, keys: list[str]) -> tuple[StoredObject, ...]:
-        """Describe the files that another writer, or this one before it was killed, put first.
+        """Describe files that another writer, or this one before it was killed, wrote first.
 
-        Their bytes can differ from ours in the last bits (threads, devices), so the receipt is made from them.
+        Their bytes may differ from ours in the last bits (threads, devices), so the receipt describes them.
         """
         spec, scales, logits = self._spec, self._scales, self._logits
         try:
@@ -246,7 +246,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
 
 
 def _require_close(stored: NDArray[Any], computed: NDArray[Any], path: Path) -> None:
-    """Two maps may differ by no more than other threads or another device make them: 1 % relative RMS."""
+    """Check that maps differ by at most 1 % relative RMS, which other threads or another device may cause."""
     a, b = stored.astype(np.float64), computed.astype(np.float64)
     if not (np.isfinite(a).all() and np.sum((a - b) ** 2) <= 1e-4 * np.sum(b**2)):
         raise StoreError(f"{path}: other values than were computed here")
