@@ -154,11 +154,11 @@ def group(context: click.Context) -> None:
 
 def makers() -> Makers:
     """How the stages that make maps say the commands that make them again."""
-    from .exchange.remake import import_command
+    from .exchange.import_features import importing_command
     from .extract.remake import extract_commands
     from .store.maintain.remake import Makers
 
-    return Makers(extract=extract_commands, import_=import_command)
+    return Makers(extract=extract_commands, import_=importing_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

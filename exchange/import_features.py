@@ -23,6 +23,8 @@ from ..runtime.file_names import require_text
 from ..runtime.flop_counter import paper_clips
 from ..runtime.signals import interruptible
 from ..store import ClipFacts, FeatureSpec, Store, VideoRecord
+from ..store.maintain.remake import encoding_arguments
+from ..store.read.features import Features
 from ..store.write.create import require_writable
 from ..terminal.progress_bars import tqdm
 from ..terminal.text import counted
@@ -273,3 +275,16 @@ def _recorded(config: ImportConfig, place: Path, found: Survey, own: OwnExport |
             "versions": {"faster": __version__, "python": platform.python_version()},
         },
     }
+
+
+def importing_command(store: Store, features: Features, imported: Mapping[str, Any]) -> list[str]:
+    """Return the command that imports a model's maps again; `imported` is its provenance of the import."""
+    spec = features.spec
+    told = (
+        ["--gflops", f"{features.gflops_per_clip:g}", "--clip-frames", str(spec.clip_frames)]
+        if imported.get("of_export") is None  # an export contains these values
+        else []
+    )
+    source = str(imported.get("source", "SOURCE"))
+    model = ["--model", spec.model, "--clips", str(spec.clips)]
+    return ["faster", "import", source, "--store", str(store.path), *model, *told, *encoding_arguments(spec)]
