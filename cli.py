@@ -19,8 +19,8 @@ from .terminal.streams import READER_LEFT, give_up, reader_left, settle
 if TYPE_CHECKING:
     from .store.maintain.remake import Makers
 
-# Verb → module and name of its click command, and its line in the list of commands, which imports none of them.
-# A command's module imports nothing heavy.
+# Verb → module and name of its click command, and its line in the list of commands, which imports none of
+# them. A command's module imports nothing heavy.
 COMMANDS = {
     "extract": ("extract.commands", "extract_command", "Write every clip's feature maps into a store."),
     "submit": (

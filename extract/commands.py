@@ -63,8 +63,8 @@ def extract_command(max_failed: Callable[[int], float], dry_run: bool, as_json: 
     """Run frozen backbones over every clip of SOURCE and write their maps into a Zarr store.
 
     SOURCE is a folder of videos (class folders, or with an annotation file in it or beside it), an annotation
-    file, or video files; videos/ by default, or the current folder where there is none. Weights are looked for
-    in weights/. Run again, it does only what is not whole yet.
+    file, or video files; videos/ by default, or the current folder where there is none. Weights are looked
+    for in weights/. Run again, it does only what is not whole yet.
 
     A video that cannot be used is recorded with its reason and left out. Exit code 3 where more failed than
     --max-failed allows; everything else is whole all the same. SIGTERM, SIGUSR1 and SIGUSR2 drop the shard in

@@ -34,7 +34,8 @@ def plan(store: Store, specs: Sequence[FeatureSpec], rows: set[int]) -> list[Sha
         for shard, view in receipts:
             if not (path / spec.folder / maps_key(shard, view)).is_file():
                 raise StoreError(
-                    f"{path}: the maps of {spec.model}, shard {shard}, are gone though its receipt is there; run: "
+                    f"{path}: the maps of {spec.model}, shard {shard}, are gone though its receipt is "
+                    f"there; run: "
                     f"faster verify {path} --repair"
                 )
     tasks = []
@@ -78,7 +79,8 @@ def forget_failures(store: Store, specs: Sequence[FeatureSpec], rows: set[int], 
     if kept:
         more = f" (nor are {len(gone) - 1} more)" if len(gone) > 1 else ""
         logger.warning(
-            f"--retry-failed: {min(gone)} is not there to be read{more}, and its maps are whole: nothing was removed of the "
+            f"--retry-failed: {min(gone)} is not there to be read{more}, and its maps are whole: nothing "
+            f"was removed of the "
             f"shards that hold such videos ({len(kept)}); restore the files to retry these"
         )
     if shards:

@@ -24,7 +24,8 @@ class Progress:
     Attributes:
         clips_by_model: clips computed; failed: videos that failed.
         written_bytes: of the shards that became whole.
-        left_out: frames at the start of videos that were cut out of others, by video, of those that did not fail.
+        left_out: frames at the start of videos that were cut out of others, by video, of those that did not
+            fail.
         times: of all devices' forward stages together.
     """
 
@@ -143,7 +144,8 @@ class ExtractSummary:
 
     Attributes:
         videos: rows of the store that the source names; missing: listed and not on disk.
-        extracted: videos decoded in this run; already_whole: those it had no need to; whole: with all maps now.
+        extracted: videos decoded in this run; already_whole: those it had no need to; whole: with all maps
+            now.
         labelled: whether there are labels of two classes or more to train an aggregator on.
         failed: videos of the source that the store records as failed, in this run or before, by reason.
         cut_videos: of this run, those that begin with frames that need pictures from before the start;
@@ -151,7 +153,8 @@ class ExtractSummary:
         seconds: of decoding, forward passes and writing; clips and clips_per_second count each model's clips.
         written_bytes: of the shards that this run committed; store_bytes: of all the source's maps, at most.
         slowest: videos of this run that took longest to decode: id, seconds.
-        time_shares: what part of the time the forward stage waited for decoding, computed, and waited for writing.
+        time_shares: what part of the time the forward stage waited for decoding, computed, and waited for
+            writing.
         bound_by: "decode", "forward" or "write"; advice: one line on what to change.
     """
 
@@ -201,14 +204,16 @@ class ExtractSummary:
             lines.append(f"  {self.advice}")
         if self.cut_videos:
             lines.append(
-                f"  {counted(self.cut_videos, 'video')} cut out of longer ones: {counted(self.left_out_frames, 'frame')} at "
+                f"  {counted(self.cut_videos, 'video')} cut out of longer ones: "
+                f"{counted(self.left_out_frames, 'frame')} at "
                 "the start, which need pictures from before it, are left out"
             )
         for reason, count in list(self.failed.items())[:10]:
             lines.append(f"  failed {count}: {reason}")
         if self.failed:
             lines.append(
-                f"  all failures with their reasons: {self.store}/failures.jsonl; after mending the files: --retry-failed"
+                f"  all failures with their reasons: {self.store}/failures.jsonl; after mending the files: "
+                f"--retry-failed"
             )
         if self.whole:
             verb = "train-agg --store" if self.labelled else "inspect"

@@ -69,7 +69,8 @@ def extract(
     Args:
         config: what to extract.
         progress: show a progress bar.
-        on_event: is called for the start, and for every video and shard that is done (from a thread of its own).
+        on_event: is called for the start, and for every video and shard that is done (from a thread of its
+            own).
 
     Raises:
         UsageError, SourceError, WeightsError: as the configuration, source or weights are wrong.
@@ -92,7 +93,8 @@ def extract(
             rows = {row for row in rows if share.holds(row // shard_videos)}
         if Path(manifest.root) != source.root:
             logger.info(
-                f"note: the store's videos were read from {manifest.root}; those of {source.root} are taken to be the same"
+                f"note: the store's videos were read from {manifest.root}; those of {source.root} are taken "
+                f"to be the same"
             )
         finish_removals(store)
         if config.retry_failed:
@@ -254,7 +256,8 @@ def _here(config: ExtractConfig, devices: Sequence[str]) -> str:
         return devices[0]
     if config.precision != "bf16":
         raise UsageError(
-            "what a GPU computes in cannot be told on this machine, which has none: say --precision bf16, or start this where "
+            "what a GPU computes in cannot be told on this machine, which has none: say --precision bf16, "
+            "or start this where "
             "a GPU is"
         )
     return "cpu"
@@ -329,5 +332,6 @@ def _plan_line(path: Path, specs: Sequence[stores.FeatureSpec], videos: int, tod
     return (
         f"{path}: {counted(videos, 'video')} ({whole}), {counted(specs[0].clips, 'clip')} of "
         f"{counted(specs[0].clip_frames, 'frame')} at "
-        f"{' and '.join(f'{size}×{size}' for size in sizes)}{views}, {' and '.join(f'{spec.model} in {spec.precision}' for spec in specs)}{warning}"
+        f"{' and '.join(f'{size}×{size}' for size in sizes)}{views}, "
+        f"{' and '.join(f'{spec.model} in {spec.precision}' for spec in specs)}{warning}"
     )

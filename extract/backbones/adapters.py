@@ -36,7 +36,8 @@ class Wrapped(Backbone):
 class ModuleBackbone(Wrapped):
     """Any module with `channels` and `features`, seen as a `Backbone`.
 
-    Its `frame_stride`, `clip_frames`, `size`, `mean`, `std`, `num_classes` and `classify` are taken where it has them.
+    Its `frame_stride`, `clip_frames`, `size`, `mean`, `std`, `num_classes` and `classify` are taken where it
+    has them.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -66,8 +67,9 @@ class ModuleBackbone(Wrapped):
 class LibraryBackbone(Wrapped):
     """A network of a library. A subclass sets what a Backbone sets and implements `run`.
 
-    Maps are averaged over time to l = L/8, as many as the paper's networks give, whatever the network keeps. Logits
-    are what the network itself gives, from all that it knows of the clip: they need not be a function of the map.
+    Maps are averaged over time to l = L/8, as many as the paper's networks give, whatever the network keeps.
+    Logits are what the network itself gives, from all that it knows of the clip: they need not be a function
+    of the map.
 
     Attributes:
         name: what `--model` says.

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 
-# Per-channel mean and deviation of Kinetics-400's RGB in [0, 1]: the values that torchvision's video networks use.
+# Per-channel mean and deviation of Kinetics-400's RGB in [0, 1]: the values that torchvision's video networks
+# use.
 KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
 KINETICS_STD = (0.22803, 0.22145, 0.216989)
 

@@ -61,8 +61,9 @@ def register(name: str, *, scalable: bool = False) -> Callable[[_Builder], _Buil
 def build(name: str, num_classes: int | None = None) -> Backbone:
     """The backbone called `name`, freshly initialised, with a classifier for `num_classes` (None: without).
 
-    Raises UsageError for an unknown name (the message lists the known ones and the nearest), for a library that is not
-    installed, and for a function of the user's that does not return an `nn.Module` with `channels` and `features`.
+    Raises UsageError for an unknown name (the message lists the known ones and the nearest), for a library
+    that is not installed, and for a function of the user's that does not return an `nn.Module` with
+    `channels` and `features`.
     """
     base, width = _split(name)
     if (found := libraries.split_name(name)) is not None:
@@ -130,7 +131,8 @@ def _unknown(name: str) -> str:
     hint = "" if stem in _builders else did_you_mean(stem, _builders)
     return (
         f"unknown model {name!r}{hint or ';'} known: {', '.join(known_names())}; narrower ones as r2d26-w16; "
-        f"others as {', '.join(library.example for library in libraries.LIBRARIES.values())}; your own as package.module:function"
+        f"others as {', '.join(library.example for library in libraries.LIBRARIES.values())}; your own as "
+        f"package.module:function"
     )
 
 

@@ -36,8 +36,9 @@ _NOT_COMPLETE = 75
 def status_command(store: Path, script: Path | None, watch: float | None, as_json: bool) -> None:
     """Show how far the extraction into STORE is: shards and videos whole, failed, being written and lacking.
 
-    Works while jobs write, and after they died: it asks the store alone. Ends with 0 where every shard is whole,
-    and with 75 where some are not yet. With --watch and a job script it waits for the first job to begin the store.
+    Works while jobs write, and after they died: it asks the store alone. Ends with 0 where every shard is
+    whole, and with 75 where some are not yet. With --watch and a job script it waits for the first job to
+    begin the store.
 
     \b
     Examples:
@@ -69,7 +70,8 @@ def _print(status: Status, script: Path | None) -> None:
         click.echo(
             f"{status.store}: {model.model}, {counted(model.clip_frames, 'frame')}: {model.whole:,} of "
             f"{counted(model.shards, 'shard')} whole, "
-            f"{model.running} being written; {model.videos_whole:,} of {counted(model.videos, 'video')} whole, "
+            f"{model.running} being written; {model.videos_whole:,} of {counted(model.videos, 'video')} "
+            f"whole, "
             f"{model.videos_failed:,} failed"
         )
         if model.lacking:
@@ -137,14 +139,14 @@ def submit_group() -> None:
 def slurm_command(extract_arguments: tuple[str, ...], out: Path | None, go: bool, **values: Any) -> None:
     """Write a job script that runs `faster extract EXTRACT…` as an array of tasks; with --go, submit it.
 
-    Shards are dealt out by number, so tasks need no word from each other, and any may be run again. A task near its
-    time limit drops the shard in hand and is put in the queue again.
+    Shards are dealt out by number, so tasks need no word from each other, and any may be run again. A task
+    near its time limit drops the shard in hand and is put in the queue again.
 
     \b
     Examples:
         faster submit slurm --tasks 64 -- videos --model r2plus1d50 --store kinetics.zarr
-        faster submit slurm --tasks 64 --at-once 16 --partition gpu --setup "source env/bin/activate" --go -- videos \\
-            --model r2plus1d50 --model r2d26 --store kinetics.zarr
+        faster submit slurm --tasks 64 --at-once 16 --partition gpu --setup "source env/bin/activate" --go --
+            videos \\ --model r2plus1d50 --model r2d26 --store kinetics.zarr
     """
     from .slurm import submit, write_script
 

@@ -69,8 +69,8 @@ class SlurmJob:
     def script(self, logs: Path) -> str:
         """The job script; each task's log is `logs`/<job>_<task>.log.
 
-        A task near its time limit gets SIGUSR1, drops the shard in hand, ends with 75 and is put in the queue again, as
-        Slurm does with what it preempts; one that ends otherwise, or is cancelled, is not.
+        A task near its time limit gets SIGUSR1, drops the shard in hand, ends with 75 and is put in the queue
+        again, as Slurm does with what it preempts; one that ends otherwise, or is cancelled, is not.
 
         Raises:
             UsageError: the current folder or `logs` cannot stand in a job script.
@@ -107,17 +107,20 @@ class SlurmJob:
                 "#!/bin/bash",
                 *lines,
                 f"# faster: tasks {self.tasks}",
-                "# Written by faster submit slurm. Any task may be run again, alone or beside others: sbatch --array=3,17 FILE",
+                "# Written by faster submit slurm. Any task may be run again, alone or beside others: "
+                "sbatch --array=3,17 FILE",
                 "set -u",
                 *self.setup,
                 "again=",
                 f'srun {command} --task "$SLURM_ARRAY_TASK_ID/{self.tasks}" &',
                 "step=$!",
-                "# Slurm's warning before the time limit comes to this shell, which hands it on and notes it.",
+                "# Slurm's warning before the time limit comes to this shell, which hands it on and notes "
+                "it.",
                 "trap 'again=yes; kill -USR1 $step' USR1",
                 "wait $step; code=$?",
                 "while kill -0 $step 2>/dev/null; do wait $step; code=$?; done",
-                "# 75: the shard in hand was dropped, all others are whole. Slurm itself requeues what it preempts.",
+                "# 75: the shard in hand was dropped, all others are whole. Slurm itself requeues what it "
+                "preempts.",
                 'if [ "$again" ] && [ $code -eq 75 ]; then',
                 '    scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"',
                 "fi",
@@ -166,7 +169,8 @@ def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, *
     largest = max_array_size()
     if largest is not None and made.tasks > largest:
         raise UsageError(
-            f"--tasks {made.tasks}: this cluster's arrays have at most {largest} (MaxArraySize); a task does every N-th "
+            f"--tasks {made.tasks}: this cluster's arrays have at most {largest} (MaxArraySize); a task "
+            f"does every N-th "
             "shard, so fewer tasks do the same work"
         )
     script = JobScript(

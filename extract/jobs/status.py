@@ -1,6 +1,7 @@
 """How far an extraction is, from the outside: what its store holds, what is being written, and what is left.
 
-Nothing is asked of the jobs themselves, so it works while they write, after they died, and from another machine.
+Nothing is asked of the jobs themselves, so it works while they write, after they died, and from another
+machine.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ class ModelStatus:
     """One model's maps, all views.
 
     Attributes:
-        shards, whole, running: shards in all; those with a receipt; those that something was written to just now.
+        shards, whole, running: shards in all; those with a receipt; those that something was written to just
+            now.
         lacking: the shards that have no receipt in some view, ascending.
         videos, videos_whole, videos_failed: counted once a view.
-        shards_per_hour: this model's, of the last hour in which shards of it became whole; None where that says nothing:
-            none became whole half a minute or more after another.
-        seconds_left: at that rate, or a lower one where the shards in hand take longer already; None where it is not
-            known, or nothing is running.
+        shards_per_hour: this model's, of the last hour in which shards of it became whole; None where that
+            says nothing: none became whole half a minute or more after another.
+        seconds_left: at that rate, or a lower one where the shards in hand take longer already; None where it
+            is not known, or nothing is running.
     """
 
     model: str

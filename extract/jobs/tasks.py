@@ -16,8 +16,8 @@ _TASK = re.compile(r"([0-9]{1,7})/([0-9]{1,7})")
 class TaskShare:
     """The share of task `index` of `count`: the shards whose number leaves `index` when divided by `count`.
 
-    Any task may be run again, alone, twice at once, or with another count: what is whole is skipped, and of two
-    that do the same shard the second one leaves the first one's.
+    Any task may be run again, alone, twice at once, or with another count: what is whole is skipped, and of
+    two that do the same shard the second one leaves the first one's.
     """
 
     index: int
@@ -26,7 +26,8 @@ class TaskShare:
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
             raise UsageError(
-                f"--task {self.index}/{self.count}: tasks are counted from 0, so the last one of {self.count} is "
+                f"--task {self.index}/{self.count}: tasks are counted from 0, so the last one of "
+                f"{self.count} is "
                 f"{self.count - 1}/{self.count}"
             )
 
@@ -35,8 +36,8 @@ class TaskShare:
         """Read "3/64", or with "auto" what Slurm says of its array.
 
         Raises:
-            UsageError: it is neither; or "auto" outside of an array, or in one of which not all tasks were submitted,
-                whose numbers then say nothing of the count that the others had.
+            UsageError: it is neither; or "auto" outside of an array, or in one of which not all tasks were
+                submitted, whose numbers then say nothing of the count that the others had.
         """
         if text != "auto":
             match = _TASK.fullmatch(text)
@@ -47,13 +48,15 @@ class TaskShare:
         values = [environment.get(name, "") for name in names]
         if not all(re.fullmatch("[0-9]{1,18}", value) for value in values):
             raise UsageError(
-                "--task auto reads SLURM_ARRAY_TASK_ID, _COUNT and _MIN, and this is no task of a Slurm array; say it as "
+                "--task auto reads SLURM_ARRAY_TASK_ID, _COUNT and _MIN, and this is no task of a Slurm "
+                "array; say it as "
                 "--task 3/64"
             )
         task, count, first = (int(value) for value in values)
         if not 0 <= task - first < count:
             raise UsageError(
-                f"--task auto: task {task} of an array of {count} that begins at {first} has gaps before it, so its "
+                f"--task auto: task {task} of an array of {count} that begins at {first} has gaps before "
+                f"it, so its "
                 f"number says nothing; say --task $SLURM_ARRAY_TASK_ID/N, with the N of the whole array"
             )
         return cls(index=task - first, count=count)

@@ -44,8 +44,8 @@ class _Piece:
 class VideoBatches:
     """Gathers clips of consecutive videos into full passes of the network, and hands each video's results on.
 
-    A clip's result has the same bits as alone, because passes have one shape. A video whose clips the network cannot
-    map (a value that is not finite, or too large) costs itself only.
+    A clip's result has the same bits as alone, because passes have one shape. A video whose clips the network
+    cannot map (a value that is not finite, or too large) costs itself only.
     """
 
     def __init__(self, network: FrozenBackbone, deliver: Deliver) -> None:

@@ -22,11 +22,12 @@ ROUNDS = 3
 def run_dask(job: ExtractJob, tasks: Sequence[ShardTask], *, cluster: str, gpu: bool, report: Report) -> None:
     """Do the shards on dask workers; a unit is a shard, and what comes back are its events.
 
-    A shard that is lost with several workers is tried video by video, with nothing beside it, and what kills a worker
-    then is recorded as failed. The store's bytes are those of a serial run with as many threads.
+    A shard that is lost with several workers is tried video by video, with nothing beside it, and what kills
+    a worker then is recorded as failed. The store's bytes are those of a serial run with as many threads.
 
     Args:
-        cluster: `LOCAL`, one worker a device, or a scheduler's address, whose workers take the one device named.
+        cluster: `LOCAL`, one worker a device, or a scheduler's address, whose workers take the one device
+            named.
         gpu: whether a shard takes a worker's resource "GPU".
 
     Raises:
@@ -68,8 +69,10 @@ def run_dask(job: ExtractJob, tasks: Sequence[ShardTask], *, cluster: str, gpu: 
     if todo:
         raise Interrupted(
             f"{counted(len(todo), 'shard')} {agreeing(len(todo), 'kills', 'kill')} the workers that run "
-            f"{agreeing(len(todo), 'it', 'them')}, though none of their videos does alone (the first is shard "
-            f"{todo[0].shard}); perhaps workers have too little memory. All others are whole: run the same command again"
+            f"{agreeing(len(todo), 'it', 'them')}, though none of their videos does alone (the first is "
+            f"shard "
+            f"{todo[0].shard}); perhaps workers have too little memory. All others are whole: run the same "
+            f"command again"
         )
 
 

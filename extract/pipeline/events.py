@@ -58,7 +58,8 @@ class StageTimes:
     ) -> str:
         """One line for a person: what bounds the run, and what to change.
 
-        `forward` says what helps where the forward pass does, and is asked only then; `dtype` and `codec` are the store's.
+        `forward` says what helps where the forward pass does, and is asked only then; `dtype` and `codec` are
+        the store's.
         """
         shares, cores = self.shares, len(os.sched_getaffinity(0))
         if self.bound_by == "decode":
@@ -114,8 +115,8 @@ class VideoEvent:
         clips: computed by each model of the run, all views.
         decode_seconds: that its decoder took, None where it gave up.
         times: of the device's forward stage since its last event.
-        left_out: frames at the file's start that need pictures from before it; frames and times count from the one
-            behind them.
+        left_out: frames at the file's start that need pictures from before it; frames and times count from
+            the one behind them.
     """
 
     video: str

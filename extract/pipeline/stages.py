@@ -40,8 +40,8 @@ class _Video:
 class ForwardStage:
     """Runs the networks over videos' clips, a shard at a time, and hands the maps to the writing thread.
 
-    `decode_wait` gives the seconds, so far, for which the stage had no pixels. Those before the first video, in which
-    decoders start, do not count.
+    `decode_wait` gives the seconds, so far, for which the stage had no pixels. Those before the first video,
+    in which decoders start, do not count.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """A clip's way from its file to its map: decode ‖ forward ‖ write, shard after shard, in whichever process that is.
 
-Decoding has processes of its own, writing a thread. The forward pass runs in the thread that was called on a CPU, whose
-cores it shares with the decoders; for a GPU it has a thread too, so that the next video's pixels are copied there while
-it computes.
+Decoding has processes of its own, writing a thread. The forward pass runs in the thread that was called on a
+CPU, whose cores it shares with the decoders; for a GPU it has a thread too, so that the next video's pixels
+are copied there while it computes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def open_worker(job: ExtractJob, place: int) -> ExtractWorker:
     Raises:
         ProvenanceMismatch: it has another store or other weights at the same place, or computes otherwise.
     """
-    # Dask makes its workers daemons of multiprocessing, which start no processes; decoders end with their parent.
+    # Dask makes its workers daemons of multiprocessing, which start no processes; decoders end with their
+    # parent.
     multiprocessing.current_process().daemon = False
     if job.threads is not None:
         torch.set_num_threads(job.threads)
@@ -55,7 +56,8 @@ def open_worker(job: ExtractJob, place: int) -> ExtractWorker:
     specs = [store.features(*key).spec for key in job.models]
     if (tuple(spec.fingerprint for spec in specs), store.videos.segments) != (job.fingerprints, job.segments):
         raise ProvenanceMismatch(
-            f"the worker on {socket.gethostname()} finds another store at {job.store}; all must see the same one"
+            f"the worker on {socket.gethostname()} finds another store at {job.store}; all must see the "
+            f"same one"
         )
     networks = load_networks(
         [model for model, _ in job.models],
@@ -70,7 +72,8 @@ def open_worker(job: ExtractJob, place: int) -> ExtractWorker:
         here, there = (info.digest, network.precision), (spec.weights_digest, spec.precision)
         if here != there:
             raise ProvenanceMismatch(
-                f"the worker on {socket.gethostname()} runs {spec.model} with weights {here[0][:12]} in {here[1]}; the "
+                f"the worker on {socket.gethostname()} runs {spec.model} with weights {here[0][:12]} in "
+                f"{here[1]}; the "
                 f"store's maps are of {there[0][:12]} in {there[1]}"
             )
     return ExtractWorker(job, store, [network for network, _ in networks])
@@ -89,12 +92,12 @@ class ExtractWorker:
     def run(self, tasks: Sequence[ShardTask], report: Report) -> None:
         """Decode each task's videos once, run the models that lack the shard, and commit it.
 
-        A video that cannot be decoded, or whose maps do not fit float16, is recorded as failed with its reason. `report`
-        is called by the writing thread.
+        A video that cannot be decoded, or whose maps do not fit float16, is recorded as failed with its
+        reason. `report` is called by the writing thread.
 
         Raises:
-            SourceError: on dask, where none of a shard's videos is here; recorded as failed, a worker that sees none would
-                soon fail them all.
+            SourceError: on dask, where none of a shard's videos is here; recorded as failed, a worker that
+                sees none would soon fail them all.
         """
         if self._job.threads is not None:
             torch.set_num_threads(self._job.threads)
@@ -131,7 +134,8 @@ class ExtractWorker:
             and not any((root / self._manifest.paths[row]).exists() for row in task.rows)
         ):
             raise SourceError(
-                f"the worker on {socket.gethostname()} finds none of the videos of shard {task.shard} in {root}; all must "
+                f"the worker on {socket.gethostname()} finds none of the videos of shard {task.shard} in "
+                f"{root}; all must "
                 "see the same ones"
             )
         return replace(task, outputs=tuple(pending))

@@ -96,13 +96,15 @@ def require_local(name: str | os.PathLike[str]) -> Path:
     text = os.fspath(name)
     if not text.strip():
         raise UsageError(
-            "the source is empty; name a folder, an annotation file or video files ('.' is the current folder)"
+            "the source is empty; name a folder, an annotation file or video files ('.' is the current "
+            "folder)"
         )
     if is_address(text) and not os.path.lexists(text):
         if text.lower().startswith("file:"):
             raise UsageError(f"{text!r} is an address; name the file's path alone, without 'file://'")
         raise UsageError(
-            f"{text!r} is an address; streams and files elsewhere are not supported yet: save it as a file first, for example "
+            f"{text!r} is an address; streams and files elsewhere are not supported yet: save it as a file "
+            f"first, for example "
             "with ffmpeg -i ADDRESS -c copy video.mkv"
         )
     return Path(name)
@@ -140,10 +142,11 @@ class VideoFolder:
 def scan_folder(root: Path, *, follow_links: bool = False) -> VideoFolder:
     """List the videos under `root`, at any depth, in one pass over its folders.
 
-    Links to files and folders within the root are followed (never in a circle), those that leave it are kept apart,
-    unless `follow_links` says to follow them too. Hidden files and folders are left out. A file without an extension
-    counts where it begins as a video container does. Names that are not UTF-8 are given with escapes: such a file fails
-    when it is opened, and costs no other. Raises SourceError where a folder cannot be read.
+    Links to files and folders within the root are followed (never in a circle), those that leave it are kept
+    apart, unless `follow_links` says to follow them too. Hidden files and folders are left out. A file
+    without an extension counts where it begins as a video container does. Names that are not UTF-8 are given
+    with escapes: such a file fails when it is opened, and costs no other. Raises SourceError where a folder
+    cannot be read.
     """
     root = root.resolve()
     files: list[str] = []

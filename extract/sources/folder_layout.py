@@ -41,8 +41,8 @@ class Layout:
 def layout_of(paths: Iterable[str]) -> Layout:
     """The layout of class folders: `class/…`, `part/class/…` or `class/part/…`.
 
-    A folder that holds all videos of each part (`train/videos/class/…`) is none of the classes, nor are `videos` and the
-    like at the top, with loose videos beside them.
+    A folder that holds all videos of each part (`train/videos/class/…`) is none of the classes, nor are
+    `videos` and the like at the top, with loose videos beside them.
     """
     folders = {path.rpartition("/")[0] for path in paths if "/" in path}
     in_steps = [folder.split("/") for folder in sorted(folders)]
@@ -67,8 +67,8 @@ def below_the_container(
 ) -> tuple[VideoFolder, list[str]]:
     """The videos of the folder in which the classes begin, and a line where that is not the folder that was named.
 
-    Folders that hold all videos between them and the root are no classes: neither one that holds nothing but two or more
-    folders of videos, nor one that is called `videos` or like the folder above.
+    Folders that hold all videos between them and the root are no classes: neither one that holds nothing but
+    two or more folders of videos, nor one that is called `videos` or like the folder above.
     """
     inner = _container(videos)
     if not inner:
@@ -144,7 +144,8 @@ def parts_among_others(paths: Iterable[str]) -> str:
         return ""
     return (
         f"the folders {shown(sorted(parts))} are parts of a split, and beside them lie others that are none: "
-        f"{shown(sorted(tops - parts))}; move those away, or read all videos without labels with --format files"
+        f"{shown(sorted(tops - parts))}; move those away, or read all videos without labels with --format "
+        f"files"
     )
 
 

@@ -1,8 +1,8 @@
 """The text of lists that people keep: its encoding, and how its lines fall into columns.
 
-Lists come from editors, spreadsheets and other programs: with commas, semicolons, tabs or spaces between columns,
-with quotes or without, with a line of names or without. What is found here decides only how a line is cut; what
-the columns mean is the formats' matter.
+Lists come from editors, spreadsheets and other programs: with commas, semicolons, tabs or spaces between
+columns, with quotes or without, with a line of names or without. What is found here decides only how a line
+is cut; what the columns mean is the formats' matter.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """From a path as a list writes it to the file that is meant.
 
-Lists travel further than videos: they hold other extensions (videos were encoded again), other folders above the
-videos, absolute paths of another machine, backslashes, and names composed otherwise. What fits exactly is always taken
-first; what is left is looked up by its stem, and only taken where one file fits.
+Lists travel further than videos: they hold other extensions (videos were encoded again), other folders above
+the videos, absolute paths of another machine, backslashes, and names composed otherwise. What fits exactly is
+always taken first; what is left is looked up by its stem, and only taken where one file fits.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class PathLookup:
     def find(self, path: str, *, anywhere: bool) -> list[str]:
         """The files that fit a path that no file has exactly, the best alone, or several that fit alike.
 
-        A file fits with the same stem, in the same folder, or where one of the two folders is the end of the other; with
-        `anywhere`, in any folder: where stems are unique by the data set's own rules. Of those that fit, the ones with
-        the most folders in common count, and of these the ones with the extension. Capitals, and signs that an address
-        writes as %20, are overlooked where nothing fits otherwise.
+        A file fits with the same stem, in the same folder, or where one of the two folders is the end of the
+        other; with `anywhere`, in any folder: where stems are unique by the data set's own rules. Of those
+        that fit, the ones with the most folders in common count, and of these the ones with the extension.
+        Capitals, and signs that an address writes as %20, are overlooked where nothing fits otherwise.
         """
         fits = self._alike(path, self._folder.by_stem, str, anywhere=anywhere)
         if not fits:

@@ -35,8 +35,9 @@ class Entry:
 class Listing:
     """What a format's files say about the videos of `folder`, and what is wrong with them.
 
-    Readers report what is wrong as a `problem` and go on, so that all of it can be counted. `lists` is the folder of the
-    lists. With `by_name_only` the folder holds no files, only names that are looked up as they are.
+    Readers report what is wrong as a `problem` and go on, so that all of it can be counted. `lists` is the
+    folder of the lists. With `by_name_only` the folder holds no files, only names that are looked up as they
+    are.
     """
 
     def __init__(self, folder: VideoFolder, lists: Path | None = None, *, by_name_only: bool = False) -> None:
@@ -66,10 +67,10 @@ class Listing:
     ) -> None:
         """Add the video at `path` (relative to the root, posix), or note why that is no path of a video.
 
-        A file with another extension, or below or above other folders, is taken where one fits, see `PathLookup.find`.
-        `id` defaults to the file's path; an empty `part` means that the video is not in the split. `where` is "" where
-        the folder itself is the list: a million places would take 130 MB. `bare`: the list names videos without an
-        extension. `anywhere`: names are unique, whatever the folder.
+        A file with another extension, or below or above other folders, is taken where one fits, see
+        `PathLookup.find`. `id` defaults to the file's path; an empty `part` means that the video is not in
+        the split. `where` is "" where the folder itself is the list: a million places would take 130 MB.
+        `bare`: the list names videos without an extension. `anywhere`: names are unique, whatever the folder.
         """
         said, where = where, where or f"{self.folder.root}/{path}"
         listed = ""
@@ -114,7 +115,8 @@ class Listing:
         if relative is None:
             self.problem(
                 where,
-                f"{path!r} leaves the video root {str(self.folder.root)!r}; name a folder that holds all listed videos with "
+                f"{path!r} leaves the video root {str(self.folder.root)!r}; name a folder that holds all "
+                f"listed videos with "
                 "--video-root",
             )
         return relative
@@ -140,8 +142,10 @@ class Listing:
             root = str(self.folder.root)
             self.problem(
                 where,
-                f"{path!r} is a link to {target!r}, outside the video root {root!r}; take it with --follow-links, or remove it, put "
-                "the file there, or list it in an annotation file and name a folder that holds all of them with --video-root",
+                f"{path!r} is a link to {target!r}, outside the video root {root!r}; take it with "
+                f"--follow-links, or remove it, put "
+                "the file there, or list it in an annotation file and name a folder that holds all of them "
+                "with --video-root",
             )
         return target is not None
 
@@ -164,13 +168,15 @@ class Listing:
             if not _may_be_one(first, entry.listed):
                 self.problem(
                     entry.where,
-                    f"{shown([entry.listed, first])} both fit the file {entry.path!r}; list it by its own path",
+                    f"{shown([entry.listed, first])} both fit the file {entry.path!r}; list it by its own "
+                    f"path",
                 )
         if names:
             listed, path = next(iter(names.items()))
             here = ascii if composed(listed) == composed(path) else repr
             self.notes.append(
-                f"listed under another name, found by the stem: {len(names):,}, as {here(listed)} is {here(path)}"
+                f"listed under another name, found by the stem: {len(names):,}, as {here(listed)} is "
+                f"{here(path)}"
             )
 
     def add_links_outside(self) -> None:

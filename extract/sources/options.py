@@ -37,7 +37,8 @@ class SourceOptions:
     )
     annotation_format: str | None = setting(
         None,
-        help="class-folders, kinetics, mmaction, csv, ucf101, hmdb51 or files; told from the files by default.",
+        help="class-folders, kinetics, mmaction, csv, ucf101, hmdb51 or files; told from the files by "
+        "default.",
         flag="--format",
     )
     video_root: str | None = setting(None, help="Where the videos of an annotation file lie.", path=True)

@@ -69,21 +69,21 @@ def read_source(
     A labelled source without splits gets the split "auto", from each id alone.
 
     Args:
-        source: a folder of videos, an annotation file, a folder of annotation files, or video files. A folder's
-            own annotation files are used, else those beside it, else its class folders.
+        source: a folder of videos, an annotation file, a folder of annotation files, or video files. A
+            folder's own annotation files are used, else those beside it, else its class folders.
         format: name of the annotation format; by default recognised from the files.
         video_root: folder that listed paths are relative to; by default the first of `videos/` in the
             annotation's folder, beside it (and `UCF-101/` for UCF-101), and that folder itself, that holds
             a listed video.
         allow_missing: go on without the listed videos that are not on disk; they become `Source.missing`.
-        limit: at most so many of the videos on disk, spread over the classes and within a class over the parts
-            of the splits.
+        limit: at most so many of the videos on disk, spread over the classes and within a class over the
+            parts of the splits.
         follow_links: take what links lead to outside of the root, too, at the links' own places.
 
     Raises:
         UsageError: an unknown format, or options that exclude each other.
-        SourceError: a source that cannot be read, an ambiguous one, malformed or contradicting lines (`file:line`), a
-            path or link that leaves the video root, and missing videos.
+        SourceError: a source that cannot be read, an ambiguous one, malformed or contradicting lines
+            (`file:line`), a path or link that leaves the video root, and missing videos.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, found {limit}")

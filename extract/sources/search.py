@@ -70,7 +70,8 @@ class Search:
 
         Raises:
             UsageError: options that exclude each other; an empty name, or an address.
-            SourceError: nothing that can be read is there, more than one annotation fits, or a list is in no known form.
+            SourceError: nothing that can be read is there, more than one annotation fits, or a list is in no
+                known form.
         """
         paths = list(map(require_local, [source] if isinstance(source, (str, os.PathLike)) else source))
         if not paths:
@@ -84,7 +85,8 @@ class Search:
             raise SourceError(f"no such file or folder: {str(first)!r}")
         if len(paths) == 1 and not first.is_file():
             raise SourceError(
-                f"{str(first)!r} is no regular file; devices and streams are not supported yet: save them as files first"
+                f"{str(first)!r} is no regular file; devices and streams are not supported yet: save them "
+                f"as files first"
             )
         if len(paths) == 1 and not is_video_name(first.name) and not _is_bare_video(first):
             return self._with_list(first)
@@ -120,7 +122,8 @@ class Search:
             if len(candidates) > 1:
                 listed = "; ".join(candidate.what for candidate in candidates)
                 raise SourceError(
-                    f"more than one annotation fits {str(folder)!r}: {listed}; choose with --format, or pass the "
+                    f"more than one annotation fits {str(folder)!r}: {listed}; choose with --format, or "
+                    f"pass the "
                     "annotation file itself with --video-root"
                 )
             if candidates:
@@ -142,7 +145,8 @@ class Search:
             notes += moved
         if not videos.files and not videos.outside:
             hidden = (
-                f"; {counted(videos.skipped, 'hidden file')} or broken {agreeing(videos.skipped, 'link is', 'links are')} left out"
+                f"; {counted(videos.skipped, 'hidden file')} or broken "
+                f"{agreeing(videos.skipped, 'link is', 'links are')} left out"
                 if videos.skipped
                 else ""
             )
@@ -161,9 +165,9 @@ class Search:
     def _with_lists_of(self, folder: Path) -> tuple[list[Candidate], list[str]]:
         """The lists in the folder; else those beside it that are about it; and notes on those that are not.
 
-        A folder of lists beside this one may be another data set's: it counts if it names one of the videos here.
-        A file beside the folder counts always, unless another annotation fits. Raises SourceError for a list that no
-        format knows where none is read in its place.
+        A folder of lists beside this one may be another data set's: it counts if it names one of the videos
+        here. A file beside the folder counts always, unless another annotation fits. Raises SourceError for a
+        list that no format knows where none is read in its place.
         """
         formats = [self.chosen] if self.chosen else file_formats()
         inside = [*_lists_in(folder, formats), *_list_folders_in(folder, formats)]

@@ -1,7 +1,7 @@
 """Lists of paths and labels: mmaction's and SlowFast's without a header, and tables with one.
 
-A line names a video and its class, by number or by name. Both kinds come with any separator that `list_text` knows, and
-both take the part from the file's name ("train", "val", "test") where no column says it.
+A line names a video and its class, by number or by name. Both kinds come with any separator that `list_text`
+knows, and both take the part from the file's name ("train", "val", "test") where no column says it.
 """
 
 from __future__ import annotations
@@ -155,10 +155,11 @@ def _is_headerless(file: Path) -> bool:
 def read_mmaction(files: Sequence[Path], listing: Listing) -> None:
     """Lists without a header: lines `path label`, the label last, a 0-based number or a name; paths may hold spaces.
 
-    Between them may be commas, semicolons, tabs or `|`, and the label may come first. Lists of folders of frames, `path
-    frames label`, name the videos that the frames were taken from; they are used where no list of videos lies beside them.
-    The file's name says the part ("train", "val", "test") and a number of the split ("split_1") or neither. Numbered
-    classes are named after their folders where every one has a folder of its own, else by their number; names sort.
+    Between them may be commas, semicolons, tabs or `|`, and the label may come first. Lists of folders of
+    frames, `path frames label`, name the videos that the frames were taken from; they are used where no list
+    of videos lies beside them. The file's name says the part ("train", "val", "test") and a number of the
+    split ("split_1") or neither. Numbered classes are named after their folders where every one has a folder
+    of its own, else by their number; names sort.
     """
     of_videos: dict[Path, list[_Row]] = {}
     of_frames: dict[Path, list[_Row]] = {}
@@ -232,7 +233,8 @@ def _row_of(
     found = f"{len(fields)} field{'s' if len(fields) != 1 else ''}"
     listing.problem(
         where,
-        f"{found} where a path and one label belong; if there are more columns, name them in a first line: path,label,split",
+        f"{found} where a path and one label belong; if there are more columns, name them in a first line: "
+        f"path,label,split",
     )
 
 
@@ -264,9 +266,10 @@ def _table_header(file: Path) -> tuple[str, list[str]] | None:
 def read_csv(files: Sequence[Path], listing: Listing) -> None:
     """Tables with a header that names a column of paths, and one of labels or parts, or both; others are ignored.
 
-    Columns may stand in any order; the separator is `,` `;` a tab, `|` or spaces. A label is a class's name or 0-based
-    number; where one column holds names and another numbers (`label` and `label_id`), the numbers order the classes. A
-    video without a label is unlabelled. The part is that of the column `split`, or of the file's name.
+    Columns may stand in any order; the separator is `,` `;` a tab, `|` or spaces. A label is a class's name
+    or 0-based number; where one column holds names and another numbers (`label` and `label_id`), the numbers
+    order the classes. A video without a label is unlabelled. The part is that of the column `split`, or of
+    the file's name.
     """
     tables: dict[Path, list[_Row]] = {}
     for file in files:

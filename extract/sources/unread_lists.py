@@ -12,7 +12,8 @@ from .folder import LIST_EXTENSIONS, list_entries
 from .folder_layout import PARTS
 
 KNOWN_FORMS = (
-    "a csv with a header (path,label or path,label,split, or Kinetics' label,youtube_id,time_start,time_end,split), lines 'path "
+    "a csv with a header (path,label or path,label,split, or Kinetics' "
+    "label,youtube_id,time_start,time_end,split), lines 'path "
     "label', UCF-101's trainlistNN.txt with classInd.txt, HMDB-51's CLASS_test_splitN.txt"
 )
 _OF_LISTS = frozenset(
@@ -61,7 +62,8 @@ def first_line(file: Path) -> str:
 def unknown_form(file: Path) -> SourceError:
     """What is said of a list that no format knows."""
     return SourceError(
-        f"{str(file)!r} is a list in no known form ({first_line(file)}); known are: {KNOWN_FORMS}; name its format with --format, or go "
+        f"{str(file)!r} is a list in no known form ({first_line(file)}); known are: {KNOWN_FORMS}; name its "
+        f"format with --format, or go "
         "on without it with --format class-folders or files"
     )
 

@@ -1,8 +1,8 @@
 """Batch norm in training, and the ReLU after it, on a CPU: statistics in float32 of maps that lie channels last.
 
-PyTorch's own kernels go along the channels, which are few in narrow networks (11 to 64), and leave most of the vector
-units idle. Here k places are taken as one of k·c channels, whose statistics are then put together; the kernels are
-PyTorch's. `nn.BatchNorm3d` is the oracle.
+PyTorch's own kernels go along the channels, which are few in narrow networks (11 to 64), and leave most of
+the vector units idle. Here k places are taken as one of k·c channels, whose statistics are then put together;
+the kernels are PyTorch's. `nn.BatchNorm3d` is the oracle.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def norm_relu(x: Tensor, norm: nn.BatchNorm3d, *, relu: bool) -> Tensor:
     """
     if (n := len(x)) == 1:
         raise RunError(
-            "batch norm met a single value: one clip is left of a batch, and its maps have one place; raise --batch-size "
+            "batch norm met a single value: one clip is left of a batch, and its maps have one place; raise "
+            "--batch-size "
             "or --size, and use another --out"
         )
     y, mean, var = _NormReLU.apply(x, norm.weight, norm.bias, norm.eps, relu)  # type: ignore[no-untyped-call]
@@ -84,7 +85,8 @@ class _NormReLU(torch.autograd.Function):
         to_weight, to_bias = to_weight.view(fold, -1).sum(0), to_bias.view(fold, -1).sum(0)
         if not ctx.needs_input_grad[0]:
             return None, to_weight, to_bias, None, None
-        # (g − mean(g) − x̂ · mean(g · x̂)) · weight / deviation, with x̂ = (x − mean) / deviation, as a·g + b·x + c
+        # (g − mean(g) − x̂ · mean(g · x̂)) · weight / deviation, with x̂ = (x − mean) / deviation, as a·g +
+        # b·x + c
         per_deviation = (var + ctx.eps).rsqrt()
         a = weight * per_deviation
         b = -a * per_deviation * to_weight / n

@@ -25,8 +25,8 @@ def fold_of(
 ) -> NDArray[np.int64]:
     """(n,) the fold, in [0, folds), of each labelled video: the same for the same videos, whatever their order, and seed.
 
-    Videos of one group stay together; a video without a group is one of its own. Each class is spread over the folds as
-    evenly as its groups allow.
+    Videos of one group stay together; a video without a group is one of its own. Each class is spread over
+    the folds as evenly as its groups allow.
 
     Raises:
         SourceError: leaving out some fold would leave out a whole class, or a fold would have no video.
@@ -57,7 +57,8 @@ def fold_of(
             )
         if (gone := np.flatnonzero((totals > 0) & (counts[k] == totals))).size:
             raise SourceError(
-                f"fold {k} of {folds} would hold every video of {class_names[gone[0]]!r}, which has too few groups to be parted; "
+                f"fold {k} of {folds} would hold every video of {class_names[gone[0]]!r}, which has too few "
+                f"groups to be parted; "
                 "leave the class out, or train without --folds"
             )
     return fold

@@ -22,8 +22,8 @@ def start_from(
 ) -> tuple[WeightsInfo, str]:
     """Put the weights at `place` into a fresh backbone called `model`; the facts of them, and a line that says what was taken.
 
-    The classifier, everything whose size depends on the number of classes, keeps its fresh weights unless the class
-    names are the same.
+    The classifier, everything whose size depends on the number of classes, keeps its fresh weights unless the
+    class names are the same.
 
     Raises:
         WeightsError: the weights are missing, damaged or another network's.
@@ -61,7 +61,8 @@ def require_unseen_by(info: WeightsInfo, videos: Sequence[VideoRecord], what: st
 def freeze(model: str, backbone: Backbone, parts: Iterable[str]) -> list[nn.Module]:
     """Leave the named parts out of training; returns their modules, which are to be kept in evaluation mode.
 
-    A part is a module of the network, as "conv1", "res2" or "res4.0", or "features" for all but the classifier.
+    A part is a module of the network, as "conv1", "res2" or "res4.0", or "features" for all but the
+    classifier.
 
     Raises:
         UsageError: there is no such part, or nothing is left to train.

@@ -1,10 +1,10 @@
 """The package's own networks as they train fastest: every convolution but 3×3×3 in two dimensions, channels last.
 
-`inference.resnet3d` with batch norms as they are in training. A map lies as (B, T, H, W, C) in memory: seen as B·T pictures
-by the 1×k×k convolutions, as B pictures of T × H·W by the k×1×1 ones. That is faster, and in bfloat16 on a CPU it is
-needed: the gradients that PyTorch's Conv3d gives the weights there are wrong, up to 1e24 and NaN. So there the 3×3×3 ones,
-too, are run in two dimensions, over pictures with three times' channels. The plain network (`ResNet3D.forward`) is the
-oracle.
+`inference.resnet3d` with batch norms as they are in training. A map lies as (B, T, H, W, C) in memory: seen
+as B·T pictures by the 1×k×k convolutions, as B pictures of T × H·W by the k×1×1 ones. That is faster, and in
+bfloat16 on a CPU it is needed: the gradients that PyTorch's Conv3d gives the weights there are wrong, up to
+1e24 and NaN. So there the 3×3×3 ones, too, are run in two dimensions, over pictures with three times'
+channels. The plain network (`ResNet3D.forward`) is the oracle.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ _Layer = _ConvNorm | _Residual | _MaxPool
 class TrainForward:
     """Pixels (B, L, H, W, 3) uint8 → float32 logits (B, K), with the network's own parameters and buffers.
 
-    `dtype` is what pixels are rounded to; under autocast to bfloat16 convolutions round weights and maps to it, and
-    statistics, norms' weights and the classifier stay in float32. Norms in evaluation mode use their running
-    statistics. The network must lie on its device.
+    `dtype` is what pixels are rounded to; under autocast to bfloat16 convolutions round weights and maps to
+    it, and statistics, norms' weights and the classifier stay in float32. Norms in evaluation mode use their
+    running statistics. The network must lie on its device.
     """
 
     def __init__(self, network: ResNet3D, layers: list[_Layer], dtype: torch.dtype) -> None:

@@ -146,8 +146,9 @@ class BackboneTask:
     def figures(self, videos: Sequence[VideoRecord], what: str, *, progress: bool) -> dict[str, float]:
         """ "top1" of videos as the paper tests, uniform clips, softmax scores averaged (§4), and "loss", −ln of the label's mean score.
 
-        In float32, with norms folded, as `faster extract` runs the network. Raises SourceError where no video can be
-        decoded, and RunError where the network gives values that are not finite or do not fit a store's float16.
+        In float32, with norms folded, as `faster extract` runs the network. Raises SourceError where no video
+        can be decoded, and RunError where the network gives values that are not finite or do not fit a
+        store's float16.
         """
         network = FrozenBackbone(
             self.model, device=self._device, batch_clips=self._config.validation_clips, compiled=False
@@ -186,7 +187,8 @@ class BackboneTask:
         """Note a video that cannot be decoded. Raises StorageError where it was: its file in the cache is gone or damaged."""
         if (entry := self._cached.get(video.id)) is not None:
             raise StorageError(
-                f"{entry.file} cannot be read any more ({failure.reason}); the same command makes it again, and goes on"
+                f"{entry.file} cannot be read any more ({failure.reason}); the same command makes it again, "
+                f"and goes on"
             )
         self.failed[video.id] = failure.reason
 
@@ -280,7 +282,8 @@ def _forward(
         return fast
     if bf16 and device.type == "cpu":
         raise UsageError(
-            f"{config.model} cannot be trained in bf16 on a CPU: the gradients of PyTorch's Conv3d are not to be trusted "
+            f"{config.model} cannot be trained in bf16 on a CPU: the gradients of PyTorch's Conv3d are not "
+            f"to be trusted "
             "there; leave out --precision bf16"
         )
     return partial(_plain, model)

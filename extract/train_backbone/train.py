@@ -57,7 +57,8 @@ def train_backbone(config: TrainBackboneConfig, *, progress: bool = True) -> Tra
     Started by torchrun, the processes share each batch; the first one speaks and writes.
 
     Raises:
-        UsageError, SourceError: the configuration or source is wrong, or too few videos or classes are labelled.
+        UsageError, SourceError: the configuration or source is wrong, or too few videos or classes are
+            labelled.
         DataError: the weights to start from do not fit, or saw videos that are to be unseen.
         RunError: the run folder holds another configuration's run, or the loss was not finite.
         StorageError: the disk has no room for the cache, or fails.
@@ -152,7 +153,8 @@ def _train(
         failed=task.failed,
     )
     if ranks.is_main:
-        # Both the run folder and the plain file can be given to `faster extract --weights`, and both say what they saw.
+        # Both the run folder and the plain file can be given to `faster extract --weights`, and both say what
+        # they saw.
         save_weights(model, run_dir / "best.safetensors", info)
         save_weights(model, target, info)
         write_json(run_dir / "result.json", result.to_dict())
@@ -253,7 +255,8 @@ def _labelled_source(config: TrainBackboneConfig) -> Source:
     source = config.read()
     if len({video.label for video in source.videos if video.label >= 0}) < 2:
         raise SourceError(
-            f"{config.place} labels fewer than two classes; training needs class folders or an annotation file"
+            f"{config.place} labels fewer than two classes; training needs class folders or an annotation "
+            f"file"
         )
     return source
 

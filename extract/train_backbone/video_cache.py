@@ -1,8 +1,9 @@
 """Decoded videos on disk, memory-mapped, so that training decodes each only once: `--cache uint8`.
 
-A training video lies as all its pictures, whole, the shorter side scaled to the largest that training draws (320/224 of
-the size): a random clip is then a few pictures, cut and scaled down once more. A validation video lies as its clips
-themselves. Each is one `.npy` file of uint8, named after all that decides its bytes, so that runs and splits share it.
+A training video lies as all its pictures, whole, the shorter side scaled to the largest that training draws
+(320/224 of the size): a random clip is then a few pictures, cut and scaled down once more. A validation video
+lies as its clips themselves. Each is one `.npy` file of uint8, named after all that decides its bytes, so
+that runs and splits share it.
 """
 
 from __future__ import annotations

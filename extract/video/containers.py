@@ -63,8 +63,8 @@ def read_packets(
 ) -> Iterator[av.Packet[av.video.VideoStream]]:
     """The stream's packets from the container's position to the end; empty ones, which would end a decoder, too."""
     for packet in container.demux(stream):
-        # PyAV ends with a packet to flush each stream. One that appeared late (in MPEG) can make it fail there,
-        # with an IndexError; ours was known from the start and comes before.
+        # PyAV ends with a packet to flush each stream. One that appeared late (in MPEG) can make it fail
+        # there, with an IndexError; ours was known from the start and comes before.
         if packet.size == 0 and packet.pts is None and packet.dts is None:
             return
         yield packet

@@ -1,8 +1,8 @@
 """Exactly these frames of this video, as pictures, and the clips made of them.
 
-Frame k is the k-th frame that decoding the whole file gives. A frame is decoded once, turned upright, scaled and
-cut, whatever the number of clips that hold it; a file that cannot give a frame is a `VideoError`. Clips can come in
-parts, so that memory does not grow with their number.
+Frame k is the k-th frame that decoding the whole file gives. A frame is decoded once, turned upright, scaled
+and cut, whatever the number of clips that hold it; a file that cannot give a frame is a `VideoError`. Clips
+can come in parts, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -51,11 +51,12 @@ __all__ = [
 class LoadedVideo:
     """M clips of L frames of one video, or of a part of it; `more` says that another part of it follows.
 
-    `clips` is uint8 (M, L, size, size, 3), red, green, blue. `starts` (M,) int64 are the clips' first frames in
-    the file, `times_seconds` (M,) float64 their times since the file's first frame, `padded` (M,) int64 how many
-    frames of each clip repeat the last. `frames` is T, of the segment where one was asked for; `fps` the file's.
-    `views` (M,) int64 is each clip's view, None where all are of one; `decode_seconds` what decoding took so far.
-    `left_out` frames at the file's start need pictures from before it; frames and times count from the one behind.
+    `clips` is uint8 (M, L, size, size, 3), red, green, blue. `starts` (M,) int64 are the clips' first frames
+    in the file, `times_seconds` (M,) float64 their times since the file's first frame, `padded` (M,) int64
+    how many frames of each clip repeat the last. `frames` is T, of the segment where one was asked for; `fps`
+    the file's. `views` (M,) int64 is each clip's view, None where all are of one; `decode_seconds` what
+    decoding took so far. `left_out` frames at the file's start need pictures from before it; frames and times
+    count from the one behind.
     """
 
     clips: NDArray[np.uint8]
@@ -99,7 +100,8 @@ def read_scaled(
 ) -> tuple[tuple[int, int, int], Iterator[NDArray[np.uint8]]]:
     """(T, height, width) of a video, or of a segment of it, and its T pictures in order, whole.
 
-    A picture is uint8 (height, width, 3), upright, its shorter side `short_side`; it holds until the next is asked for.
+    A picture is uint8 (height, width, 3), upright, its shorter side `short_side`; it holds until the next is
+    asked for.
 
     Raises:
         VideoError: as `load_clips`, or the pictures' size changes; also while the pictures are drawn.
@@ -168,13 +170,13 @@ def stream_clips(
 ) -> Generator[LoadedVideo, NDArray[np.uint8], None]:
     """The clips of `load_clips` in parts, in order and still in one pass, however long the video is.
 
-    Each part fills the beginning of `out`, uint8 (any number, clip_frames, size, size, 3), and is followed by what is
-    sent as the next `out`. Beside it only the frames are kept that a part shares with the one before. The last part
-    comes when the rest of the video has been checked: until then a `VideoError` may end it. None as `out` makes one
-    part of all.
+    Each part fills the beginning of `out`, uint8 (any number, clip_frames, size, size, 3), and is followed by
+    what is sent as the next `out`. Beside it only the frames are kept that a part shares with the one before.
+    The last part comes when the rest of the video has been checked: until then a `VideoError` may end it.
+    None as `out` makes one part of all.
 
-    With `views` there are `clips` clips of each, still in one pass: in the order of their starts, and the parts say
-    which view each clip is of. Without, all are of the centre view.
+    With `views` there are `clips` clips of each, still in one pass: in the order of their starts, and the
+    parts say which view each clip is of. Without, all are of the centre view.
 
     Raises:
         UsageError, VideoError: as `load_clips`, at the first part or a later one.
@@ -213,8 +215,8 @@ def load_random_video(
 ) -> LoadedVideo:
     """One random clip in one random view of it (§4), as a video of one clip; of a segment too.
 
-    The start is uniform; the shorter side is drawn between `size`·256/224 and `size`·320/224; place of the crop
-    and mirroring are random, and the same for all frames.
+    The start is uniform; the shorter side is drawn between `size`·256/224 and `size`·320/224; place of the
+    crop and mirroring are random, and the same for all frames.
 
     Raises:
         UsageError: a count or size below 1, or an `out` that does not fit.
@@ -269,8 +271,8 @@ def _load(
 ) -> Generator[LoadedVideo, NDArray[np.uint8], None]:
     """Decode each frame of the plan once and copy it to all its places, a part of the clips at a time.
 
-    `video` are the frames of the file that the plan counts from 0. Clip i is in view `views[i]`, which has a painter;
-    the clips' starts ascend. `began` is when loading began, as `time.perf_counter` says.
+    `video` are the frames of the file that the plan counts from 0. Clip i is in view `views[i]`, which has a
+    painter; the clips' starts ascend. `began` is when loading began, as `time.perf_counter` says.
     """
     clips, clip_frames = plan.indices.shape
     shape = (clip_frames, size, size, 3)
@@ -287,7 +289,8 @@ def _load(
             out = np.empty((clips, *shape), dtype=np.uint8)
         if out.shape[1:] != shape or not len(out) or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise UsageError(
-                f"out is {out.dtype} {out.shape}: it must be uint8 (clips, {', '.join(map(str, shape))}), contiguous"
+                f"out is {out.dtype} {out.shape}: it must be uint8 (clips, {', '.join(map(str, shape))}), "
+                f"contiguous"
             )
         part = slice(done, min(done + len(out), clips))
         done = part.stop

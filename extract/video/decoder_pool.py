@@ -1,9 +1,9 @@
 """A pool of decoder processes that hand over clips through shared memory, in order, and survive any video.
 
 Each process decodes one video at a time, with one thread. A video that makes its process crash or stall costs
-that process, which is replaced, and nothing else: its job ends as a `VideoFailure`. Pixels are written once, into
-one of a fixed number of slots that all processes share, and are never pickled. A video that does not fit a slot
-comes in parts.
+that process, which is replaced, and nothing else: its job ends as a `VideoFailure`. Pixels are written once,
+into one of a fixed number of slots that all processes share, and are never pickled. A video that does not fit
+a slot comes in parts.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _STOP_SECONDS = 0.2  # so soon after `DecoderPool.stop` its `run` ends
 class DecodeJob(Generic[Key]):
     """One video to load: `load(path, out=slot, **arguments)`, called in a decoder process.
 
-    `key` comes back with the result. `load` is a function at a module's top level; it fills `out` from its beginning
-    and returns a `LoadedVideo` whose clips lie there, as `load_clips` and `load_random_video` do. Or it is a
-    generator function that yields the video part by part and is sent the slot for the next one, as `stream_clips`
-    is. The arguments are pickled.
+    `key` comes back with the result. `load` is a function at a module's top level; it fills `out` from its
+    beginning and returns a `LoadedVideo` whose clips lie there, as `load_clips` and `load_random_video` do.
+    Or it is a generator function that yields the video part by part and is sent the slot for the next one, as
+    `stream_clips` is. The arguments are pickled.
     """
 
     key: Key
@@ -57,9 +57,9 @@ class DecodeJob(Generic[Key]):
 class DecoderPool:
     """`workers` decoder processes around `slots` slots, each for clips of one video: `shape` (M, L, H, W, 3).
 
-    Use it in a `with` statement. More slots than workers let decoding run ahead of the consumer. The memory is
-    slots × M·L·H·W·3 bytes, taken when first used; see `fit_slots`. The processes start with their first job. A video
-    of which a part takes longer than `timeout_seconds` is given up.
+    Use it in a `with` statement. More slots than workers let decoding run ahead of the consumer. The memory
+    is slots × M·L·H·W·3 bytes, taken when first used; see `fit_slots`. The processes start with their first
+    job. A video of which a part takes longer than `timeout_seconds` is given up.
 
     Raises:
         UsageError: fewer than one worker or slot, no time, or a shape that is not five counts.
@@ -75,7 +75,8 @@ class DecoderPool:
     ) -> None:
         if workers < 1 or slots < 1 or timeout_seconds <= 0 or len(shape) != 5 or min(shape) < 1:
             raise UsageError(
-                f"a pool of {workers} workers, {slots} slots of {shape}, {timeout_seconds} s: all must be positive"
+                f"a pool of {workers} workers, {slots} slots of {shape}, {timeout_seconds} s: all must be "
+                f"positive"
             )
         require_startable()
         self._timeout_seconds = timeout_seconds
@@ -89,10 +90,10 @@ class DecoderPool:
     ) -> Generator[tuple[Key, LoadedVideo | VideoFailure], None, None]:
         """Yield (key, result) for each job, in the jobs' order.
 
-        A video that its job loads in parts comes as several results with its key, one after another, all but the last
-        with `more`. If one of them is a `VideoFailure`, it is the last, and those before it do not count. A
-        result's clips are a view of its slot: they hold until the next result is asked for. Jobs are drawn as
-        slots become free. Leaving the loop early abandons the jobs drawn so far.
+        A video that its job loads in parts comes as several results with its key, one after another, all but
+        the last with `more`. If one of them is a `VideoFailure`, it is the last, and those before it do not
+        count. A result's clips are a view of its slot: they hold until the next result is asked for. Jobs are
+        drawn as slots become free. Leaving the loop early abandons the jobs drawn so far.
 
         Raises:
             UsageError: the pool is closed or already running, or its processes cannot start.
@@ -146,8 +147,8 @@ class DecoderPool:
     def _dispatch(self, drawn: Iterator[DecodeJob[Key]], tickets: deque[_Ticket[Key]]) -> None:
         """Hand out the free slots, to the oldest video first.
 
-        The last free slot is kept for the oldest video that is not over, unless that has one: all others' parts wait
-        until its parts have been taken, so it must be able to go on.
+        The last free slot is kept for the oldest video that is not over, unless that has one: all others'
+        parts wait until its parts have been taken, so it must be able to go on.
         """
         decoding = [ticket for ticket in tickets if not ticket.is_over]
 

@@ -1,9 +1,9 @@
 """Decoded frames by index, equal to those of decoding the whole file.
 
-Where every frame has a timestamp of its own, decoding begins at the key frame before the frames that are asked for,
-and where these are few and far between, only the parts that hold them are decoded. Whatever looks irregular on the
-way (a frame missing, out of order, flagged corrupt) sends the file to the plain way: decode all of it and count. That
-either gives every frame, or it is a `VideoError` that says how many came.
+Where every frame has a timestamp of its own, decoding begins at the key frame before the frames that are
+asked for, and where these are few and far between, only the parts that hold them are decoded. Whatever looks
+irregular on the way (a frame missing, out of order, flagged corrupt) sends the file to the plain way: decode
+all of it and count. That either gives every frame, or it is a `VideoError` that says how many came.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ def decode_frames(
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yield (index, frame) for the wanted indices, which are ascending and distinct.
 
-    `video` are the frames that make up the video, all of the file's by default; `wanted` lie in it. Those that are
-    not wanted are decoded too, so that damage is seen wherever it lies, if the video has up to 1,024 frames or up to
-    8 times as many as are wanted. In a longer one, or with `sparse`, only what the wanted frames need is decoded.
+    `video` are the frames that make up the video, all of the file's by default; `wanted` lie in it. Those
+    that are not wanted are decoded too, so that damage is seen wherever it lies, if the video has up to 1,024
+    frames or up to 8 times as many as are wanted. In a longer one, or with `sparse`, only what the wanted
+    frames need is decoded.
 
     Raises:
         VideoError: the decoder does not give these frames, or flags one as damaged.

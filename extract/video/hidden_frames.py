@@ -1,8 +1,8 @@
 """How many frames a decoder gives for a packet of VP8, VP9 or AV1.
 
-These codecs have pictures that are decoded and never shown: later ones refer to them. Mostly such a picture lies in one
-packet with the next that is shown (VP9's superframes, AV1's temporal units), but some writers give it a packet of its
-own. What cannot be read here counts as one frame: the decoder has the last word.
+These codecs have pictures that are decoded and never shown: later ones refer to them. Mostly such a picture
+lies in one packet with the next that is shown (VP9's superframes, AV1's temporal units), but some writers
+give it a packet of its own. What cannot be read here counts as one frame: the decoder has the last word.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def shown_frames(codec: str, extradata: bytes) -> ShownFrames | None:
 def lost_frames(hidden: NDArray[np.int64], shown: NDArray[np.int64]) -> int:
     """How many of the packets that show nothing have lost a picture to damage, by their timestamps, ascending.
 
-    A hidden picture takes no time: the next packet's picture is shown when it would be. One that is shown no more, such
-    as the one packed behind a hidden picture whose packet is damaged, leaves a gap.
+    A hidden picture takes no time: the next packet's picture is shown when it would be. One that is shown no
+    more, such as the one packed behind a hidden picture whose packet is damaged, leaves a gap.
     """
     followed = hidden[np.searchsorted(shown, hidden) < len(shown)]
     if not len(followed):

@@ -2,8 +2,8 @@
 
 Old AVI files "pack" two pictures (VOPs) into one packet and put a placeholder, a VOP that is not coded or a
 single byte, where the second belongs. A decoder keeps the second until the next packet comes, so that one at
-the very end is never given. A VOP that is not coded never gives a frame (ISO/IEC 14496-2, 6.2.3 and 6.2.5). It is
-short: a long packet that seems to hold no picture is a damaged one, and counts.
+the very end is never given. A VOP that is not coded never gives a frame (ISO/IEC 14496-2, 6.2.3 and 6.2.5).
+It is short: a long packet that seems to hold no picture is a damaged one, and counts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A video file opened safely, and its frames counted from its packets.
 
-Headers lie about the number of frames, so every packet is read (not decoded) once. A frame's index is the rank
-of its timestamp. Packets that show nothing do not count: packets that an edit list discards, the hidden reference
-frames of VP8, VP9 and AV1, MPEG-4's placeholders. Nor do frames at the start that need pictures from before it.
+Headers lie about the number of frames, so every packet is read (not decoded) once. A frame's index is the
+rank of its timestamp. Packets that show nothing do not count: packets that an edit list discards, the hidden
+reference frames of VP8, VP9 and AV1, MPEG-4's placeholders. Nor do frames at the start that need pictures
+from before it.
 
 A "video" can be a playlist that names other files or the network. So a file is opened by Python and handed to
 FFmpeg as a stream of bytes, with no protocol allowed, and only real containers are recognised.
@@ -43,9 +44,10 @@ class Probe:
     """What a video holds: number of frames, mean rate, size as shown (after rotation), the frames' times.
 
     `pts_seconds` is float64 (frames,), ascending, as the file says; it need not begin at 0. `fps` is the mean
-    over the timestamps; with one frame, the header's, 0.0 where it has none. Where a container keeps no usable
-    presentation times (AVI with reordered frames), both follow from the header's rate. `left_out` says how many
-    frames at the file's start cannot be decoded, because they need pictures from before it; the others count from 0.
+    over the timestamps; with one frame, the header's, 0.0 where it has none. Where a container keeps no
+    usable presentation times (AVI with reordered frames), both follow from the header's rate. `left_out` says
+    how many frames at the file's start cannot be decoded, because they need pictures from before it; the
+    others count from 0.
     """
 
     frames: int
@@ -75,9 +77,10 @@ class KeyPacket:
 class PacketScan:
     """A probe and what decoding needs.
 
-    `pts` are the frames' timestamps, int64 (frames,), ascending, where every frame has its own; else None, and
-    there is no seeking. `keys` are the key packets, int64 (keys, 3): frame, pts, seek_to, by frame; see `KeyPacket`.
-    Of the file's first `forgiven` packets, which come before the first picture, the decoder may refuse any.
+    `pts` are the frames' timestamps, int64 (frames,), ascending, where every frame has its own; else None,
+    and there is no seeking. `keys` are the key packets, int64 (keys, 3): frame, pts, seek_to, by frame; see
+    `KeyPacket`. Of the file's first `forgiven` packets, which come before the first picture, the decoder may
+    refuse any.
     """
 
     probe: Probe
@@ -112,7 +115,8 @@ def scan(path: Path) -> PacketScan:
     if state is not None and _last is not None and _last[0] == state:
         return _last[1]
     found = _scan(path)
-    # What was written a moment ago can be written again without a newer time, so that the change would not be seen.
+    # What was written a moment ago can be written again without a newer time, so that the change would not be
+    # seen.
     if (
         state is not None
         and time.time() - max(state[-2:]) / 1e9 > _SETTLED_SECONDS

@@ -51,8 +51,8 @@ def _unknown_type(kind: type[Type], value: Any) -> Type:
     return member
 
 
-# PyAV refuses all that lies beside a picture where it does not know the type of one thing (views of MV-HEVC, and whatever
-# decoders will attach next). Nobody asks for such a thing: it gets a name.
+# PyAV refuses all that lies beside a picture where it does not know the type of one thing (views of MV-HEVC,
+# and whatever decoders will attach next). Nobody asks for such a thing: it gets a name.
 Type._missing_ = classmethod(_unknown_type)  # type: ignore[assignment,method-assign]
 
 

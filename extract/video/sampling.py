@@ -1,8 +1,8 @@
 """Which frames make which clip: the uniform grid of testing, and the random clip of stage one's training.
 
-A video has T frames, a clip L of them. Clip i of M starts at frame min(⌊i·T/M⌋, T − span), where a clip's span
-is (L − 1)·stride + 1 frames. 256 frames in 32 clips of 8 lie end to end; shorter videos' clips overlap; a video
-shorter than a clip repeats its last frame.
+A video has T frames, a clip L of them. Clip i of M starts at frame min(⌊i·T/M⌋, T − span), where a clip's
+span is (L − 1)·stride + 1 frames. 256 frames in 32 clips of 8 lie end to end; shorter videos' clips overlap;
+a video shorter than a clip repeats its last frame.
 """
 
 from __future__ import annotations

@@ -34,9 +34,10 @@ def fit_slots(
 ) -> tuple[Shape, int]:
     """The shape of a slot and the number of slots for videos of `clips` clips of (L, H, W, 3), in `memory_bytes`.
 
-    There is a slot for each worker, one for the consumer and one that waits for it. A slot holds all clips of a video
-    if these fit, else a part of them: as many whole batches of `batch_clips` as fit, or if not even one does, as
-    many clips as fit, and one at least. Where single clips do not fit so many times, there are fewer slots.
+    There is a slot for each worker, one for the consumer and one that waits for it. A slot holds all clips of
+    a video if these fit, else a part of them: as many whole batches of `batch_clips` as fit, or if not even
+    one does, as many clips as fit, and one at least. Where single clips do not fit so many times, there are
+    fewer slots.
 
     Raises:
         UsageError: one clip takes more than `memory_bytes`.
@@ -45,7 +46,8 @@ def fit_slots(
     slots = min(workers + 2, memory_bytes // clip_bytes)
     if slots < 1:
         raise UsageError(
-            f"a clip of {clip_shape[0]} frames of {clip_shape[2]}×{clip_shape[1]} pixels takes {clip_bytes >> 20} MiB, "
+            f"a clip of {clip_shape[0]} frames of {clip_shape[2]}×{clip_shape[1]} pixels takes "
+            f"{clip_bytes >> 20} MiB, "
             f"decoding has {memory_bytes >> 20} MiB: take a smaller --size or --clip-frames"
         )
     part = min(clips, memory_bytes // (slots * clip_bytes))

@@ -1,10 +1,11 @@
 """Where a stream may begin: which of its first frames a decoder leaves out because they need pictures from before it.
 
-A file that was cut out of another, or out of a broadcast, can begin at a picture that others, shown before it and stored
-behind it, refer past (HEVC's CRA with its RASL pictures, an open group of pictures of H.264, MPEG-1, MPEG-2 and MPEG-4); at a
-picture from which the others are only mended little by little (H.264's gradual refresh); or in the midst of a group. A
-decoder gives nothing until it has what a picture needs. That is no damage: the video begins at the first picture that
-is given. A picture that the decoder should have given and did not is damage, here as elsewhere.
+A file that was cut out of another, or out of a broadcast, can begin at a picture that others, shown before it
+and stored behind it, refer past (HEVC's CRA with its RASL pictures, an open group of pictures of H.264,
+MPEG-1, MPEG-2 and MPEG-4); at a picture from which the others are only mended little by little (H.264's
+gradual refresh); or in the midst of a group. A decoder gives nothing until it has what a picture needs. That
+is no damage: the video begins at the first picture that is given. A picture that the decoder should have
+given and did not is damage, here as elsewhere.
 """
 
 from __future__ import annotations

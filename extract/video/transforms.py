@@ -1,8 +1,8 @@
 """The geometry of the paper's views (§4): shorter side and crop in testing and training, and normalisation.
 
-Testing: the shorter side is scaled to 256 and the central 224×224 is cut. Training: the shorter side is
-drawn from 256 to 320, and a random 224×224 is cut and flipped half of the time. Other sizes scale both.
-Augmented views of an extraction are drawn from (seed, video, view) alone. What is drawn fits a picture of any size and
+Testing: the shorter side is scaled to 256 and the central 224×224 is cut. Training: the shorter side is drawn
+from 256 to 320, and a random 224×224 is cut and flipped half of the time. Other sizes scale both. Augmented
+views of an extraction are drawn from (seed, video, view) alone. What is drawn fits a picture of any size and
 a video of any length, so a view can be told again without the file.
 """
 
@@ -144,9 +144,9 @@ class ViewDraw:
 def draw_view(video: str, view: int, *, seed: int, size: int) -> ViewDraw:
     """View `view` of the video with that id, for frames of `size` × `size` pixels.
 
-    View 0 is the centre view (§4: shorter side 256, centre crop 224). The others are drawn as in training (§4): shorter
-    side uniform from 256 to 320 (of 224; other sizes scale both), crop anywhere, mirrored half of the time; and the grid of
-    clips is moved by a uniform share of the distance from clip to clip.
+    View 0 is the centre view (§4: shorter side 256, centre crop 224). The others are drawn as in training
+    (§4): shorter side uniform from 256 to 320 (of 224; other sizes scale both), crop anywhere, mirrored half
+    of the time; and the grid of clips is moved by a uniform share of the distance from clip to clip.
     """
     if view == 0:
         return ViewDraw(short_side=centre_transform(size).short_side)

@@ -30,17 +30,18 @@ DeviceMapsAndLogits = tuple[Tensor, Tensor | None]
 class FrozenBackbone:
     """A copy of a backbone (`.backbone`) that only infers: evaluation mode, no gradients, batch norms folded.
 
-    Clips run in passes of one fixed number of clips, the last one padded, so that the shapes that the kernels see never
-    change and a clip's result has the same bits whatever else is in the call. Another number, device or number of
-    threads may change last bits.
+    Clips run in passes of one fixed number of clips, the last one padded, so that the shapes that the kernels
+    see never change and a clip's result has the same bits whatever else is in the call. Another number,
+    device or number of threads may change last bits.
 
     Args:
         backbone: stays as it is.
         device: where it runs.
         batch_clips: the most clips of a pass; on the CPU a pass has fewer where their maps are large.
-        precision: one of `PRECISIONS`; auto is bf16 where the device has it in hardware and the network takes it.
-        compiled: on a GPU, compile at the first pass of each shape. Where that fails, a RuntimeWarning is given, and
-            the network runs uncompiled. The CPU's way needs no compilation.
+        precision: one of `PRECISIONS`; auto is bf16 where the device has it in hardware and the network takes
+            it.
+        compiled: on a GPU, compile at the first pass of each shape. Where that fails, a RuntimeWarning is
+            given, and the network runs uncompiled. The CPU's way needs no compilation.
 
     Attributes:
         precision: what multiplications round to: "bf16", "float32", or "tf32" where a GPU's are set to it.
@@ -87,8 +88,9 @@ class FrozenBackbone:
     ) -> tuple[NDArray[np.float16], NDArray[np.float32] | None]:
         """Maps and logits of clips: (n, L, H, W, 3) uint8 → (n, l, h, w, c) float16, (n, K) float32.
 
-        Logits are None where the backbone has no classifier. Raises VideoError where a value is not finite or does not
-        fit float16 (±65504), naming the first such clip, counted from `first_clip`; UsageError for another type or shape.
+        Logits are None where the backbone has no classifier. Raises VideoError where a value is not finite or
+        does not fit float16 (±65504), naming the first such clip, counted from `first_clip`; UsageError for
+        another type or shape.
         """
         frames = torch.as_tensor(clips)
         if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3 or not len(frames):
@@ -139,7 +141,8 @@ class FrozenBackbone:
             _alike(a[0], b[0]) for a, b in zip(one, other, strict=True) if a is not None and b is not None
         ):
             raise UsageError(
-                "the network gives a clip other values beside other clips, or another time; maps must be of the clip alone: "
+                "the network gives a clip other values beside other clips, or another time; maps must be of "
+                "the clip alone: "
                 "in eval() it must neither norm over the batch nor drop at random"
             )
 
@@ -239,8 +242,8 @@ def _compile(forward: nn.Module) -> Callable[[Tensor], DeviceMapsAndLogits]:
 def fold_norms(module: nn.Module) -> None:
     """Fold, in place, each batch norm that directly follows a convolution in an `nn.Sequential` into it.
 
-    The module must be in evaluation mode. Other norms, as of a network of the user's own, stay as they are: only in a
-    sequence is it certain that nothing else reads the convolution's output.
+    The module must be in evaluation mode. Other norms, as of a network of the user's own, stay as they are:
+    only in a sequence is it certain that nothing else reads the convolution's output.
     """
     for parent in list(module.modules()):
         if not isinstance(parent, nn.Sequential) or type(parent).forward is not nn.Sequential.forward:

@@ -17,8 +17,8 @@ PRECISIONS = ("auto", "float32", "bf16")
 def choose_precision(asked: str, device: torch.device, *, takes_bf16: bool) -> str:
     """What a network computes in on a device: "float32", "tf32" or "bf16".
 
-    Auto is bf16 where the network takes it and the device has it in hardware. Float32 is "tf32" on a GPU whose
-    convolutions PyTorch is set to round so.
+    Auto is bf16 where the network takes it and the device has it in hardware. Float32 is "tf32" on a GPU
+    whose convolutions PyTorch is set to round so.
 
     Raises:
         UsageError: `asked` is not one of `PRECISIONS`.
@@ -49,6 +49,7 @@ def has_bf16(device: torch.device) -> bool:
     in_hardware = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     if not in_hardware or not torch._C._has_mkldnn or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    # That was oneDNN's own answer. It also says yes where it imitates bf16 with AVX-512's float32, which is slow.
+    # That was oneDNN's own answer. It also says yes where it imitates bf16 with AVX-512's float32, which is
+    # slow.
     cap = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", "")
     return cap.lower() not in ("avx512_core", "avx512_core_vnni")

@@ -57,8 +57,8 @@ class FastForward(nn.Module):
 def fast_forward(network: Backbone, *, dtype: torch.dtype, onednn: bool) -> FastForward | None:
     """A folded network in this form; None where it, or a layer of it, is not this package's.
 
-    With `onednn`, convolutions are those of oneDNN on packed weights, with ReLU and the residual's sum inside; the
-    weights are then read from `network` once more whenever the shape of the clips changes.
+    With `onednn`, convolutions are those of oneDNN on packed weights, with ReLU and the residual's sum
+    inside; the weights are then read from `network` once more whenever the shape of the clips changes.
     """
     known = (
         isinstance(network, ResNet3D)
@@ -257,7 +257,8 @@ class _MaxPool(nn.Module):
             pictures = F.max_pool2d(x.flatten(0, 1).movedim(-1, 1), 3, 2, 1)
             pooled = pictures.movedim(1, -1)
             return pooled.reshape(*x.shape[:2], *pooled.shape[1:])
-        # PyTorch's is three times as slow on the CPU. Values that are not negative are ordered as their bits are.
+        # PyTorch's is three times as slow on the CPU. Values that are not negative are ordered as their bits
+        # are.
         whole = torch.int16 if x.dtype is torch.bfloat16 else torch.int32
         return _halved(_halved(x.view(whole), 2), 3).view(x.dtype)
 

@@ -1,7 +1,7 @@
 """Video transformers of Hugging Face as backbones: VideoMAE and V-JEPA 2, by repository or folder.
 
-`hf:MCG-NJU/videomae-base-finetuned-kinetics` · `hf:./my-videomae`. The name is that of a checkpoint: its config.json
-says what is built, and its model.safetensors are the weights where none are named.
+`hf:MCG-NJU/videomae-base-finetuned-kinetics` · `hf:./my-videomae`. The name is that of a checkpoint: its
+config.json says what is built, and its model.safetensors are the weights where none are named.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def known_names() -> list[str]:
 def build(name: str, num_classes: int | None) -> LibraryBackbone:
     """The network of the checkpoint called `name`, freshly initialised; only its config.json is read.
 
-    Raises UsageError where there is no such checkpoint, it is of another kind, or transformers is not installed.
+    Raises UsageError where there is no such checkpoint, it is of another kind, or transformers is not
+    installed.
     """
     transformers = require("transformers", EXTRA)
     try:

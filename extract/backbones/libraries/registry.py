@@ -25,7 +25,8 @@ class Library:
     """Where networks come from.
 
     Attributes:
-        prefix: before the colon of a name. package: what is imported. extra: the optional dependency that brings it.
+        prefix: before the colon of a name. package: what is imported. extra: the optional dependency that
+            brings it.
         module: of this package, with `build(name, num_classes)`, `known_names()` and `pretrained(name)`.
         offers: what can be named, for a person. example: a whole name.
     """

@@ -1,6 +1,7 @@
 """timm's image networks as cheap backbones, over one frame of every eight: `timm:resnet18`.
 
-The frame taken is the fifth of each eight, so that l = L/8 as in the paper's networks, and a clip costs L/8 images.
+The frame taken is the fifth of each eight, so that l = L/8 as in the paper's networks, and a clip costs L/8
+images.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from .registry import require, unknown
 class Image(LibraryBackbone):
     """An image network of timm, through its `forward_features` and `forward_head`.
 
-    Frame size and normalisation are those that its weights are published with. Logits are the mean of the frames'.
+    Frame size and normalisation are those that its weights are published with. Logits are the mean of the
+    frames'.
     """
 
     def __init__(self, network: nn.Module, num_classes: int | None) -> None:

@@ -1,8 +1,8 @@
 """torchvision's video networks as backbones: `torchvision:r2plus1d_18`.
 
-Each runs the layers of its own forward pass; the map is what its classifier pools. Frame size, normalisation and
-frame rate are those that torchvision's Kinetics-400 weights are documented with: a stride of 2 stands for 15
-frames a second, one of 4 for 7.5, of videos of 30.
+Each runs the layers of its own forward pass; the map is what its classifier pools. Frame size, normalisation
+and frame rate are those that torchvision's Kinetics-400 weights are documented with: a stride of 2 stands for
+15 frames a second, one of 4 for 7.5, of videos of 30.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The plans of Table 1's networks without torch: which layers they have, and so what they cost.
 
-`resnet3d` builds the networks from these tables; a test holds the costs to those that are counted in the networks.
+`resnet3d` builds the networks from these tables; a test holds the costs to those that are counted in the
+networks.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def require_frames(clip_frames: int) -> None:
     """Raise UsageError where these networks take no clips of so many frames."""
     if clip_frames % TEMPORAL_REDUCTION:
         raise UsageError(
-            f"a clip of {counted(clip_frames, 'frame')}; this network takes a multiple of {TEMPORAL_REDUCTION}"
+            f"a clip of {counted(clip_frames, 'frame')}; this network takes a multiple of "
+            f"{TEMPORAL_REDUCTION}"
         )
 
 

@@ -2,7 +2,8 @@
 
 All of them reduce time by 8 and space by 32 on the way to res5; R2D does all of the former in its stem. The
 bottleneck networks follow Table 1 literally: the stride sits on the 3×3 and the 3×1×1 convolutions, a strided
-1×1×1 shortcut stands where the shape changes, and pool1 follows conv1. R(2+1)D-34 has basic blocks and no pool1.
+1×1×1 shortcut stands where the shape changes, and pool1 follows conv1. R(2+1)D-34 has basic blocks and no
+pool1.
 """
 
 from __future__ import annotations

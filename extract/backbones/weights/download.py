@@ -40,8 +40,8 @@ def is_url(place: object) -> bool:
 def fetch(url: str, *, cache: Path | None = None, progress: bool = True) -> Download:
     """The file at `url`, from the cache where it is there and whole, else fetched into it.
 
-    Beside each file lies its SHA-256, which is compared whenever it is used again. A name that ends in a part of it, as
-    `r3d_18-b3b3357e.pth`, is held to it.
+    Beside each file lies its SHA-256, which is compared whenever it is used again. A name that ends in a part
+    of it, as `r3d_18-b3b3357e.pth`, is held to it.
 
     Args:
         url: http or https; so are the addresses that it is redirected to.

@@ -1,7 +1,8 @@
 """Weights of backbones: finding a model's file, loading it strictly, saving it with its facts beside it.
 
-A weights file is `<name>.safetensors`, with its facts (`WeightsInfo`) beside it in `<name>.safetensors.json`. Files
-of other people (`.safetensors`, `.pth`, `.pt`) have no JSON; they load too, see `state_dicts`, and from URLs as well.
+A weights file is `<name>.safetensors`, with its facts (`WeightsInfo`) beside it in `<name>.safetensors.json`.
+Files of other people (`.safetensors`, `.pth`, `.pt`) have no JSON; they load too, see `state_dicts`, and from
+URLs as well.
 """
 
 from __future__ import annotations
@@ -76,12 +77,14 @@ def load_weights(
 ) -> tuple[Backbone, WeightsInfo]:
     """The backbone called `model` with its weights, in evaluation mode on the CPU.
 
-    `path` is a weights file, a URL of one, or a run folder that holds `best.safetensors`; without it, `search` is
-    searched for `<model>.*`, and then the checkpoint that an `hf:` model is named after. The classifier has as many classes as the file's (`num_classes` for networks of the user's, whose
-    file does not tell). With `allow_random`, and only where no file is found, the weights are random, always the
-    same, and there is no classifier, so that no meaningless logits come out.
+    `path` is a weights file, a URL of one, or a run folder that holds `best.safetensors`; without it,
+    `search` is searched for `<model>.*`, and then the checkpoint that an `hf:` model is named after. The
+    classifier has as many classes as the file's (`num_classes` for networks of the user's, whose file does
+    not tell). With `allow_random`, and only where no file is found, the weights are random, always the same,
+    and there is no classifier, so that no meaningless logits come out.
 
-    Raises UsageError for an unknown model; WeightsError where nothing is found, or where the file is damaged or not of exactly this network.
+    Raises UsageError for an unknown model; WeightsError where nothing is found, or where the file is damaged
+    or not of exactly this network.
     """
     require_known(model)
     source: dict[str, Any] = {}
@@ -98,12 +101,15 @@ def load_weights(
         if not allow_random:
             if theirs is not None:
                 raise WeightsError(
-                    f"no weights for {model} in {search}/; its library's own are at `--weights {theirs}`, or go on with "
+                    f"no weights for {model} in {search}/; its library's own are at `--weights {theirs}`, "
+                    f"or go on with "
                     "random ones with `--allow-random`"
                 )
             raise WeightsError(
-                f"no weights for {model} in {search}/: train them with `faster train-backbone --model {model}`, put a file "
-                f"at {Path(search) / file_stem(model)}.safetensors, name one with `--weights FILE`, or go on with random "
+                f"no weights for {model} in {search}/: train them with `faster train-backbone --model "
+                f"{model}`, put a file "
+                f"at {Path(search) / file_stem(model)}.safetensors, name one with `--weights FILE`, or go "
+                f"on with random "
                 "ones with `--allow-random`"
             )
         return random_weights(model)
@@ -137,15 +143,16 @@ def random_weights(model: str) -> tuple[Backbone, WeightsInfo]:
 def save_weights(backbone: Backbone, path: str | Path, info: WeightsInfo) -> WeightsInfo:
     """Write `path` (`….safetensors`) and its facts beside it (`….safetensors.json`), each whole or not at all; returns the facts as saved.
 
-    The digest is of the backbone's weights, whatever `info` says. Raises WeightsError for another suffix, or where the
-    class names do not fit the classifier; StorageError where the disk fails.
+    The digest is of the backbone's weights, whatever `info` says. Raises WeightsError for another suffix, or
+    where the class names do not fit the classifier; StorageError where the disk fails.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"weights are saved as .safetensors, not as {path.name}")
     if info.class_names is not None and len(info.class_names) != backbone.num_classes:
         raise WeightsError(
-            f"{counted(len(info.class_names), 'class name')} for a classifier of {backbone.num_classes} classes"
+            f"{counted(len(info.class_names), 'class name')} for a classifier of {backbone.num_classes} "
+            f"classes"
         )
     state = backbone.state_dict()
     info = replace(info, digest=weights_digest(state), path=str(path))
@@ -183,7 +190,8 @@ def _given(path: Path) -> Path:
     """The file that the user's path means. Raises WeightsError where it means none."""
     if path.is_dir() and (path / "config.json").exists() and not (path / "result.json").exists():
         raise WeightsError(
-            f"{path} is not finished: which videos its weights saw is written at the end; run its command again, it goes on"
+            f"{path} is not finished: which videos its weights saw is written at the end; run its command "
+            f"again, it goes on"
         )
     file = path / "best.safetensors" if path.is_dir() else path
     if not file.is_file():

@@ -67,8 +67,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
     ):
         raise WeightsError(
-            f'{path} holds no state dict, names with tensors, bare or under "state_dict" or "model", but {shown(loaded)}'
-            + (f"; {saved_anew(path, whole)}" if _has_tensors(loaded) else "")
+            f'{path} holds no state dict, names with tensors, bare or under "state_dict" or "model", but '
+            f"{shown(loaded)}" + (f"; {saved_anew(path, whole)}" if _has_tensors(loaded) else "")
         )
     state = dict(loaded)
     for prefix in WRAPPERS:
@@ -89,9 +89,9 @@ def fit_names(state: StateDict, backbone: Backbone) -> dict[str, Tensor]:
 
     - A library's own: as it writes its files.
     - torchvision's R(2+1)D with basic blocks onto our `r2plus1d34`, and with it IG-65M's
-      (github.com/moabitcoin/ig65m-pytorch), whose first blocks of layers 2 to 4 have mid-channels 288, 576 and 1152 in
-      their second convolution, as ours. Their batch norm adds 1e-3 to the variance and ours 1e-5: the difference goes
-      into the running variance, which gives the same outputs.
+      (github.com/moabitcoin/ig65m-pytorch), whose first blocks of layers 2 to 4 have mid-channels 288, 576
+      and 1152 in their second convolution, as ours. Their batch norm adds 1e-3 to the variance and ours 1e-5:
+      the difference goes into the running variance, which gives the same outputs.
     - Counts of batches, which older files do not have and no output depends on.
     """
     fitted = dict(state)
