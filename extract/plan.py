@@ -1,4 +1,4 @@
-"""Which shards a run has to do, and which failed ones are to be made again."""
+"""The shards that a run must make, and the failed ones that it must make again."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ logger = logging.getLogger(__name__)
 
 
 def plan(store: Store, specs: Sequence[FeatureSpec], rows: set[int]) -> list[ShardTask]:
-    """The shards that hold one of `rows` and have no receipt of some model and view, and which those are.
+    """Return the shards that hold one of `rows` and are not complete, with the outputs that are missing.
 
-    No receipt is opened, and no file of another task's shards is looked for.
+    A shard is not complete if some model and view has no receipt for it. No receipt is opened, and no file of
+    another task's shards is looked for.
 
     Raises:
-        StoreError: a shard has its receipt and no maps.
+        StoreError: a shard has its receipt but no maps.
     """
     path, manifest, shard_videos = store.path, store.videos, store.shard_videos
     shards = {row // shard_videos for row in rows}
@@ -56,9 +57,9 @@ def plan(store: Store, specs: Sequence[FeatureSpec], rows: set[int]) -> list[Sha
 
 
 def forget_failures(store: Store, specs: Sequence[FeatureSpec], rows: set[int], root: Path) -> None:
-    """Undo the shards in which a video of `rows` failed; they are made again as a whole.
+    """Remove the shards in which a video of `rows` failed, so that they are made again completely.
 
-    A shard is kept where the file of one of its whole videos cannot be read any more: its maps would be lost.
+    A shard is kept if the file of one of its complete videos cannot be read any more: its maps would be lost.
     """
     size, videos = store.shard_videos, store.videos
     shards: set[tuple[str, int, int, int]] = set()

@@ -1,4 +1,4 @@
-"""The extraction stage: a video set's feature maps, of one model or several, into a store.
+"""The extraction stage: write the feature maps of a video set, from one or more models, into a store.
 
 from faster.extract import ExtractConfig, extract
 
@@ -64,19 +64,18 @@ def extract(
     progress: bool = True,
     on_event: Callable[[Event], None] | None = None,
 ) -> ExtractSummary:
-    """Write the maps of every video of a source into a store; what is whole there is not done again.
+    """Write the maps of every video of a source into a store. Complete shards are not made again.
 
     Args:
         config: what to extract.
         progress: show a progress bar.
-        on_event: is called for the start, and for every video and shard that is done (from a thread of its
-            own).
+        on_event: called at the start, and for every video and shard that is done (from its own thread).
 
     Raises:
-        UsageError, SourceError, WeightsError: as the configuration, source or weights are wrong.
-        ProvenanceMismatch: the store's maps of a model were made otherwise.
+        UsageError, SourceError, WeightsError: the configuration, source or weights are wrong.
+        ProvenanceMismatch: the store's maps of a model were made in another way.
         StorageError: the store cannot be written.
-        Interrupted: SIGTERM, SIGUSR1 or SIGUSR2; the shard in hand is dropped, all others are whole.
+        Interrupted: SIGTERM, SIGUSR1 or SIGUSR2; the current shard is dropped, all others are complete.
     """
     share = None if config.task is None else TaskShare.parse(config.task, os.environ)
     with interruptible(KEPT):
@@ -130,7 +129,8 @@ def extract(
                 gpu = config.cluster != LOCAL and devices[0].startswith("cuda")
                 run_dask(job, tasks, cluster=config.cluster, gpu=gpu, report=bar.report)
             else:
-                # A unit is all that a device does, so that its decoders run ahead from one shard to the next.
+                # A unit is the work of one device, so that its decoders can prefetch from one shard to the
+                # next.
                 shares = [tasks[i :: len(devices)] for i in range(len(devices))]
                 run_units(
                     [share for share in shares if share],
@@ -143,9 +143,9 @@ def extract(
                     name=lambda place: f"the process on {devices[place]}",
                 )
         seconds = time.perf_counter() - started
-        store = stores.open(path)  # anew: others may have added videos and models meanwhile
+        store = stores.open(path)  # open it again: others may have added videos and models
         made = [store.features(spec.model, spec.clip_frames) for spec in specs]
-        # Of many tasks the last one does it: each would read what all others wrote.
+        # If there are many tasks, the last one does this: otherwise each would read the output of all others.
         if share is None or not any(features.pending() for features in made):
             stores.finalise(store)
         shards = {row // shard_videos for row in rows}
@@ -183,7 +183,7 @@ def extract(
                         [network for network, _ in networks], specs, bar.clips_by_model, devices=len(devices)
                     )
                     if config.cluster in (None, LOCAL)
-                    else "use more workers, or faster ones"  # this machine is none of them
+                    else "use more workers, or faster ones"  # the workers are not on this machine
                 ),
                 dtype=config.dtype,
                 codec=config.codec,
@@ -192,7 +192,7 @@ def extract(
 
 
 def estimate(config: ExtractConfig, *, progress: bool = True) -> Estimate:
-    """What the maps of a source would take on disk, before anything is computed or written.
+    """Return the disk space that the maps of a source would take, without computing or writing anything.
 
     Raises:
         UsageError, SourceError, WeightsError, ProvenanceMismatch, StoreError, StorageError: as `extract`.
@@ -209,7 +209,7 @@ def estimate(config: ExtractConfig, *, progress: bool = True) -> Estimate:
 def estimate_of(
     path: Path, begun: Store | None, specs: Sequence[stores.FeatureSpec], videos: int
 ) -> Estimate:
-    """What `videos` videos take in the store at `path`, which may be begun."""
+    """Estimate the space of `videos` videos in the store at `path`, which may already exist."""
     shard_videos = begun.shard_videos if begun else _shard_videos(specs)
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
     return Estimate(
@@ -221,12 +221,12 @@ def estimate_of(
 
 
 def _begun(path: Path) -> Store | None:
-    """The store, where one is there. Raises StoreError where it is not sound."""
+    """Return the store, if there is one. Raises StoreError if it is damaged."""
     return stores.open(path) if (path / "zarr.json").exists() else None
 
 
 def _prepare(config: ExtractConfig, progress: bool) -> tuple[Path, list[str], Source]:
-    """Everything that can be found wrong before a network is loaded; the store's place can be written."""
+    """Check all that can be checked before a network is loaded, including that the store can be written."""
     path = Path(config.store or _store_name(config.source))
     elsewhere = config.cluster not in (None, LOCAL)
     devices = [name if name and elsewhere else str(choose_device(name)) for name in config.devices or (None,)]
@@ -238,7 +238,7 @@ def _prepare(config: ExtractConfig, progress: bool) -> tuple[Path, list[str], So
 
 
 def _load_networks(config: ExtractConfig, devices: Sequence[str]) -> list[tuple[FrozenBackbone, WeightsInfo]]:
-    """The networks as this process needs them: to say what maps will be, and to make them where no other does."""
+    """Load the networks that this process needs: to describe the maps, and to make them if no worker does."""
     return load_networks(
         config.models,
         config.weights or (None,) * len(config.models),
@@ -251,7 +251,10 @@ def _load_networks(config: ExtractConfig, devices: Sequence[str]) -> list[tuple[
 
 
 def _here(config: ExtractConfig, devices: Sequence[str]) -> str:
-    """Where this process loads the networks; on a machine without a GPU, for workers that have one, the CPU will do."""
+    """Return the device on which this process loads the networks.
+
+    On a machine without a GPU that serves workers with GPUs, this is the CPU.
+    """
     if config.cluster in (None, LOCAL) or torch.cuda.is_available() or devices[0] == "cpu":
         return devices[0]
     if config.precision != "bf16":
@@ -283,7 +286,7 @@ def _source(config: ExtractConfig, progress: bool) -> Source:
 
 
 def _shard_videos(specs: Sequence[stores.FeatureSpec]) -> int:
-    """Videos a shard of a store that begins with these maps."""
+    """Return the number of videos per shard of a new store with these maps."""
     return min(shard_videos_for(spec.clips, spec.map_shape) for spec in specs)
 
 
@@ -294,7 +297,7 @@ def _declare(
     specs: Sequence[stores.FeatureSpec],
     networks: Sequence[tuple[FrozenBackbone, WeightsInfo]],
 ) -> Store:
-    """Make or join the store, its arrays and its manifest."""
+    """Create or join the store, its arrays and its manifest."""
     for _, info in networks:
         if info.path is not None:
             require_text(info.path, "--weights")
