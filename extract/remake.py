@@ -50,9 +50,7 @@ def _extract(store: Store, extracted: list[Features], options: Iterable[str]) ->
             command += ["--weights", str(path)]
     command += options
     segments = [row for row, name in enumerate(videos.ids) if "#t=" in name]
-    if (
-        segments
-    ):  # a file's second segment starts where its first one ends: this gives the length of a segment
+    if segments:  # the second segment of a file starts after exactly one segment's seconds
         starts = videos.start_seconds[segments]
         seconds = starts[starts > 0].min() if (starts > 0).any() else videos.end_seconds[segments].max()
         command += ["--every", f"{seconds:.10g}"]
