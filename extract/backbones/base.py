@@ -67,7 +67,7 @@ class Backbone(nn.Module):
         """Raise UsageError if it takes no clips of `clip_frames` frames of size×size pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of each clip: (B, 3, L, H, W) → (B, K). Raises UsageError without a classifier."""
+        """Return the logits of each clip: (B, 3, L, H, W) → (B, K). UsageError without a classifier."""
         _, logits = self.maps_and_logits(x)
         if logits is None:
             raise UsageError("this backbone has no classifier; build it with num_classes to get logits")

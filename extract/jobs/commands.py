@@ -1,4 +1,4 @@
-"""`faster status` and `faster submit slurm`: parse, one call, print."""
+"""`faster status` and `faster submit slurm`: parse the options, make one call, and print."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def status_command(store: Path, script: Path | None, watch: float | None, as_jso
     looking = Watch(store)
     while True:
         if watch is not None and _script_of(store, script) is not None and not begun(store):
-            click.echo(f"{store}: not begun yet")  # its jobs still wait in the queue
+            click.echo(f"{store}: not begun yet")  # its jobs are still in the queue
             time.sleep(watch)
             continue
         found = looking.look()
@@ -92,16 +92,16 @@ def _print(status: Status, script: Path | None) -> None:
 
 
 def _script_of(store: Path, named: Path | None) -> Path | None:
-    """The job script that was named, or the one beside the store, where there is one."""
+    """Return the given job script, or the one next to the store if there is one."""
     if named is not None:
         return named
-    beside = store.absolute() if not store.name else store  # of ".", the folder's own name
+    beside = store.absolute() if not store.name else store  # for ".", the folder's own name
     beside = beside.with_name(f"{beside.name}.sbatch")
     return beside if beside.is_file() else None
 
 
 def _word(path: Path) -> str:
-    """A path as one word of a shell command, which is never taken for an option."""
+    """Quote a path as one word of a shell command that is never taken for an option."""
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 

@@ -1,4 +1,4 @@
-"""Shards dealt out by number: which ones a task of a job array does, without a word from the others."""
+"""Shards distributed by number: the shards of one task of a job array, without communication."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TASK = re.compile(r"([0-9]{1,7})/([0-9]{1,7})")
 
 @dataclass(frozen=True, kw_only=True)
 class TaskShare:
-    """The share of task `index` of `count`: the shards whose number leaves `index` when divided by `count`.
+    """The share of task `index` of `count`: the shards with number modulo `count` equal to `index`.
 
-    Any task may be run again, alone, twice at once, or with another count: what is whole is skipped, and of
-    two that do the same shard the second one leaves the first one's.
+    Any task may run again, alone, twice at once, or with another count: complete shards are skipped. If two
+    tasks make the same shard, the second one keeps the first one's.
     """
 
     index: int
@@ -33,11 +33,11 @@ class TaskShare:
 
     @classmethod
     def parse(cls, text: str, environment: Mapping[str, str]) -> Self:
-        """Read "3/64", or with "auto" what Slurm says of its array.
+        """Parse "3/64", or for "auto" read the environment variables of Slurm's array.
 
         Raises:
-            UsageError: it is neither; or "auto" outside of an array, or in one of which not all tasks were
-                submitted, whose numbers then say nothing of the count that the others had.
+            UsageError: it is neither; or "auto" outside an array, or in an array of which not all tasks were
+                submitted, because its numbers then do not give the count of the others.
         """
         if text != "auto":
             match = _TASK.fullmatch(text)
@@ -62,12 +62,12 @@ class TaskShare:
         return cls(index=task - first, count=count)
 
     def holds(self, shard: int) -> bool:
-        """Whether a shard is this task's."""
+        """Whether a shard belongs to this task."""
         return shard % self.count == self.index
 
 
 def array_indices(numbers: Iterable[int]) -> str:
-    """Numbers as Slurm writes an array: "0-2,7"."""
+    """Format numbers as Slurm writes an array: "0-2,7"."""
     ranges: list[list[int]] = []
     for number in sorted(set(numbers)):
         if ranges and ranges[-1][1] == number - 1:

@@ -1,4 +1,7 @@
-"""Shards on dask workers. What kills its worker is found and recorded as failed; everything else is done elsewhere."""
+"""Shards on dask workers. A video that kills its worker is found and recorded as failed.
+
+All other videos are done on other workers.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from .worker import open_worker
 
 REASON = "killed the process that ran it"
 ROUNDS = 3
-"""How often shards are given to workers, with the search between for what kills them."""
+"""How often shards are given to workers, with a search between for the videos that kill them."""
 
 
 def run_dask(job: ExtractJob, tasks: Sequence[ShardTask], *, cluster: str, gpu: bool, report: Report) -> None:
@@ -41,7 +44,7 @@ def run_dask(job: ExtractJob, tasks: Sequence[ShardTask], *, cluster: str, gpu: 
     with connect(cluster, workers=len(job.devices), needs=needs) as client:
 
         def lost(tasks: Sequence[ShardTask], report: Report) -> list[ShardTask]:
-            """Do shards; those whose workers died come back."""
+            """Make shards; return those whose workers died."""
             died = []
             units = [[task] for task in tasks]
             for place, events in spread_units(client, units, job, open_worker, needs=needs):
@@ -53,7 +56,7 @@ def run_dask(job: ExtractJob, tasks: Sequence[ShardTask], *, cluster: str, gpu: 
             return sorted(died, key=lambda task: task.shard)
 
         def without_guilty(task: ShardTask) -> ShardTask:
-            """Give up those of its videos that kill workers; one after another, so that no other is to blame."""
+            """Mark as failed the videos of a shard that kill workers, tried one at a time."""
             known = dict(task.given_up)
             for row in task.rows:
                 trial = replace(task, rows=(row,), given_up=(), trial=True)
@@ -77,4 +80,4 @@ def run_dask(job: ExtractJob, tasks: Sequence[ShardTask], *, cluster: str, gpu: 
 
 
 def _ignore(event: Any) -> None:
-    """Of a trial nothing is kept."""
+    """Drop the event: nothing of a trial is kept."""

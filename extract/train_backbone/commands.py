@@ -1,4 +1,4 @@
-"""`faster train-backbone`: it parses, makes one call, and prints."""
+"""`faster train-backbone`: parse the options, make one call, and print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage one of the paper: train a clip-level backbone on the videos that its maps will be extracted from (§4).
+"""The paper's first stage: train a clip-level backbone on the videos that it will extract maps from (§4).
 
 from faster.extract.train_backbone import TrainBackboneConfig, train_backbone
 
@@ -51,15 +51,16 @@ logger = logging.getLogger(__name__)
 
 
 def train_backbone(config: TrainBackboneConfig, *, progress: bool = True) -> TrainBackboneResult:
-    """Train a backbone, from scratch or from other weights, and write its weights where `faster extract` finds them.
+    """Train a backbone and write its weights where `faster extract` finds them.
 
-    Started again with the same configuration it goes on where it was stopped, and does nothing once finished.
-    Started by torchrun, the processes share each batch; the first one speaks and writes.
+    Training starts from scratch or from other weights. Started again with the same configuration, it
+    continues where it was stopped; once finished, it does nothing. Under torchrun the processes share each
+    batch, and the first one prints and writes.
 
     Raises:
         UsageError, SourceError: the configuration or source is wrong, or too few videos or classes are
             labelled.
-        DataError: the weights to start from do not fit, or saw videos that are to be unseen.
+        DataError: the initial weights do not fit, or saw videos that must stay unseen.
         RunError: the run folder holds another configuration's run, or the loss was not finite.
         StorageError: the disk has no room for the cache, or fails.
         Interrupted: stopped by a signal; the state is saved.
@@ -121,7 +122,7 @@ def _train(
             failures=run_dir / "failures.jsonl",
         )
         best = fit(task, options, run_dir, config=settled, progress=progress, ranks=ranks)
-        ranks.wait()  # until the first has written it
+        ranks.wait()  # until the first one has written it
         model.load_state_dict(load_file(run_dir / "best.safetensors"))
         tested = task.figures(parts.test, "test", progress=progress)["top1"] if parts.test else None
         task.keep_failures()
@@ -153,8 +154,8 @@ def _train(
         failed=task.failed,
     )
     if ranks.is_main:
-        # Both the run folder and the plain file can be given to `faster extract --weights`, and both say what
-        # they saw.
+        # `faster extract --weights` takes the run folder and the file; both record which videos the weights
+        # saw.
         save_weights(model, run_dir / "best.safetensors", info)
         save_weights(model, target, info)
         write_json(run_dir / "result.json", result.to_dict())
@@ -167,10 +168,10 @@ def _train(
 
 
 def choose_subsets(config: TrainBackboneConfig, source: Source) -> BackboneTrainingVideos:
-    """Which videos are trained on, validated, tested and left out.
+    """Return the videos to train on, to validate on, to test on and to leave out.
 
     Raises:
-        UsageError, SourceError: there is no such split, or it has too few labelled videos.
+        UsageError, SourceError: the split does not exist, or has too few labelled videos.
     """
     split = _split(config, source)
     videos = [video for video in source.videos if video.splits.get(split) == "train" and video.label >= 0]
@@ -200,7 +201,7 @@ def choose_subsets(config: TrainBackboneConfig, source: Source) -> BackboneTrain
 
 
 def _network(config: TrainBackboneConfig, source: Source) -> tuple[Backbone, WeightsInfo | None]:
-    """The network as training begins, and the facts of the weights that it starts from."""
+    """Return the network at the start of training, and the facts of its initial weights."""
     classes = len(source.class_names)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
@@ -226,9 +227,10 @@ def _cache(
     ranks: Ranks,
     progress: bool,
 ) -> dict[str, CacheEntry]:
-    """The cache's entry of each training and validation video that it holds, by id, once the first rank has filled it.
+    """Return the cache entry of each cached training and validation video, by id.
 
-    What cannot be cached is decoded when it is asked for, and fails there.
+    The first rank fills the cache before. A video that cannot be cached is decoded at each use, and fails
+    there.
     """
     if config.cache is None:
         return {}
@@ -275,7 +277,7 @@ def _split(config: TrainBackboneConfig, source: Source) -> str:
 def _share_out(
     config: TrainBackboneConfig, videos: Sequence[VideoRecord]
 ) -> tuple[list[VideoRecord], list[VideoRecord]]:
-    """The training videos, and the share of each class, whole groups, that the best epoch is chosen on."""
+    """Return the training videos, and the share of each class, in complete groups, that chooses the best epoch."""
     if not config.validation_share:
         return list(videos), []
     labels = np.array([video.label for video in videos], dtype=np.int32)
@@ -293,7 +295,7 @@ def _share_out(
 
 
 def _versions() -> dict[str, Any]:
-    """Of what decodes and computes: recorded, not compared."""
+    """Return the versions of the decoding and computing libraries: recorded, not compared."""
     names = ("torch", "av", "numpy")
     return {
         "faster": __version__,

@@ -47,7 +47,7 @@ class FastForward(nn.Module):
         return maps, self.classify(maps.float())
 
     def clips_in_cache(self, clip_frames: int, size: int) -> int:
-        """Return the clips per pass: the largest power of two with maps within `CACHE_BYTES`, at least one."""
+        """Return the clips per pass: the largest power of two with maps within `CACHE_BYTES`, at least 1."""
         t, h, w = self._stem_stride
         places = (clip_frames // t) * math.ceil(size / h) * math.ceil(size / w)
         clip_bytes = max(1, places * self._stem_channels * self._dtype.itemsize)
@@ -187,7 +187,7 @@ class _Conv(nn.Module):
         return y.view(*y.shape[:2], *x.shape[2:4], y.shape[-1]) if self._form == "time" else y
 
     def _seen(self, x: Tensor) -> Tensor:
-        """View a map as the convolution takes it: the same bytes, channels last in memory and second by name."""
+        """View a map as the convolution takes it: same bytes, channels last in memory and second by name."""
         if self._form == "pictures":
             x = x.flatten(0, 1)
         elif self._form == "time":

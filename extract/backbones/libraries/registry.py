@@ -97,7 +97,7 @@ def build(library: Library, name: str, num_classes: int | None) -> LibraryBackbo
 
 
 def pretrained(model: str) -> str | Path | None:
-    """Return where the library keeps the model's weights: a file in the checkpoint, or a URL; None without."""
+    """Return where the library keeps a model's weights: the checkpoint's file or a URL; None without."""
     found = split_name(model)
     if found is None:
         return None

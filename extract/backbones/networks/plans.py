@@ -46,7 +46,7 @@ def mid_channels(in_channels: int, out_channels: int) -> int:
 
 
 def stem_mid_channels(width: int) -> int:
-    """Return the channels between the two halves of the (2+1)D stem: 45 for 64, in proportion to the width."""
+    """Return the channels between the two halves of the (2+1)D stem: 45 for 64, in proportion."""
     return max(1, round(45 * width / STEM_WIDTH))
 
 

@@ -158,7 +158,7 @@ class ResNet3D(Backbone):
         Starting from the shortcut trains better.
         """
         if next(self.parameters()).is_meta:
-            return  # nothing to fill; trying would make torch import its compiler, which takes seconds at every start
+            return  # nothing to fill; filling would import torch's compiler, which takes seconds
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

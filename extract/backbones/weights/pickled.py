@@ -1,4 +1,4 @@
-"""Inspect a file of pickled objects without creating any of them; and advise how to save its tensors alone."""
+"""Inspect a file of pickled objects without creating any; advise how to save its tensors alone."""
 
 from __future__ import annotations
 
