@@ -137,7 +137,7 @@ class Watch:
         )
 
     def _count_failed(self, features: Features, put: Mapping[tuple[int, int], float]) -> int:
-        """Count the failed videos of complete shards. Consolidated counts are known; other receipts are read once."""
+        """Count the failed videos of complete shards. Each receipt that is not consolidated is read once."""
         failed, known = features.consolidated_failures()
         folder = features.folder
         unread = [

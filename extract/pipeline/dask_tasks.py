@@ -23,13 +23,13 @@ ROUNDS = 3
 
 
 def run_dask(job: ExtractJob, tasks: Sequence[ShardTask], *, cluster: str, gpu: bool, report: Report) -> None:
-    """Do the shards on dask workers; a unit is a shard, and what comes back are its events.
+    """Make the shards on dask workers. A unit is a shard, and a worker returns its events.
 
-    A shard that is lost with several workers is tried video by video, with nothing beside it, and what kills
-    a worker then is recorded as failed. The store's bytes are those of a serial run with as many threads.
+    A shard that is lost with several workers is tried video by video, alone on its worker. A video that then
+    kills a worker is recorded as failed. The store's bytes are those of a serial run with as many threads.
 
     Args:
-        cluster: `LOCAL`, one worker a device, or a scheduler's address, whose workers take the one device
+        cluster: `LOCAL` for one worker per device, or a scheduler's address; its workers use the one device
             named.
         gpu: whether a shard takes a worker's resource "GPU".
 
@@ -37,8 +37,9 @@ def run_dask(job: ExtractJob, tasks: Sequence[ShardTask], *, cluster: str, gpu: 
         UsageError: as `dask_cluster.connect`.
         ProvenanceMismatch: as `open_worker`, or a worker has another version of this package.
         SourceError: a worker does not see the videos.
-        Interrupted: a signal; the scheduler is gone; or shards kill workers though none of their videos does.
-        FasterError: as a worker raised it; whole shards are kept.
+        Interrupted: a signal; the scheduler is gone; or shards kill workers although none of their videos
+            does.
+        FasterError: as a worker raised it; complete shards are kept.
     """
     needs = {"GPU": 1.0} if gpu else {}
     with connect(cluster, workers=len(job.devices), needs=needs) as client:

@@ -1,4 +1,4 @@
-"""Initial weights of backbone training: from another data set, with a new classifier and frozen modules (§4.4)."""
+"""Initial weights of backbone training: another data set's, a new classifier, frozen modules (§4.4)."""
 
 from __future__ import annotations
 
@@ -74,10 +74,7 @@ def freeze(model: str, backbone: Backbone, parts: Iterable[str]) -> list[nn.Modu
         if part == FEATURES:
             owners = {name.rpartition(".")[0] for name in own}
             frozen += [module for name, module in modules.items() if name not in owners and _is_leaf(module)]
-            for (
-                name,
-                parameter,
-            ) in backbone.named_parameters():  # also parameters that are not in a leaf module
+            for name, parameter in backbone.named_parameters():  # also parameters outside leaf modules
                 parameter.requires_grad_(parameter.requires_grad and name.rpartition(".")[0] in owners)
         elif part and part in modules:
             frozen.append(modules[part])

@@ -277,7 +277,10 @@ def _split(config: TrainBackboneConfig, source: Source) -> str:
 def _share_out(
     config: TrainBackboneConfig, videos: Sequence[VideoRecord]
 ) -> tuple[list[VideoRecord], list[VideoRecord]]:
-    """Return the training videos, and the share of each class, in complete groups, that chooses the best epoch."""
+    """Return the training videos, and the validation share of each class, in complete groups.
+
+    The validation share chooses the best epoch.
+    """
     if not config.validation_share:
         return list(videos), []
     labels = np.array([video.label for video in videos], dtype=np.int32)

@@ -181,7 +181,7 @@ class FrozenBackbone:
     def _run(
         self, frames: Tensor, first: int, each: int
     ) -> tuple[NDArray[np.float16], NDArray[np.float32] | None]:
-        """Run a pass of at most `each` clips, padded to `each`; `first` is its first clip's place in the call."""
+        """Run a pass of at most `each` clips, padded to `each`; `first` is the first clip's index."""
         n = len(frames)
         if n < each:
             frames = torch.cat([frames, frames[-1:].expand(each - n, *frames.shape[1:])])
