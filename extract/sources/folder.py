@@ -118,9 +118,7 @@ class VideoFolder:
     files: frozenset[str]
     outside: dict[str, str] = field(default_factory=dict)  # links that leave the root, and their targets
     skipped: int = 0  # hidden video files and broken links
-    left_out: Mapping[str, int] = field(
-        default_factory=dict
-    )  # extension → number of files that are not videos by it
+    left_out: Mapping[str, int] = field(default_factory=dict)  # extension → number of files left out for it
     folders: tuple[str, ...] = ()  # every folder, also one without videos
 
     @cached_property

@@ -67,9 +67,8 @@ def below_the_container(
 ) -> tuple[VideoFolder, list[str]]:
     """Return the videos of the folder in which the classes begin, and notes.
 
-    A note says if this is not the named folder. Folders between the root and all videos are not classes if
-    they hold only two or more folders of videos, or if their name is `videos` or like that of the folder
-    above.
+    A note says if this is not the named folder. A folder that contains all videos is not a class if it holds
+    only two or more folders of videos, or if its name is `videos` or equal to the name of the folder above.
     """
     inner = _container(videos)
     if not inner:

@@ -160,7 +160,7 @@ def _csv_rows(file: Path, listing: Listing) -> Iterable[tuple[str, dict[str, str
 def named_rows(
     file: Path, listing: Listing, separator: str, columns: Sequence[str]
 ) -> Iterable[tuple[str, dict[str, str]]]:
-    """Yield ("file:line", column → value) for each row below the header; a row of another length is a problem."""
+    """Yield ("file:line", column → value) for each row below the header; other lengths are problems."""
     names: list[str] | None = None
     for where, row in listing.table(file, separator):
         if names is None and list_text.as_names(row) == list(columns):

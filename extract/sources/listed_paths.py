@@ -57,12 +57,12 @@ class PathLookup:
         return f"{parent}/{name}"[len(root.rstrip("/")) + 1 :] if inside else None
 
     def _of_another_machine(self, path: str) -> str | None:
-        """Return the listed path if one file here matches its end: the start is the other machine's folder."""
+        """Return the listed path if one file here matches its end; its start is another machine's folder."""
         steps = [step for step in path.split("/") if step]
         return "/".join(steps) if ".." not in steps and self.find(path.lstrip("/"), anywhere=False) else None
 
     def find(self, path: str, *, anywhere: bool) -> list[str]:
-        """Return the files that fit a path without an exact match: the best one, or several equally good ones.
+        """Return the files that best fit a path without an exact match; several if they fit equally.
 
         A file fits with the same stem in the same folder, or if one of the two folders is the end of the
         other. With `anywhere` it fits in any folder: for data sets whose stems are unique. Of the files that

@@ -203,7 +203,7 @@ class Listing:
                     self.problem(where, f"{text!r} has one field where a path and a number belong")
 
     def table(self, file: Path, separator: str) -> Iterable[tuple[str, list[str]]]:
-        """Yield ("file:line", fields) for each row of a file with this separator, without blanks and comments."""
+        """Yield ("file:line", fields) for each row of a file, without blank rows and comments."""
         lines = ("" if self._is_remark(line.strip()) else line for line in self.text(file).split("\n"))
         rows = list_text.rows(lines, separator)
         number = 0
@@ -228,7 +228,7 @@ class Listing:
         return not any(name in self.folder.files or stem_of(name) in self.folder.by_stem for name in names)
 
     def text(self, file: Path) -> str:
-        """Return the file's text without a byte-order mark, with newlines as line ends; "" if it is not text."""
+        r"""Return the file's text without a byte-order mark, with "\n" as line end; "" if it is not text."""
         try:
             data = file.read_bytes()
             return list_text.decode(data)

@@ -149,7 +149,7 @@ def read_source(
 
 
 def _gaps(class_names: Sequence[str], records: Sequence[tuple[VideoRecord, bool]]) -> list[str]:
-    """Return a note if labels are numbers and some up to the largest do not occur; they keep their numbers."""
+    """Return a note if labels are numbers with gaps; the numbers are kept as they are given."""
     classes = len(class_names)
     occur = len({record.label for record, _ in records if record.label >= 0})
     if occur == classes or any(name != str(label) for label, name in enumerate(class_names)):

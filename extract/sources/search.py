@@ -209,7 +209,7 @@ class Search:
     def _judge_unread(self, files: Sequence[Path], read: Sequence[Path], *, where: str) -> list[str]:
         """Return notes on tables that are not read. Raises SourceError for one that is named like a list.
 
-        It is not an error if other lists are read instead.
+        It is not an error if other lists are read and it is not another part of them.
         """
         if self.chosen is not None:
             return []
@@ -275,7 +275,7 @@ def _is_bare_video(path: Path) -> bool:
 
 
 def _absolute(path: Path) -> Path:
-    """Return the absolute path without following links: files beside a link to a folder are beside the link."""
+    """Return the absolute path without following links, so that files beside a link are found."""
     return Path(os.path.normpath(path.absolute()))
 
 
@@ -296,7 +296,10 @@ def _looks_the_part(name: str) -> bool:
 def _lists_in(
     folder: Path, formats: Sequence[Format], *, beside: bool = False, by_name: bool = False
 ) -> list[tuple[Format, list[Path]]]:
-    """Return the annotation files directly in `folder`, by format; beside videos only those named like a list."""
+    """Return the annotation files directly in `folder`, by format.
+
+    Beside videos, only those named like a list.
+    """
     found: dict[str, list[Path]] = {}
     if (beside or by_name) and not os.access(folder, os.R_OK | os.X_OK):
         return []  # the user did not name this folder, so a refused access is no error
