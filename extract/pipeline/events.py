@@ -47,7 +47,7 @@ class StageTimes:
 
     @property
     def bound_by(self) -> str:
-        """The bound: "decode" or "write" if the forward stage waits for it ≥ 10 % of the time, else "forward"."""
+        """The bound: "decode" or "write" if the forward stage waits for it ≥ 10% of the time, or "forward"."""
         shares = self.shares
         waits = {"decode": shares["decode wait"], "write": shares["write wait"]}
         longest = max(waits, key=lambda name: waits[name])

@@ -51,7 +51,7 @@ def serve(pipe: Connection, slots: Slots) -> None:
 def _outcomes(
     load: Load, path: Path, arguments: dict[str, Any], out: NDArray[np.uint8]
 ) -> Generator[LoadedVideo | VideoFailure, NDArray[np.uint8], None]:
-    """Yield the results of a video, part by part, without the pixels: these are in the slots that are sent."""
+    """Yield the results of a video, part by part; the pixels are in the slots that are sent."""
     parts: Generator[LoadedVideo, NDArray[np.uint8], None] | None = None
     more = True
     while more:

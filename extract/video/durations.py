@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 def probe_durations(root: Path, paths: Sequence[str], *, progress: bool) -> dict[str, float]:
-    """Return the seconds of each video, to the end of its last frame. Unreadable videos are left out and reported.
+    """Return the seconds of each video, to the end of its last frame.
+
+    Unreadable videos are left out and reported.
 
     Args:
         root: folder that the paths are relative to.

@@ -25,7 +25,7 @@ class Mpeg4Pictures:
         self._kept = 0
         self._references = 0
         self.leading = 0
-        """Number of B pictures behind the first picture: shown before it, they need one from before the stream."""
+        """B pictures behind the first picture: shown before it, they need one from before the stream."""
         self._coded(extradata)
 
     def count(self, data: bytes) -> int:

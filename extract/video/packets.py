@@ -3,10 +3,7 @@
 The number of frames in headers can be wrong, so every packet is read (not decoded) once. A frame's index is
 the rank of its timestamp. Packets that show nothing do not count: packets that an edit list discards, the
 hidden reference frames of VP8, VP9 and AV1, MPEG-4's placeholders. Frames at the start that need pictures
-from before it do not count either.
-
-A "video" can be a playlist that names other files or the network. So Python opens the file and passes it to
-FFmpeg as a stream of bytes, with no protocol allowed, and only real containers are recognised.
+from before it do not count either. Files are opened safely, see `containers`.
 """
 
 from __future__ import annotations
@@ -213,7 +210,7 @@ class _Packets:
                 self._trying = self._first is None and self._start.may_refuse
                 if self._trying:
                     self._forgiven = self.read
-                    self.stream.codec_context.flush_buffers()  # it can hold a part of the packet, and then accepts no other
+                    self.stream.codec_context.flush_buffers()  # it may hold part of the packet and take no other
 
     def finish(self) -> av.VideoFrame | None:
         """Return the first picture, after the last packet; None if no picture can be decoded."""

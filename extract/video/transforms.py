@@ -66,7 +66,7 @@ def check_size(size: int) -> int:
 
 
 def centre_transform(size: int = REFERENCE_SIZE) -> Transform:
-    """Return the transform of testing for `size` × `size` pixels: shorter side `size`·256/224, centre crop."""
+    """Return the test transform for `size` × `size` pixels: shorter side `size`·256/224, centre crop."""
     return Transform(size=check_size(size), short_side=round(size * TEST_SHORT_SIDE / REFERENCE_SIZE))
 
 
