@@ -61,7 +61,10 @@ def _in_bf16(
     ratio = _gain(network, spec)
     if ratio is None or ratio < WORTH:
         return None
-    return f"--precision bf16, into another --store: {what}, where a clip took {1 / ratio:.0%} of the time when tried now"
+    return (
+        f"--precision bf16, into another --store: {what}, where a clip took {1 / ratio:.0%} of the time "
+        "when tried now"
+    )
 
 
 def _gain(network: FrozenBackbone, spec: FeatureSpec) -> float | None:

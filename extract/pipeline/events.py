@@ -47,7 +47,10 @@ class StageTimes:
 
     @property
     def bound_by(self) -> str:
-        """The bound: "decode" or "write" if the forward stage waits for it ≥ 10% of the time, or "forward"."""
+        """What bounds the run: "decode" or "write" if the forward stage waits for it, else "forward".
+
+        The forward stage waits for it if that takes a tenth of the time or more.
+        """
         shares = self.shares
         waits = {"decode": shares["decode wait"], "write": shares["write wait"]}
         longest = max(waits, key=lambda name: waits[name])
@@ -63,12 +66,22 @@ class StageTimes:
         """
         shares, cores = self.shares, len(os.sched_getaffinity(0))
         if self.bound_by == "decode":
-            found = f"decoding bounds this run (the forward pass waited for it {shares['decode wait']:.0%} of the time)"
+            found = (
+                f"decoding bounds this run (the forward pass waited for it {shares['decode wait']:.0%} of "
+                "the time)"
+            )
             if decoders < cores:
                 return f"{found}: raise --decoders (now {decoders}; {counted(cores, 'core')} here)"
-            return f"{found}, and {'the one core' if cores == 1 else f'all {cores} cores'} {agreeing(cores, 'decodes', 'decode')}: use a machine with more cores, or videos of fewer pixels"
+            return (
+                f"{found}, and {'the one core' if cores == 1 else f'all {cores} cores'} "
+                f"{agreeing(cores, 'decodes', 'decode')}: use a machine with more cores, or videos of fewer "
+                "pixels"
+            )
         if self.bound_by == "write":
-            found = f"writing bounds this run (the forward pass waited for it {shares['write wait']:.0%} of the time)"
+            found = (
+                f"writing bounds this run (the forward pass waited for it {shares['write wait']:.0%} of "
+                "the time)"
+            )
             if codec != "none":
                 return (
                     f"{found}: --codec none, into another --store, spares compressing; or use a faster disk"

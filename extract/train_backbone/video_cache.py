@@ -149,7 +149,10 @@ class ClipCache:
         parent = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
         free = shutil.disk_usage(parent).free
         have = f", {there} {agreeing(there, 'is', 'are')} there" if there else ""
-        what = f"cache: {counted(videos, 'decoded video')} {agreeing(videos, 'takes', 'take')} {sized(needed)} in {self.folder}{have}; {sized(free)} are free"
+        what = (
+            f"cache: {counted(videos, 'decoded video')} {agreeing(videos, 'takes', 'take')} "
+            f"{sized(needed)} in {self.folder}{have}; {sized(free)} are free"
+        )
         if needed > free:
             raise StorageError(f"{what}: {_FIX}")
         logger.info(what)

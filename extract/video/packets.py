@@ -210,7 +210,7 @@ class _Packets:
                 self._trying = self._first is None and self._start.may_refuse
                 if self._trying:
                     self._forgiven = self.read
-                    self.stream.codec_context.flush_buffers()  # it may hold part of the packet and take no other
+                    self.stream.codec_context.flush_buffers()  # it may hold part of the packet
 
     def finish(self) -> av.VideoFrame | None:
         """Return the first picture, after the last packet; None if no picture can be decoded."""

@@ -275,5 +275,8 @@ def _not_finite(maps: Tensor, first: int) -> str:
     clip = int((~(largest.to(torch.float16) < torch.inf)).nonzero()[0])
     value = float(largest[clip])
     if np.isfinite(value):
-        return f"the map of clip {first + clip} overflows float16: its largest value is {value:.4g}, float16 ends at 65504"
+        return (
+            f"the map of clip {first + clip} overflows float16: its largest value is {value:.4g}, "
+            "float16 ends at 65504"
+        )
     return f"the map of clip {first + clip} holds values that are not finite"
