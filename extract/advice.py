@@ -62,8 +62,8 @@ def _in_bf16(
     if ratio is None or ratio < WORTH:
         return None
     return (
-        f"--precision bf16, into another --store: {what}, where a clip took {1 / ratio:.0%} of the time "
-        "when tried now"
+        f"--precision bf16, into another --store: {what}, where a clip took "
+        f"{1 / ratio:.0%} of the time when tried now"
     )
 
 

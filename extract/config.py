@@ -112,8 +112,8 @@ class ExtractConfig(SourceOptions):
             )
         if self.cluster not in (None, LOCAL) and self.devices not in (("cuda",), ("cpu",)):
             raise UsageError(
-                "workers of a dask cluster are of one kind: say --devices cuda or --devices cpu with "
-                "--scheduler"
+                "workers of a dask cluster are of one kind: say --devices "
+                "cuda or --devices cpu with --scheduler"
             )
         if self.store == "":
             raise UsageError("--store is empty; name the store to write, or leave it out")

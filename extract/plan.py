@@ -36,8 +36,7 @@ def plan(store: Store, specs: Sequence[FeatureSpec], rows: set[int]) -> list[Sha
             if not (path / spec.folder / maps_key(shard, view)).is_file():
                 raise StoreError(
                     f"{path}: the maps of {spec.model}, shard {shard}, are gone though its receipt is "
-                    f"there; run: "
-                    f"faster verify {path} --repair"
+                    f"there; run: faster verify {path} --repair"
                 )
     tasks = []
     for shard in sorted(shards):
@@ -81,8 +80,7 @@ def forget_failures(store: Store, specs: Sequence[FeatureSpec], rows: set[int], 
         more = f" (nor are {len(gone) - 1} more)" if len(gone) > 1 else ""
         logger.warning(
             f"--retry-failed: {min(gone)} is not there to be read{more}, and its maps are whole: nothing "
-            f"was removed of the "
-            f"shards that hold such videos ({len(kept)}); restore the files to retry these"
+            f"was removed of the shards that hold such videos ({len(kept)}); restore the files to retry these"
         )
     if shards:
         remove_shards(store, sorted(shards))

@@ -215,8 +215,8 @@ class ExtractSummary:
             lines.append(f"  failed {count}: {reason}")
         if self.failed:
             lines.append(
-                f"  all failures with their reasons: {self.store}/failures.jsonl; after mending the files: "
-                f"--retry-failed"
+                "  all failures with their reasons: "
+                f"{self.store}/failures.jsonl; after mending the files: --retry-failed"
             )
         if self.whole:
             verb = "train-agg --store" if self.labelled else "inspect"

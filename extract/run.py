@@ -92,8 +92,8 @@ def extract(
             rows = {row for row in rows if share.holds(row // shard_videos)}
         if Path(manifest.root) != source.root:
             logger.info(
-                f"note: the store's videos were read from {manifest.root}; those of {source.root} are taken "
-                f"to be the same"
+                f"note: the store's videos were read from {manifest.root}; those "
+                f"of {source.root} are taken to be the same"
             )
         finish_removals(store)
         if config.retry_failed:
@@ -260,8 +260,7 @@ def _here(config: ExtractConfig, devices: Sequence[str]) -> str:
     if config.precision != "bf16":
         raise UsageError(
             "what a GPU computes in cannot be told on this machine, which has none: say --precision bf16, "
-            "or start this where "
-            "a GPU is"
+            "or start this where a GPU is"
         )
     return "cpu"
 

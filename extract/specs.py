@@ -36,8 +36,8 @@ def specs_of(
         ):
             if trained not in (None, asked):
                 logger.info(
-                    f"note: {info.model} was trained with --{flag} {trained}, and this run has --{flag} "
-                    f"{asked}"
+                    f"note: {info.model} was trained with --{flag} "
+                    f"{trained}, and this run has --{flag} {asked}"
                 )
         network.backbone.require_takes(clip_frames, size)
         specs.append(_spec(config, clip_frames, size, network, info))
@@ -55,7 +55,7 @@ def _own_clip_frames(networks: Sequence[tuple[FrozenBackbone, WeightsInfo]]) -> 
         listed = ", ".join(f"{model} {frames}" for model, frames in own.items() if frames)
         raise UsageError(
             f"the models' own clips differ in length ({listed} frames); name one with --clip-frames, or "
-            f"extract them one by one"
+            "extract them one by one"
         )
     return lengths[0] if lengths else DEFAULT_CLIP_FRAMES
 

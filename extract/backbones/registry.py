@@ -135,7 +135,7 @@ def _unknown(name: str) -> str:
     return (
         f"unknown model {name!r}{hint or ';'} known: {', '.join(known_names())}; narrower ones as r2d26-w16; "
         f"others as {', '.join(library.example for library in libraries.LIBRARIES.values())}; your own as "
-        f"package.module:function"
+        "package.module:function"
     )
 
 

@@ -71,8 +71,7 @@ def _print(status: Status, script: Path | None) -> None:
             f"{status.store}: {model.model}, {counted(model.clip_frames, 'frame')}: {model.whole:,} of "
             f"{counted(model.shards, 'shard')} whole, "
             f"{model.running} being written; {model.videos_whole:,} of {counted(model.videos, 'video')} "
-            f"whole, "
-            f"{model.videos_failed:,} failed"
+            f"whole, {model.videos_failed:,} failed"
         )
         if model.lacking:
             click.echo(f"  {_pace(model)}")

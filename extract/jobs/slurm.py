@@ -115,13 +115,13 @@ class SlurmJob:
                 "again=",
                 f'srun {command} --task "$SLURM_ARRAY_TASK_ID/{self.tasks}" &',
                 "step=$!",
-                "# Slurm's warning before the time limit comes to this shell, which hands it on and notes "
-                "it.",
+                "# Slurm's warning before the time limit comes to this "
+                "shell, which hands it on and notes it.",
                 "trap 'again=yes; kill -USR1 $step' USR1",
                 "wait $step; code=$?",
                 "while kill -0 $step 2>/dev/null; do wait $step; code=$?; done",
-                "# 75: the shard in hand was dropped, all others are whole. Slurm itself requeues what it "
-                "preempts.",
+                "# 75: the shard in hand was dropped, all others are whole. "
+                "Slurm itself requeues what it preempts.",
                 'if [ "$again" ] && [ $code -eq 75 ]; then',
                 '    scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"',
                 "fi",
@@ -171,8 +171,7 @@ def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, *
     if largest is not None and made.tasks > largest:
         raise UsageError(
             f"--tasks {made.tasks}: this cluster's arrays have at most {largest} (MaxArraySize); a task "
-            f"does every N-th "
-            "shard, so fewer tasks do the same work"
+            "does every N-th shard, so fewer tasks do the same work"
         )
     script = JobScript(
         path=(out or store.with_name(f"{store.name}.sbatch")).absolute(),

@@ -27,8 +27,7 @@ class TaskShare:
         if not 0 <= self.index < self.count:
             raise UsageError(
                 f"--task {self.index}/{self.count}: tasks are counted from 0, so the last one of "
-                f"{self.count} is "
-                f"{self.count - 1}/{self.count}"
+                f"{self.count} is {self.count - 1}/{self.count}"
             )
 
     @classmethod
@@ -49,14 +48,13 @@ class TaskShare:
         if not all(re.fullmatch("[0-9]{1,18}", value) for value in values):
             raise UsageError(
                 "--task auto reads SLURM_ARRAY_TASK_ID, _COUNT and _MIN, and this is no task of a Slurm "
-                "array; say it as "
-                "--task 3/64"
+                "array; say it as --task 3/64"
             )
         task, count, first = (int(value) for value in values)
         if not 0 <= task - first < count:
             raise UsageError(
-                f"--task auto: task {task} of an array of {count} that begins at {first} has gaps before "
-                f"it, so its "
+                f"--task auto: task {task} of an array of {count} that begins "
+                f"at {first} has gaps before it, so its "
                 f"number says nothing; say --task $SLURM_ARRAY_TASK_ID/N, with the N of the whole array"
             )
         return cls(index=task - first, count=count)

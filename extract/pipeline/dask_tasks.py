@@ -73,10 +73,10 @@ def run_dask(job: ExtractJob, tasks: Sequence[ShardTask], *, cluster: str, gpu: 
     if todo:
         raise Interrupted(
             f"{counted(len(todo), 'shard')} {agreeing(len(todo), 'kills', 'kill')} the workers that run "
-            f"{agreeing(len(todo), 'it', 'them')}, though none of their videos does alone (the first is "
-            f"shard "
-            f"{todo[0].shard}); perhaps workers have too little memory. All others are whole: run the same "
-            f"command again"
+            f"{agreeing(len(todo), 'it', 'them')}, though none of their "
+            "videos does alone (the first is shard "
+            f"{todo[0].shard}); perhaps workers have too little memory. All "
+            "others are whole: run the same command again"
         )
 
 

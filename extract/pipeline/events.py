@@ -67,20 +67,20 @@ class StageTimes:
         shares, cores = self.shares, len(os.sched_getaffinity(0))
         if self.bound_by == "decode":
             found = (
-                f"decoding bounds this run (the forward pass waited for it {shares['decode wait']:.0%} of "
-                "the time)"
+                "decoding bounds this run (the forward pass waited for it "
+                f"{shares['decode wait']:.0%} of the time)"
             )
             if decoders < cores:
                 return f"{found}: raise --decoders (now {decoders}; {counted(cores, 'core')} here)"
             return (
                 f"{found}, and {'the one core' if cores == 1 else f'all {cores} cores'} "
-                f"{agreeing(cores, 'decodes', 'decode')}: use a machine with more cores, or videos of fewer "
-                "pixels"
+                f"{agreeing(cores, 'decodes', 'decode')}: use a machine with "
+                "more cores, or videos of fewer pixels"
             )
         if self.bound_by == "write":
             found = (
-                f"writing bounds this run (the forward pass waited for it {shares['write wait']:.0%} of "
-                "the time)"
+                "writing bounds this run (the forward pass waited for it "
+                f"{shares['write wait']:.0%} of the time)"
             )
             if codec != "none":
                 return (

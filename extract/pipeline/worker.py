@@ -57,8 +57,8 @@ def open_worker(job: ExtractJob, place: int) -> ExtractWorker:
     specs = [store.features(*key).spec for key in job.models]
     if (tuple(spec.fingerprint for spec in specs), store.videos.segments) != (job.fingerprints, job.segments):
         raise ProvenanceMismatch(
-            f"the worker on {socket.gethostname()} finds another store at {job.store}; all must see the "
-            f"same one"
+            f"the worker on {socket.gethostname()} finds another store at "
+            f"{job.store}; all must see the same one"
         )
     networks = load_networks(
         [model for model, _ in job.models],
@@ -74,8 +74,7 @@ def open_worker(job: ExtractJob, place: int) -> ExtractWorker:
         if here != there:
             raise ProvenanceMismatch(
                 f"the worker on {socket.gethostname()} runs {spec.model} with weights {here[0][:12]} in "
-                f"{here[1]}; the "
-                f"store's maps are of {there[0][:12]} in {there[1]}"
+                f"{here[1]}; the store's maps are of {there[0][:12]} in {there[1]}"
             )
     return ExtractWorker(job, store, [network for network, _ in networks])
 
@@ -142,8 +141,7 @@ class ExtractWorker:
         ):
             raise SourceError(
                 f"the worker on {socket.gethostname()} finds none of the videos of shard {task.shard} in "
-                f"{root}; all must "
-                "see the same ones"
+                f"{root}; all must see the same ones"
             )
         return replace(task, outputs=tuple(pending))
 

@@ -96,16 +96,15 @@ def require_local(name: str | os.PathLike[str]) -> Path:
     text = os.fspath(name)
     if not text.strip():
         raise UsageError(
-            "the source is empty; name a folder, an annotation file or video files ('.' is the current "
-            "folder)"
+            "the source is empty; name a folder, an annotation file or "
+            "video files ('.' is the current folder)"
         )
     if is_address(text) and not os.path.lexists(text):
         if text.lower().startswith("file:"):
             raise UsageError(f"{text!r} is an address; name the file's path alone, without 'file://'")
         raise UsageError(
             f"{text!r} is an address; streams and files elsewhere are not supported yet: save it as a file "
-            f"first, for example "
-            "with ffmpeg -i ADDRESS -c copy video.mkv"
+            "first, for example with ffmpeg -i ADDRESS -c copy video.mkv"
         )
     return Path(name)
 

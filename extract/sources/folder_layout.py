@@ -144,8 +144,8 @@ def parts_among_others(paths: Iterable[str]) -> str:
         return ""
     return (
         f"the folders {shown(sorted(parts))} are parts of a split, and beside them lie others that are none: "
-        f"{shown(sorted(tops - parts))}; move those away, or read all videos without labels with --format "
-        f"files"
+        f"{shown(sorted(tops - parts))}; move those away, or read all "
+        "videos without labels with --format files"
     )
 
 

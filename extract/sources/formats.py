@@ -303,8 +303,8 @@ def read_class_folders(files: Sequence[Path], listing: Listing) -> None:
         if part and len(steps) < depth + 2:
             listing.problem(
                 f"{root}/{path}",
-                f"lies in {steps[-2]!r}, the folder of a part, and in no class folder; without labels, pass "
-                f"--format files",
+                f"lies in {steps[-2]!r}, the folder of a part, and in no class "
+                "folder; without labels, pass --format files",
             )
             continue
         is_loose = len(steps) < depth + 2

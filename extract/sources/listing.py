@@ -116,8 +116,7 @@ class Listing:
             self.problem(
                 where,
                 f"{path!r} leaves the video root {str(self.folder.root)!r}; name a folder that holds all "
-                f"listed videos with "
-                "--video-root",
+                "listed videos with --video-root",
             )
         return relative
 
@@ -146,9 +145,9 @@ class Listing:
             self.problem(
                 where,
                 f"{path!r} is a link to {target!r}, outside the video root {root!r}; take it with "
-                f"--follow-links, or remove it, put "
-                "the file there, or list it in an annotation file and name a folder that holds all of them "
-                "with --video-root",
+                "--follow-links, or remove it, put "
+                "the file there, or list it in an annotation file and name a "
+                "folder that holds all of them with --video-root",
             )
         return target is not None
 
@@ -171,15 +170,15 @@ class Listing:
             if not _may_be_one(first, entry.listed):
                 self.problem(
                     entry.where,
-                    f"{shown([entry.listed, first])} both fit the file {entry.path!r}; list it by its own "
-                    f"path",
+                    f"{shown([entry.listed, first])} both fit the file "
+                    f"{entry.path!r}; list it by its own path",
                 )
         if names:
             listed, path = next(iter(names.items()))
             here = ascii if composed(listed) == composed(path) else repr
             self.notes.append(
-                f"listed under another name, found by the stem: {len(names):,}, as {here(listed)} is "
-                f"{here(path)}"
+                "listed under another name, found by the stem: "
+                f"{len(names):,}, as {here(listed)} is {here(path)}"
             )
 
     def add_links_outside(self) -> None:

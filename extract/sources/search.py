@@ -88,8 +88,8 @@ class Search:
             raise SourceError(f"no such file or folder: {str(first)!r}")
         if len(paths) == 1 and not first.is_file():
             raise SourceError(
-                f"{str(first)!r} is no regular file; devices and streams are not supported yet: save them "
-                f"as files first"
+                f"{str(first)!r} is no regular file; devices and streams are not "
+                "supported yet: save them as files first"
             )
         if len(paths) == 1 and not is_video_name(first.name) and not _is_bare_video(first):
             return self._with_list(first)
@@ -126,8 +126,7 @@ class Search:
                 listed = "; ".join(candidate.what for candidate in candidates)
                 raise SourceError(
                     f"more than one annotation fits {str(folder)!r}: {listed}; choose with --format, or "
-                    f"pass the "
-                    "annotation file itself with --video-root"
+                    "pass the annotation file itself with --video-root"
                 )
             if candidates:
                 return replace(candidates[0], notes=(*candidates[0].notes, *notes))

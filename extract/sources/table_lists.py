@@ -236,8 +236,8 @@ def _row_of(
     found = f"{len(fields)} field{'s' if len(fields) != 1 else ''}"
     listing.problem(
         where,
-        f"{found} where a path and one label belong; if there are more columns, name them in a first line: "
-        f"path,label,split",
+        f"{found} where a path and one label belong; if there are more columns, "
+        "name them in a first line: path,label,split",
     )
 
 

@@ -63,7 +63,7 @@ def unknown_form(file: Path) -> SourceError:
     """Return the error for a list that no format knows."""
     return SourceError(
         f"{str(file)!r} is a list in no known form ({first_line(file)}); known are: {KNOWN_FORMS}; name its "
-        f"format with --format, or go "
+        "format with --format, or go "
         "on without it with --format class-folders or files"
     )
 

@@ -27,8 +27,7 @@ def norm_relu(x: Tensor, norm: nn.BatchNorm3d, *, relu: bool) -> Tensor:
     if (n := len(x)) == 1:
         raise RunError(
             "batch norm met a single value: one clip is left of a batch, and its maps have one place; raise "
-            "--batch-size "
-            "or --size, and use another --out"
+            "--batch-size or --size, and use another --out"
         )
     y, mean, var = _NormReLU.apply(x, norm.weight, norm.bias, norm.eps, relu)  # type: ignore[no-untyped-call]
     assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None

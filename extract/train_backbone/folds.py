@@ -58,7 +58,7 @@ def fold_of(
         if (gone := np.flatnonzero((totals > 0) & (counts[k] == totals))).size:
             raise SourceError(
                 f"fold {k} of {folds} would hold every video of {class_names[gone[0]]!r}, which has too few "
-                f"groups to be parted; "
+                "groups to be parted; "
                 "leave the class out, or train without --folds"
             )
     return fold

@@ -191,8 +191,8 @@ class BackboneTask:
         """
         if (entry := self._cached.get(video.id)) is not None:
             raise StorageError(
-                f"{entry.file} cannot be read any more ({failure.reason}); the same command makes it again, "
-                f"and goes on"
+                f"{entry.file} cannot be read any more ({failure.reason}); the "
+                "same command makes it again, and goes on"
             )
         self.failed[video.id] = failure.reason
 
@@ -287,8 +287,7 @@ def _forward(
     if bf16 and device.type == "cpu":
         raise UsageError(
             f"{config.model} cannot be trained in bf16 on a CPU: the gradients of PyTorch's Conv3d are not "
-            f"to be trusted "
-            "there; leave out --precision bf16"
+            "to be trusted there; leave out --precision bf16"
         )
     return partial(_plain, model)
 

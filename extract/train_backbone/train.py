@@ -257,8 +257,8 @@ def _labelled_source(config: TrainBackboneConfig) -> Source:
     source = config.read()
     if len({video.label for video in source.videos if video.label >= 0}) < 2:
         raise SourceError(
-            f"{config.place} labels fewer than two classes; training needs class folders or an annotation "
-            f"file"
+            f"{config.place} labels fewer than two classes; training "
+            "needs class folders or an annotation file"
         )
     return source
 

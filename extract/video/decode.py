@@ -289,8 +289,8 @@ def _load(
             out = np.empty((clips, *shape), dtype=np.uint8)
         if out.shape[1:] != shape or not len(out) or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise UsageError(
-                f"out is {out.dtype} {out.shape}: it must be uint8 (clips, {', '.join(map(str, shape))}), "
-                f"contiguous"
+                f"out is {out.dtype} {out.shape}: it must be uint8 (clips, "
+                f"{', '.join(map(str, shape))}), contiguous"
             )
         part = slice(done, min(done + len(out), clips))
         done = part.stop

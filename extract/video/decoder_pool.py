@@ -77,8 +77,8 @@ class DecoderPool:
     ) -> None:
         if workers < 1 or slots < 1 or timeout_seconds <= 0 or len(shape) != 5 or min(shape) < 1:
             raise UsageError(
-                f"a pool of {workers} workers, {slots} slots of {shape}, {timeout_seconds} s: all must be "
-                f"positive"
+                f"a pool of {workers} workers, {slots} slots of {shape}, "
+                f"{timeout_seconds} s: all must be positive"
             )
         require_startable()
         self._timeout_seconds = timeout_seconds

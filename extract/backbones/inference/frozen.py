@@ -144,8 +144,7 @@ class FrozenBackbone:
         ):
             raise UsageError(
                 "the network gives a clip other values beside other clips, or another time; maps must be of "
-                "the clip alone: "
-                "in eval() it must neither norm over the batch nor drop at random"
+                "the clip alone: in eval() it must neither norm over the batch nor drop at random"
             )
 
     def linear_head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:

@@ -32,8 +32,8 @@ def require_frames(clip_frames: int) -> None:
     """Raise UsageError if these networks take no clips of `clip_frames` frames."""
     if clip_frames % TEMPORAL_REDUCTION:
         raise UsageError(
-            f"a clip of {counted(clip_frames, 'frame')}; this network takes a multiple of "
-            f"{TEMPORAL_REDUCTION}"
+            f"a clip of {counted(clip_frames, 'frame')}; this network "
+            f"takes a multiple of {TEMPORAL_REDUCTION}"
         )
 
 

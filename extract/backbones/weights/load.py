@@ -102,15 +102,13 @@ def load_weights(
             if theirs is not None:
                 raise WeightsError(
                     f"no weights for {model} in {search}/; its library's own are at `--weights {theirs}`, "
-                    f"or go on with "
-                    "random ones with `--allow-random`"
+                    "or go on with random ones with `--allow-random`"
                 )
             raise WeightsError(
                 f"no weights for {model} in {search}/: train them with `faster train-backbone --model "
                 f"{model}`, put a file "
                 f"at {Path(search) / file_stem(model)}.safetensors, name one with `--weights FILE`, or go "
-                f"on with random "
-                "ones with `--allow-random`"
+                "on with random ones with `--allow-random`"
             )
         return random_weights(model)
 
@@ -155,8 +153,8 @@ def save_weights(backbone: Backbone, path: str | Path, info: WeightsInfo) -> Wei
         raise WeightsError(f"weights are saved as .safetensors, not as {path.name}")
     if info.class_names is not None and len(info.class_names) != backbone.num_classes:
         raise WeightsError(
-            f"{counted(len(info.class_names), 'class name')} for a classifier of {backbone.num_classes} "
-            f"classes"
+            f"{counted(len(info.class_names), 'class name')} for a "
+            f"classifier of {backbone.num_classes} classes"
         )
     state = backbone.state_dict()
     info = replace(info, digest=weights_digest(state), path=str(path))
@@ -197,8 +195,8 @@ def _given(path: Path) -> Path:
     """Return the file for a user's path. Raises WeightsError if there is none."""
     if path.is_dir() and (path / "config.json").exists() and not (path / "result.json").exists():
         raise WeightsError(
-            f"{path} is not finished: which videos its weights saw is written at the end; run its command "
-            f"again, it goes on"
+            f"{path} is not finished: which videos its weights saw is written at "
+            "the end; run its command again, it goes on"
         )
     file = path / "best.safetensors" if path.is_dir() else path
     if not file.is_file():
