@@ -156,7 +156,7 @@ def group(context: click.Context) -> None:
 
 
 def makers() -> Makers:
-    """Return how each stage that makes maps names the commands that make them again."""
+    """Return the functions that name the commands to make a store's maps again, per stage."""
     from .exchange.remake import import_command
     from .extract.remake import extract_commands
     from .store.maintain.remake import Makers

@@ -226,7 +226,7 @@ def _begun(path: Path) -> Store | None:
 
 
 def _prepare(config: ExtractConfig, progress: bool) -> tuple[Path, list[str], Source]:
-    """Check all that can be checked before a network is loaded, including that the store can be written."""
+    """Check all that can be checked before loading networks; return store path, devices and source."""
     path = Path(config.store or _store_name(config.source))
     elsewhere = config.cluster not in (None, LOCAL)
     devices = [name if name and elsewhere else str(choose_device(name)) for name in config.devices or (None,)]

@@ -230,7 +230,7 @@ def load_random_video(
     upright = (found.probe.width, found.probe.height)
 
     def view_of(width: int, height: int) -> View:
-        if (width, height) != upright:  # the crop was drawn for one size: no view after a change
+        if (width, height) != upright:  # the crop was drawn for this size only
             raise VideoError(f"{path.name}: its picture's size changes from {upright} to {(width, height)}")
         return view
 

@@ -67,7 +67,8 @@ class StreamStart:
     @property
     def may_refuse(self) -> bool:
         """Whether the decoder of an undamaged file can fail at a packet before the first key picture."""
-        return self.is_late and not self._length_bytes  # with headers it skips it, without error
+        # If the container holds the headers, the decoder skips such packets without an error.
+        return self.is_late and not self._length_bytes
 
     def may_lack(self, pts: int) -> bool:
         """Whether an undamaged file's decoder can leave out this timestamp's picture, and all before it."""
