@@ -77,9 +77,9 @@ def load_weights(
 ) -> tuple[Backbone, WeightsInfo]:
     """Return the backbone called `model` with its weights, in evaluation mode on the CPU.
 
-    `path` is a weights file, its URL, or a run folder that holds `best.safetensors`. Without it, the
-    file is `<model>.*` in `search`, or else in the checkpoint that an `hf:` model is named after. The
-    classifier has as many classes as the file (`num_classes` is for a user's network, whose file does not tell). With
+    `path` is a weights file, its URL, or a run folder that holds `best.safetensors`. Without it, the file is
+    `<model>.*` in `search`, or else in the checkpoint that an `hf:` model is named after. The classifier has
+    as many classes as the file (`num_classes` is for a user's network, whose file does not tell). With
     `allow_random`, and only if no file is found, the weights are random but always the same. There is then no
     classifier, so that no meaningless logits come out.
 
