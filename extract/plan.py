@@ -30,8 +30,8 @@ def plan(store: Store, specs: Sequence[FeatureSpec], rows: set[int]) -> list[Sha
     """
     path, manifest, shard_videos = store.path, store.videos, store.shard_videos
     shards = {row // shard_videos for row in rows}
-    whole = [{key for key in list_receipts(path / spec.folder) if key[0] in shards} for spec in specs]
-    for spec, receipts in zip(specs, whole, strict=True):
+    complete = [{key for key in list_receipts(path / spec.folder) if key[0] in shards} for spec in specs]
+    for spec, receipts in zip(specs, complete, strict=True):
         for shard, view in receipts:
             if not (path / spec.folder / maps_key(shard, view)).is_file():
                 raise StoreError(
@@ -42,7 +42,7 @@ def plan(store: Store, specs: Sequence[FeatureSpec], rows: set[int]) -> list[Sha
     for shard in sorted(shards):
         pending = tuple(
             (i, view)
-            for i, (spec, receipts) in enumerate(zip(specs, whole, strict=True))
+            for i, (spec, receipts) in enumerate(zip(specs, complete, strict=True))
             for view in range(spec.views)
             if (shard, view) not in receipts
         )

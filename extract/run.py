@@ -99,8 +99,8 @@ def extract(
         if config.retry_failed:
             forget_failures(store, specs, rows, source.root)
         tasks = plan(store, specs, rows)
-        todo = sum(len(task.rows) for task in tasks)
-        logger.info(_plan_line(path, specs, len(rows), todo, len(tasks)))
+        pending = sum(len(task.rows) for task in tasks)
+        logger.info(_plan_line(path, specs, len(rows), pending, len(tasks)))
         costs = tuple(
             gflops_a_clip(network, spec) for (network, _), spec in zip(networks, specs, strict=True)
         )
@@ -110,7 +110,7 @@ def extract(
                     store=str(path),
                     models=config.models,
                     videos=len(rows),
-                    to_do=todo,
+                    to_do=pending,
                     shards=len(tasks),
                     clips=specs[0].clips,
                     views=specs[0].views,
@@ -160,7 +160,7 @@ def extract(
             models=config.models,
             videos=len(rows),
             missing=len(source.missing),
-            extracted=todo,
+            extracted=pending,
             already_whole=len(rows - reasons.keys() - {row for task in tasks for row in task.rows}),
             whole=len(rows - reasons.keys()),
             labelled=len({int(manifest.labels[row]) for row in rows} - {-1}) > 1,
@@ -325,12 +325,14 @@ def _declare(
     return store
 
 
-def _plan_line(path: Path, specs: Sequence[stores.FeatureSpec], videos: int, todo: int, shards: int) -> str:
+def _plan_line(
+    path: Path, specs: Sequence[stores.FeatureSpec], videos: int, pending: int, shards: int
+) -> str:
     random = [spec.model for spec in specs if spec.weights_random]
     sizes = sorted({spec.transform["size"] for spec in specs})
     warning = f"; RANDOM WEIGHTS for {', '.join(random)}: smoke tests and timing only" if random else ""
     views = f" in {counted(specs[0].views, 'view')}" if specs[0].views > 1 else ""
-    whole = "all whole already" if not todo else f"{todo} to do in {counted(shards, 'shard')}"
+    whole = "all whole already" if not pending else f"{pending} to do in {counted(shards, 'shard')}"
     return (
         f"{path}: {counted(videos, 'video')} ({whole}), {counted(specs[0].clips, 'clip')} of "
         f"{counted(specs[0].clip_frames, 'frame')} at "

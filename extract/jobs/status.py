@@ -111,11 +111,11 @@ class Watch:
     def _of_model(self, features: Features, members: NDArray[np.int64]) -> ModelStatus:
         shards = {(i, view) for i in np.flatnonzero(members).tolist() for view in range(features.views)}
         put = {key: seconds for key, seconds in receipt_times(features.folder).items() if key in shards}
-        lacking = shards - put.keys()
+        pending = shards - put.keys()
         now = time.time()
         in_hand = [
             now - begun
-            for begun, written in _being_written(features, lacking)
+            for begun, written in _being_written(features, pending)
             if now - written < RECENT_SECONDS
         ]
         running = len(in_hand)
@@ -128,12 +128,12 @@ class Watch:
             shards=len(shards),
             whole=len(put),
             running=running,
-            lacking=tuple(sorted({shard for shard, _ in lacking})),
+            lacking=tuple(sorted({shard for shard, _ in pending})),
             videos=videos,
-            videos_whole=videos - int(sum(members[shard] for shard, _ in lacking)) - failed,
+            videos_whole=videos - int(sum(members[shard] for shard, _ in pending)) - failed,
             videos_failed=failed,
             shards_per_hour=rate,
-            seconds_left=_left(len(lacking), rate, in_hand) if rate and running else None,
+            seconds_left=_left(len(pending), rate, in_hand) if rate and running else None,
         )
 
     def _count_failed(self, features: Features, put: Mapping[tuple[int, int], float]) -> int:
@@ -199,11 +199,11 @@ def _left(shards: int, rate: float, in_hand: Sequence[float]) -> float:
     return shards * max(3600 / rate, slowest / len(in_hand))
 
 
-def _being_written(features: Features, lacking: set[tuple[int, int]]) -> Iterator[tuple[float, float]]:
+def _being_written(features: Features, pending: set[tuple[int, int]]) -> Iterator[tuple[float, float]]:
     """Yield when each shard's temporary file was made and last written, for shards that have a folder."""
     folder = features.folder / "maps" / "c"
     begun = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    for shard, view in lacking:
+    for shard, view in pending:
         if str(shard) not in begun:
             continue
         files = (folder / str(shard) / str(view)).rglob(f".*{TEMPORARY_SUFFIX}")

@@ -65,11 +65,11 @@ class VideoBatches:
         if self._gathered:
             begin = min(self._room(), len(clips))
             self._gather(video, clips[:begin])
-        whole = begin + (len(clips) - begin) // size * size
-        if whole > begin:
-            self._run([self._piece(video, clips[begin:whole])])
-        if whole < len(clips):
-            self._gather(video, clips[whole:])
+        full = begin + (len(clips) - begin) // size * size
+        if full > begin:
+            self._run([self._piece(video, clips[begin:full])])
+        if full < len(clips):
+            self._gather(video, clips[full:])
 
     def end(self, row: int) -> None:
         """End a video: it is delivered when all its clips are computed."""

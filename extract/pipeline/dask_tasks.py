@@ -65,18 +65,17 @@ def run_dask(job: ExtractJob, tasks: Sequence[ShardTask], *, cluster: str, gpu: 
                     known[row] = REASON
             return replace(task, given_up=tuple(sorted(known.items())))
 
-        todo = lost(tasks, report)
+        pending = lost(tasks, report)
         for _ in range(ROUNDS - 1):
-            if not todo:
+            if not pending:
                 return
-            todo = lost([without_guilty(task) for task in todo], report)
-    if todo:
+            pending = lost([without_guilty(task) for task in pending], report)
+    if pending:
         raise Interrupted(
-            f"{counted(len(todo), 'shard')} {agreeing(len(todo), 'kills', 'kill')} the workers that run "
-            f"{agreeing(len(todo), 'it', 'them')}, though none of their "
-            "videos does alone (the first is shard "
-            f"{todo[0].shard}); perhaps workers have too little memory. All "
-            "others are whole: run the same command again"
+            f"{counted(len(pending), 'shard')} {agreeing(len(pending), 'kills', 'kill')} the workers that "
+            f"run {agreeing(len(pending), 'it', 'them')}, though none of their videos does alone (the first "
+            f"is shard {pending[0].shard}); perhaps workers have too little memory. All others are whole: "
+            "run the same command again"
         )
 
 

@@ -29,7 +29,7 @@ from .writing import ShardWriters
 class _Video:
     """The facts of a video of the shard, and the outputs whose maps are pending."""
 
-    waiting: set[Output]
+    pending: set[Output]
     clips: list[int]
     parts: dict[int, list[stores.ClipFacts]] = field(default_factory=dict)  # by view
     reason: str = ""
@@ -78,7 +78,7 @@ class ForwardStage:
         if self._said is None:
             self._said = (self._decode_wait(), 0.0, self._write_wait)
         if row not in self._videos:
-            self._videos[row] = _Video(waiting=set(self._task.outputs), clips=[0] * len(self._networks))
+            self._videos[row] = _Video(pending=set(self._task.outputs), clips=[0] * len(self._networks))
         with self._working():
             if isinstance(part, LoadedVideo) and pixels is not None:
                 self._add_clips(row, part, pixels)
@@ -121,8 +121,8 @@ class ForwardStage:
         else:
             video.clips[output[0]] += len(result[0])
             self._write(partial(self._writers.add, output, row, result, _joined(video.parts[output[1]])))
-        video.waiting.discard(output)
-        if not video.waiting:
+        video.pending.discard(output)
+        if not video.pending:
             del self._videos[row]
             self._write(partial(self._report, self._event(row, video)))
 

@@ -70,7 +70,7 @@ class BackboneTask:
         config: TrainBackboneConfig,
         model: Backbone,
         source: Source,
-        parts: BackboneTrainingVideos,
+        subsets: BackboneTrainingVideos,
         pool: DecoderPool,
         *,
         device: torch.device,
@@ -80,12 +80,12 @@ class BackboneTask:
         failures: Path,
     ) -> None:
         self.model = model
-        self._config, self._source, self._parts, self._pool = config, source, parts, pool
+        self._config, self._source, self._subsets, self._pool = config, source, subsets, pool
         self._device, self._ranks, self._frozen, self._cached = device, ranks, frozen, cached
         self._failures = failures
         self.failed = read_failures(failures)
         self._logits = _forward(config, model, device)
-        clips = min(config.batch_size, len(parts.train))
+        clips = min(config.batch_size, len(subsets.train))
         if clips < 2 * ranks.count:
             fix = "add videos" if clips < config.batch_size else "raise --batch-size"
             raise UsageError(
@@ -97,7 +97,7 @@ class BackboneTask:
     @property
     def steps_per_epoch(self) -> int:
         """Number of steps. Only full batches: batch norm must not get a batch of one."""
-        return max(1, len(self._parts.train) // self._config.batch_size)
+        return max(1, len(self._subsets.train) // self._config.batch_size)
 
     def batches(self, epoch: int, start_step: int) -> Iterator[ClipsLabelsIds]:
         """Yield this rank's part of each batch, prefetched: clips, labels, ids.
@@ -127,8 +127,8 @@ class BackboneTask:
         """Return the metrics of the validation share, empty without one; save the list of failures."""
         try:
             return (
-                self.figures(self._parts.validation, "validation", progress=False)
-                if self._parts.validation
+                self.figures(self._subsets.validation, "validation", progress=False)
+                if self._subsets.validation
                 else {}
             )
         finally:
@@ -197,7 +197,7 @@ class BackboneTask:
         self.failed[video.id] = failure.reason
 
     def _load_batches(self, epoch: int, start_step: int) -> Generator[ClipsLabelsIds, None, None]:
-        config, train = self._config, self._parts.train
+        config, train = self._config, self._subsets.train
         order = np.random.default_rng([config.seed, epoch]).permutation(len(train))
         steps = [
             order[step * config.batch_size : (step + 1) * config.batch_size]
@@ -223,7 +223,7 @@ class BackboneTask:
             yield clips[: len(kept)], labels, [video.id for video in kept]
 
     def _training_job(self, epoch: int, i: int) -> DecodeJob[int]:
-        video = self._parts.train[i]
+        video = self._subsets.train[i]
         rng = np.random.default_rng([self._config.seed, epoch, i])
         entry = self._cached.get(video.id)
         arguments = {**self._clip_arguments(), "rng": rng}
@@ -289,10 +289,10 @@ def _forward(
             f"{config.model} cannot be trained in bf16 on a CPU: the gradients of PyTorch's Conv3d are not "
             "to be trusted there; leave out --precision bf16"
         )
-    return partial(_plain, model)
+    return partial(_reference, model)
 
 
-def _plain(model: Backbone, clips: Tensor) -> Tensor:
+def _reference(model: Backbone, clips: Tensor) -> Tensor:
     with SafeConvolutions() if clips.device.type == "cpu" else nullcontext():
         logits: Tensor = model(normalise(clips, model.mean, model.std))
     return logits

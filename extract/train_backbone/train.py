@@ -76,18 +76,18 @@ def _train(
     require_text(config.out, "--out")
     require_startable()
     source = _labelled_source(config)
-    parts = choose_subsets(config, source)
+    subsets = choose_subsets(config, source)
     run_dir = Path(config.out) / f"{file_stem(config.model)}.run"
     target = Path(config.out) / f"{file_stem(config.model)}.safetensors"
     model, origin = _network(config, source)
     if origin is not None:
-        require_unseen_by(origin, parts.test, f"test videos of {parts.split}")
-        require_unseen_by(origin, parts.unseen, f"videos of fold {config.fold}")
+        require_unseen_by(origin, subsets.test, f"test videos of {subsets.split}")
+        require_unseen_by(origin, subsets.unseen, f"videos of fold {config.fold}")
     frozen = freeze(config.model, model, config.freeze)
     options = config.options(str(device))
     settled = {
-        "train_backbone": config.deciding(parts.split),
-        "videos": digest([[[v.id, v.label] for v in part] for part in (parts.train, parts.validation)]),
+        "train_backbone": config.deciding(subsets.split),
+        "videos": digest([[[v.id, v.label] for v in part] for part in (subsets.train, subsets.validation)]),
         "classes": digest(list(source.class_names)),
         "init": None if origin is None else origin.digest,
         "ranks": ranks.count,
@@ -105,7 +105,7 @@ def _train(
             f"{target} is there and is not of this run; move it away, or name another folder with --out"
         )
     require_folder(Path(config.out), "--out")
-    cached = _cache(config, model, source, parts, ranks, progress)
+    cached = _cache(config, model, source, subsets, ranks, progress)
     shape = (config.validation_clips, config.clip_frames, config.size, config.size, 3)
     slots = max(1, min(2 * config.batch_size, MEMORY_BYTES // prod(shape)))
     with DecoderPool(config.decoders, shape=shape, slots=slots) as pool:
@@ -113,7 +113,7 @@ def _train(
             config,
             model.to(device),
             source,
-            parts,
+            subsets,
             pool,
             device=device,
             ranks=ranks,
@@ -124,10 +124,10 @@ def _train(
         best = fit(task, options, run_dir, config=settled, progress=progress, ranks=ranks)
         ranks.wait()  # until the first one has written it
         model.load_state_dict(load_file(run_dir / "best.safetensors"))
-        tested = task.figures(parts.test, "test", progress=progress)["top1"] if parts.test else None
+        tested = task.figures(subsets.test, "test", progress=progress)["top1"] if subsets.test else None
         task.keep_failures()
-    trained_on = {video.id for video in parts.train}.union(origin.trained_on if origin else ())
-    extra = {"split": parts.split, "config": config.deciding(parts.split), "best": asdict(best)}
+    trained_on = {video.id for video in subsets.train}.union(origin.trained_on if origin else ())
+    extra = {"split": subsets.split, "config": config.deciding(subsets.split), "best": asdict(best)}
     if origin is not None:
         extra["init"] = {
             "path": origin.path,
@@ -135,7 +135,7 @@ def _train(
             "trained_on_known": bool(origin.trained_on),
         }
     if config.folds is not None:
-        extra["unseen"] = [video.id for video in parts.unseen]
+        extra["unseen"] = [video.id for video in subsets.unseen]
     info = WeightsInfo(
         model=config.model,
         class_names=source.class_names,
@@ -149,8 +149,8 @@ def _train(
         best_epoch=best.epoch,
         validation_top1=best.metrics.get("top1"),
         test_top1=tested,
-        trained_on=len(parts.train),
-        unseen=len(parts.unseen),
+        trained_on=len(subsets.train),
+        unseen=len(subsets.unseen),
         failed=task.failed,
     )
     if ranks.is_main:
@@ -223,7 +223,7 @@ def _cache(
     config: TrainBackboneConfig,
     model: Backbone,
     source: Source,
-    parts: BackboneTrainingVideos,
+    subsets: BackboneTrainingVideos,
     ranks: Ranks,
     progress: bool,
 ) -> dict[str, CacheEntry]:
@@ -242,7 +242,7 @@ def _cache(
     )
     entries = {
         video.id: cache.entry(video, source.root, clips=clips)
-        for videos, clips in ((parts.train, 0), (parts.validation, config.validation_clips))
+        for videos, clips in ((subsets.train, 0), (subsets.validation, config.validation_clips))
         for video in videos
     }
     failed: dict[str, str] = {}

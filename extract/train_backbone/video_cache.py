@@ -101,7 +101,7 @@ class ClipCache:
         Raises:
             StorageError: the disk has too little room (checked before anything is written), or fails.
         """
-        missing = [entry for entry in entries if not _is_whole(entry.file)]
+        missing = [entry for entry in entries if not _is_complete(entry.file)]
         if not missing:
             logger.info(f"cache: {self.folder} holds all {counted(len(entries), 'video')}")
             return {}
@@ -242,7 +242,7 @@ def load_cached_clips(path: Path, *, out: NDArray[np.uint8]) -> LoadedVideo:
     return _told(out, (0,) * len(clips))
 
 
-def _is_whole(file: Path) -> bool:
+def _is_complete(file: Path) -> bool:
     """Whether a file is as long as its header says: an interrupted copy or a full disk may have cut it."""
     try:
         with file.open("rb") as opened:

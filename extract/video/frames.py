@@ -24,8 +24,8 @@ from .packets import KeyPacket, PacketScan
 _SEEK_FRAMES = 16
 # A video is decoded completely, and so checked completely, up to so many frames, or so many times the
 # requested frames.
-_WHOLE_FRAMES = 1024
-_WHOLE_TIMES = 8
+_COMPLETE_FRAMES = 1024
+_COMPLETE_TIMES = 8
 
 
 def decode_frames(
@@ -44,11 +44,11 @@ def decode_frames(
     if not wanted:
         return
     video = range(found.probe.frames) if video is None else video
-    whole = not sparse and len(video) <= max(_WHOLE_FRAMES, _WHOLE_TIMES * len(wanted))
+    complete = not sparse and len(video) <= max(_COMPLETE_FRAMES, _COMPLETE_TIMES * len(wanted))
     given = 0
     if found.pts is not None:
         try:
-            for index, frame in _decode_by_time(path, found, wanted, video if whole else None):
+            for index, frame in _decode_by_time(path, found, wanted, video if complete else None):
                 yield index, frame
                 given += 1
             return
@@ -62,15 +62,17 @@ class _OutOfStepError(Exception):
 
 
 def _decode_by_time(
-    path: Path, found: PacketScan, wanted: Sequence[int], whole: range | None
+    path: Path, found: PacketScan, wanted: Sequence[int], complete: range | None
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decode by timestamps: all of `whole`, or only the parts that hold the wanted frames."""
+    """Decode by timestamps: all of `complete`, or only the parts that hold the wanted frames."""
     with open_video(path) as (container, stream):
-        for key, run in _runs(found, wanted) if whole is None else [(_begin(found, whole.start), wanted)]:
+        for key, run in (
+            _runs(found, wanted) if complete is None else [(_begin(found, complete.start), wanted)]
+        ):
             if key is not None:
                 container.seek(key.seek_to, stream=stream)
             expected = 0 if key is None else key.frame
-            stop = run[-1] + 1 if whole is None else whole.stop
+            stop = run[-1] + 1 if complete is None else complete.stop
             remaining = iter(run)
             target = next(remaining, None)
             for frame in _frames(container, stream, key, found.forgiven):
@@ -124,11 +126,11 @@ def _frames(
 
     From the start, the decoder may refuse any of the first `forgiven` packets.
     """
-    waiting = key is not None
+    before_key = key is not None
     for number, packet in enumerate(read_packets(container, stream), start=1):
-        if waiting and key is not None and packet.pts == key.pts:
-            waiting = False
-        if not packet.size or waiting:
+        if before_key and key is not None and packet.pts == key.pts:
+            before_key = False
+        if not packet.size or before_key:
             continue
         try:
             yield from packet.decode()

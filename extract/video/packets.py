@@ -227,8 +227,8 @@ class _Packets:
                 self._in_order &= frame.pts >= self._first.pts
         if self._first is not None:
             # Frames before the first picture: are they left out, or does their turn come later?
-            lacks = self._first.pts is not None and min(self._pts, default=0) < self._first.pts
-            self._trying = lacks and self._in_order and self._given < _TRIAL_FRAMES
+            has_missing = self._first.pts is not None and min(self._pts, default=0) < self._first.pts
+            self._trying = has_missing and self._in_order and self._given < _TRIAL_FRAMES
 
     def scan(self, first: av.VideoFrame, *, reorders_untimed: bool, path: Path) -> PacketScan:
         context = self.stream.codec_context

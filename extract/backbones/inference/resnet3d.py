@@ -265,8 +265,8 @@ class _MaxPool(nn.Module):
             return pooled.reshape(*x.shape[:2], *pooled.shape[1:])
         # PyTorch's is three times slower on the CPU. Values that are not negative have the same order as
         # their bits.
-        whole = torch.int16 if x.dtype is torch.bfloat16 else torch.int32
-        return _halved(_halved(x.view(whole), 2), 3).view(x.dtype)
+        integers = torch.int16 if x.dtype is torch.bfloat16 else torch.int32
+        return _halved(_halved(x.view(integers), 2), 3).view(x.dtype)
 
 
 def _halved(x: Tensor, dim: int) -> Tensor:

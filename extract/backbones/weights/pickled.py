@@ -56,18 +56,18 @@ def saved_anew(path: Path, loaded: Any = None) -> str:
 
     If `loaded` was read safely, the command reads the file in the same safe way.
     """
-    plain = str(path.with_name(f"{path.stem}-tensors.pth"))
+    target = str(path.with_name(f"{path.stem}-tensors.pth"))
     inner = "lambda: d.get('state_dict', d.get('model', d))"
     if isinstance(loaded, Mapping) and (wrapped := _wrapped(loaded)):
         inner = f"lambda: d[{wrapped!r}]"
     code = (
         f"import torch; d = torch.load({str(path)!r}, 'cpu', weights_only={loaded is not None}); "
         f"d = getattr(d, 'state_dict', {inner})(); "
-        f"torch.save({{k: v for k, v in d.items() if torch.is_tensor(v)}}, {plain!r})"
+        f"torch.save({{k: v for k, v in d.items() if torch.is_tensor(v)}}, {target!r})"
     )
     word = shlex.quote(code) if re.search(r'["$`\\!]', code) else f'"{code}"'
     trust = "" if loaded is not None else "if you trust the file, "
-    return f"{trust}save its tensors alone: python -c {word}; then --weights {shlex.quote(plain)}"
+    return f"{trust}save its tensors alone: python -c {word}; then --weights {shlex.quote(target)}"
 
 
 def _wrapped(loaded: Mapping[Any, Any]) -> str | None:

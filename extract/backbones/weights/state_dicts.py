@@ -58,7 +58,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 f"code in it, so nothing of it was read; {saved_anew(path)}"
             ) from error
         raise WeightsError(f"{path} cannot be read as weights: {reason_of(error)}") from error
-    whole = loaded
+    content = loaded
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
@@ -68,7 +68,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     ):
         raise WeightsError(
             f'{path} holds no state dict, names with tensors, bare or under "state_dict" or "model", but '
-            f"{shown(loaded)}" + (f"; {saved_anew(path, whole)}" if _has_tensors(loaded) else "")
+            f"{shown(loaded)}" + (f"; {saved_anew(path, content)}" if _has_tensors(loaded) else "")
         )
     state = dict(loaded)
     for prefix in WRAPPERS:
