@@ -144,8 +144,9 @@ def slurm_command(extract_arguments: tuple[str, ...], out: Path | None, go: bool
     \b
     Examples:
         faster submit slurm --tasks 64 -- videos --model r2plus1d50 --store kinetics.zarr
-        faster submit slurm --tasks 64 --at-once 16 --partition gpu --setup "source env/bin/activate" --go --
-            videos \\ --model r2plus1d50 --model r2d26 --store kinetics.zarr
+        faster submit slurm --tasks 64 --at-once 16 --partition gpu --setup "source env/bin/activate" --go \
+-- videos \\
+            --model r2plus1d50 --model r2d26 --store kinetics.zarr
     """
     from .slurm import submit, write_script
 

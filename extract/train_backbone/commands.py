@@ -32,8 +32,8 @@ def train_backbone_command(as_json: bool, **options: Any) -> None:
     \b
     Examples:
         faster train-backbone UCF-101 --model r2d26 --split split1 --size 112 --allow-missing
-        faster train-backbone UCF-101 --model r2d26 --precision bf16 --cache uint8 --folds 2 --fold 0 --out
-            half0
+        faster train-backbone UCF-101 --model r2d26 --precision bf16 --cache uint8 --folds 2 --fold 0 \
+--out half0
         faster train-backbone UCF-101 --model r2d26 --init kinetics/r2d26.run --freeze conv1 --freeze res2
         torchrun --nproc-per-node 4 -m faster.cli train-backbone kinetics --model r2plus1d50
     """
