@@ -1,4 +1,4 @@
-"""`faster <verb>`: the commands, each registered by its own stage and imported only when it is named."""
+"""`faster <verb>`: the commands. A command's module is imported only when the command is named."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .terminal.streams import READER_LEFT, give_up, reader_left, settle
 if TYPE_CHECKING:
     from .store.maintain.remake import Makers
 
-# Verb → module and name of its click command, and its line in the list of commands, which imports none of them.
-# A command's module imports nothing heavy.
+# Verb → module and name of its click command, and its line in the list of commands. The list is shown without
+# importing the modules. A command's module imports nothing heavy.
 COMMANDS = {
     "extract": ("extract.commands", "extract_command", "Write every clip's feature maps into a store."),
     "submit": (
@@ -88,15 +88,15 @@ class LazyGroup(HelpfulGroup):
     """A group that imports a command's module when the command is named."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The verbs, in the order of the work."""
+        """Return the verbs, in the order of the work."""
         return list(COMMANDS)
 
     def summary(self, ctx: click.Context, name: str) -> str:
-        """The verb's line in the list of commands."""
+        """Return the verb's line in the list of commands."""
         return COMMANDS[name][2]
 
     def find(self, name: str) -> click.Command | None:
-        """Import the verb's command, or None where there is no such verb."""
+        """Import the verb's command. None if there is no such verb."""
         if name not in COMMANDS:
             return None
         module, attribute, summary = COMMANDS[name]
@@ -106,23 +106,26 @@ class LazyGroup(HelpfulGroup):
         return command
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        """As click does it; help is printed here."""
+        """Make the context as click does; help is printed here."""
         with _pipes():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As click does it."""
+        """Run the command as click does."""
         with _pipes():
             return super().invoke(ctx)
 
 
 class _ReaderLeft(Exception):
-    """Nobody reads what the command prints."""
+    """The reader of the command's output closed it."""
 
 
 @contextmanager
 def _pipes() -> Iterator[None]:
-    """Tell a reader of ours that went away from a broken pipe within; click would leave with 1, silently, for both."""
+    """Tell a closed reader of our output from a broken pipe inside.
+
+    Click would leave with exit code 1, silently, for both.
+    """
     try:
         yield
     except BrokenPipeError as error:
@@ -149,11 +152,11 @@ def group(context: click.Context) -> None:
         faster extract --model r2plus1d50 --model r2d26
         faster train-agg --store kinetics.zarr
     """
-    context.obj = makers  # for `verify`, whose stage lies below those that make maps
+    context.obj = makers  # for `verify`, whose layer is below those that make maps
 
 
 def makers() -> Makers:
-    """How the stages that make maps say the commands that make them again."""
+    """Return the functions that name the commands to make a store's maps again, per stage."""
     from .exchange.import_features import importing_command
     from .extract.remake import extract_commands
     from .store.maintain.remake import Makers
@@ -162,13 +165,13 @@ def makers() -> Makers:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a user's mistake ends as one line and its exit code (see `faster.errors`)."""
+    """Run the command line. A user's mistake ends as one line and an exit code (see `faster.errors`)."""
     settle()
     try:
         code = _ended(arguments)
         sys.stdout.flush()
     except (_ReaderLeft, BrokenPipeError):
-        code = READER_LEFT  # not an error of ours, and nothing more can be said to it
+        code = READER_LEFT  # not our error, and nothing more can be printed to it
     except OSError as error:
         code = _failed(error)
     give_up()
@@ -176,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _ended(arguments: Sequence[str] | None) -> int:
-    """Run the command; its exit code. What goes wrong is said on stderr."""
+    """Run the command and return its exit code. Errors are printed on stderr."""
     try:
         code = group.main(
             args=None if arguments is None else list(arguments), prog_name="faster", standalone_mode=False
@@ -185,7 +188,7 @@ def _ended(arguments: Sequence[str] | None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
-        said = str(error.__cause__ or error)  # click wraps the interrupt; what stopped may have said where
+        said = str(error.__cause__ or error)  # click wraps the interrupt; its cause may say where it stopped
         click.echo(f"faster: {said or 'stopped by Ctrl-C; what is whole is kept'}", err=True)
         return 130
     except FasterError as error:

@@ -1,25 +1,28 @@
-"""The exception tree: every mistake a user can make ends in one of these, as one line and an exit code.
+"""The exception tree: every mistake of a user ends in one of these, as one line and an exit code.
 
     FasterError
-    ├── UsageError        2   the command cannot mean that
-    ├── DataError        65   a source, video, weights file, run or store is not what it should be
+    ├── UsageError        2   the command or its options are wrong
+    ├── DataError        65   a source, video, weights file, run or store is not as it should be
     │   ├── SourceError       an annotation file or a video folder
     │   ├── VideoError        one video; recorded as that video's failure, never fatal to a run
     │   ├── WeightsError      weights that are missing or do not fit their network
-    │   ├── StoreError        a store that is damaged, incomplete or not ours
-    │   │   └── ProvenanceMismatch   what is asked does not fit what the store holds
+    │   ├── StoreError        a store that is damaged, incomplete or not made by this package
+    │   │   └── ProvenanceMismatch   the request does not fit the content of the store
     │   └── RunError          a run folder of a training command
     ├── StorageError     74   the disk: full, read-only, failing
-    └── Interrupted      75   stopped from outside; the same command goes on where it was
+    └── Interrupted      75   stopped from outside; the same command continues from there
 
-A message is one line: what was found, what is allowed, the command that mends it.
+A message is one line: what was found, what is allowed, and the command that fixes it.
 """
 
 from __future__ import annotations
 
 
 def one_line(text: str) -> str:
-    """A text that may hold names from outside, for one line of a terminal: control characters are shown, not obeyed."""
+    """Make a text safe for one line of a terminal: control characters are shown as escapes.
+
+    The text may hold names from outside.
+    """
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
@@ -30,7 +33,7 @@ def _escaped(letter: str) -> str:
 
 
 class FasterError(Exception):
-    """Base of all errors that are the user's to mend; `exit_code` is the command's."""
+    """Base of all errors that the user can fix; `exit_code` is the command's."""
 
     exit_code = 1
 
@@ -39,48 +42,48 @@ class FasterError(Exception):
 
 
 class UsageError(FasterError):
-    """The command or call cannot mean that: a name unknown, options that exclude each other."""
+    """The command or call is wrong: an unknown name, or options that exclude each other."""
 
     exit_code = 2
 
 
 class DataError(FasterError):
-    """Something on disk is not what it should be."""
+    """Something on disk is not as it should be."""
 
     exit_code = 65
 
 
 class SourceError(DataError):
-    """An annotation file or a video folder that cannot be read as one; names `file:line`."""
+    """An annotation file or a video folder cannot be read; the message names `file:line`."""
 
 
 class VideoError(DataError):
-    """One video cannot be used. A run records it as that video's failure and goes on."""
+    """One video cannot be used. A run records it as that video's failure and continues."""
 
 
 class WeightsError(DataError):
-    """Weights that are missing, or that do not fit the network they are meant for."""
+    """Weights are missing, or do not fit their network."""
 
 
 class StoreError(DataError):
-    """A store that is damaged, incomplete or not ours."""
+    """A store is damaged, incomplete or not made by this package."""
 
 
 class ProvenanceMismatch(StoreError):
-    """What is asked does not fit what the store already holds; the message shows the difference."""
+    """The request does not fit the content of the store; the message shows the difference."""
 
 
 class RunError(DataError):
-    """A run folder that is missing, incomplete or does not fit its store."""
+    """A run folder is missing, incomplete or does not fit its store."""
 
 
 class StorageError(FasterError):
-    """The disk failed: full, read-only, an input/output error."""
+    """The disk failed: full, read-only, or an input/output error."""
 
     exit_code = 74
 
 
 class Interrupted(FasterError):
-    """Stopped from outside; everything whole is kept, and the same command goes on from there."""
+    """Stopped from outside. Everything complete is kept, and the same command continues from there."""
 
     exit_code = 75

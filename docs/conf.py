@@ -1,4 +1,4 @@
-"""How `make docs` builds the site from these pages: Sphinx, MyST for Markdown, API pages from the docstrings."""
+"""How `make docs` builds the site: Sphinx, MyST for Markdown, API pages from the docstrings."""
 
 import ast
 import textwrap
@@ -17,7 +17,7 @@ source_suffix = {".md": "markdown"}
 html_theme = "furo"
 html_title = f"faster {release}"
 
-# Markdown as the hosting site shows it: headings have anchors, and a link to one that is not there is a warning.
+# Markdown as the hosting site shows it: headings have anchors, and a link to a missing one is a warning.
 myst_heading_anchors = 4
 
 # Docstrings are in Google's form: Args, Raises.
@@ -43,7 +43,7 @@ def is_code(paragraph: str) -> bool:
 
 
 def mark_code(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
-    """Show the examples and tables in docstrings, which stand there without further signs, as they are written."""
+    """Show the examples and tables in docstrings as they are written."""
     marked: list[str] = []
     before = ""  # the last line above that is not blank
     for blank, group in groupby(lines, key=lambda line: not line.strip()):

@@ -1,4 +1,4 @@
-"""Live prediction: what a run thinks of a video after each clip, and what that has cost; it stops when it is sure.
+"""Live prediction: a run's prediction after each clip and its cost so far; it stops when it is sure.
 
 python examples/live_prediction.py runs/kinetics-fast-gru-1-7-n32-s0 new.mp4
 """

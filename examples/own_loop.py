@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 
 def main() -> None:
-    """Train a linear layer on the mean of each video's maps, and say how often it is right on the test part."""
+    """Train a linear layer on the mean of each video's maps; print its accuracy on the test part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("store", help="a store of faster extract, with splits")
     parser.add_argument("--pattern", help='"1:7", "all-E", …; by default 1:7, or all-E with one model')

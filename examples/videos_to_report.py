@@ -1,9 +1,9 @@
-"""Your own videos to a report: train two backbones, extract their maps, try mixtures of the two, write one page.
+"""Your own videos to a report: train two backbones, extract their maps, try mixtures, write one page.
 
     python examples/videos_to_report.py videos
 
-`videos` holds class folders below train/ and test/, or is in any other form that docs/sources.md names. The networks are
-narrow and the pictures small, for a first try on a CPU; the options make them larger.
+`videos` holds class folders below train/ and test/, or is in any other form that docs/sources.md names.
+The networks are narrow and the pictures small, for a first try on a CPU; the options make them larger.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The GPU stage: videos → clips → frozen backbones → feature maps in a store; and the training of backbones.
+"""The GPU stage: videos → clips → frozen backbones → feature maps in a store; and backbone training.
 
 from faster.extract import ExtractConfig, extract
 
 summary = extract(ExtractConfig(source="videos", models=("r2plus1d50", "r2d26"), store="kinetics.zarr"))
 
-Each public name is imported when it is asked for; the package itself imports no torch.
+Each public name is imported at its first use. The package itself does not import torch.
 """
 
 from __future__ import annotations
@@ -30,5 +30,5 @@ _MODULES = {
     "extract": ".run",
 }
 
-if not TYPE_CHECKING:  # a type checker sees the imports above, and so knows which names there are
+if not TYPE_CHECKING:  # a type checker sees the imports above, and so knows the names
     __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -1,4 +1,4 @@
-"""What would make the forward passes of a run faster, on the machine that it ran on."""
+"""Advice: what would make the forward passes of a run faster on this machine."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from ..terminal.text import counted
 from .backbones.inference.frozen import FrozenBackbone
 from .backbones.inference.precision import has_bf16
 
-TRIAL_CLIPS = 4  # that a trial computes, two in either precision
-TRIAL_SHARE = 0.1  # of the clips that the model has computed: a trial takes no larger part of a run
-WORTH = 1.1  # times as fast, at the least, is worth another store
+TRIAL_CLIPS = 4  # per trial, two in each precision
+TRIAL_SHARE = 0.1  # of the clips that the model has computed: the largest part of a run that a trial may take
+WORTH = 1.1  # the least speed-up that is worth another store
 
 
 def faster_forward(
     networks: Sequence[FrozenBackbone], specs: Sequence[FeatureSpec], clips: Sequence[int], *, devices: int
 ) -> str:
-    """What helps most, as the end of a sentence: idle GPUs, idle cores, bf16, or another machine.
+    """Return what helps most, as the end of a sentence: idle GPUs, idle cores, bf16, or another machine.
 
-    Where a model computed in float32 and the device has bf16, a clip is computed in both, where that takes a
-    small part of the run. `clips` are those that each model computed; `devices` is how many shared the work.
+    If a model computed in float32 and the device has bf16, clips are timed in both precisions, but only if
+    this takes a small part of the run. `clips` are the counts that each model computed. `devices` is the
+    number of devices that shared the work.
     """
     device = networks[0].device
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -47,7 +48,7 @@ def faster_forward(
 def _in_bf16(
     networks: Sequence[FrozenBackbone], specs: Sequence[FeatureSpec], clips: Sequence[int]
 ) -> str | None:
-    """What bf16 would bring to the model that costs most of those that computed without it; None where nothing."""
+    """Return what bf16 would bring to the most expensive float32 model; None if nothing."""
     others = [place for place, network in enumerate(networks) if network.precision != "bf16"]
     if not others or not has_bf16(networks[0].device):
         return None
@@ -60,25 +61,28 @@ def _in_bf16(
     ratio = _gain(network, spec)
     if ratio is None or ratio < WORTH:
         return None
-    return f"--precision bf16, into another --store: {what}, where a clip took {1 / ratio:.0%} of the time when tried now"
+    return (
+        f"--precision bf16, into another --store: {what}, where a clip took "
+        f"{1 / ratio:.0%} of the time when tried now"
+    )
 
 
 def _gain(network: FrozenBackbone, spec: FeatureSpec) -> float | None:
-    """How many times as fast as it is the network is in bf16, one clip at a time; None where it does not run so."""
+    """Return the speed-up from bf16, one clip at a time; None if the network does not run in bf16."""
     frames, size = _shape(spec)
     noise = np.random.default_rng(0).integers(256, size=(1, frames, size, size, 3), dtype=np.uint8)
     seconds = []
     try:
         for precision in ("bf16", "float32"):
-            # Not the network itself: its passes are of many clips.
+            # Not the network itself: its passes have many clips.
             tried = FrozenBackbone(
                 network.backbone, device=network.device, batch_clips=1, precision=precision, compiled=False
             )
-            tried(noise)  # the first packs weights
+            tried(noise)  # the first pass packs weights
             began = time.perf_counter()
-            tried(noise)  # the result is on the CPU, so it is done
+            tried(noise)  # the result is on the CPU, so the pass is complete
             seconds.append(time.perf_counter() - began)
-    except Exception:  # a network of the user's may do anything in bf16; it is only advice
+    except Exception:  # a user's network may raise anything in bf16; this is only advice
         return None
     return seconds[1] / seconds[0]
 

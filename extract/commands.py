@@ -1,4 +1,4 @@
-"""`faster extract`: it parses, makes one call, and prints."""
+"""`faster extract`: parse the options, make one call, and print."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ if TYPE_CHECKING:
 
 
 def share_cores() -> None:
-    """Let OpenMP's threads spin for microseconds only while they wait: decoders need the cores. Before torch is imported."""
+    """Limit the time that OpenMP's waiting threads spin: decoders need the cores.
+
+    Call it before torch is imported.
+    """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        # Asleep at once, they wake too late for the next of many short operations.
+        # Without any spinning, threads wake too late for the next of many short operations.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 class FailureLimit(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in newer clicks only
-    """How many of so many videos may fail: "5%" or "12", as a function of their number."""
+    """How many videos may fail: "5%" or "12", as a function of the number of videos."""
 
     name = "number or share"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the option's text."""
+        """Parse the option's text."""
         if not isinstance(value, str):
             return value
         text = value.removesuffix("%")
@@ -63,8 +66,8 @@ def extract_command(max_failed: Callable[[int], float], dry_run: bool, as_json: 
     """Run frozen backbones over every clip of SOURCE and write their maps into a Zarr store.
 
     SOURCE is a folder of videos (class folders, or with an annotation file in it or beside it), an annotation
-    file, or video files; videos/ by default, or the current folder where there is none. Weights are looked for
-    in weights/. Run again, it does only what is not whole yet.
+    file, or video files; videos/ by default, or the current folder where there is none. Weights are looked
+    for in weights/. Run again, it does only what is not whole yet.
 
     A video that cannot be used is recorded with its reason and left out. Exit code 3 where more failed than
     --max-failed allows; everything else is whole all the same. SIGTERM, SIGUSR1 and SIGUSR2 drop the shard in

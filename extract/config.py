@@ -1,4 +1,4 @@
-"""What to extract: the configuration behind `faster extract`."""
+"""The configuration of `faster extract`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .sources.options import SourceOptions
 @documented
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig(SourceOptions):
-    """What to extract; `faster extract` has an option for each field."""
+    """What to extract. `faster extract` has an option for each field."""
 
     models: tuple[str, ...] = field(
         metadata=declare(
@@ -112,11 +112,12 @@ class ExtractConfig(SourceOptions):
             )
         if self.cluster not in (None, LOCAL) and self.devices not in (("cuda",), ("cpu",)):
             raise UsageError(
-                "workers of a dask cluster are of one kind: say --devices cuda or --devices cpu with --scheduler"
+                "workers of a dask cluster are of one kind: say --devices "
+                "cuda or --devices cpu with --scheduler"
             )
         if self.store == "":
             raise UsageError("--store is empty; name the store to write, or leave it out")
 
     def clips_a_view(self, clip_frames: int) -> int:
-        """M, by default as many clips as give the paper's 256 frames (§4)."""
+        """Return M; by default as many clips as give the paper's 256 frames (§4)."""
         return self.clips or paper_clips(clip_frames)

@@ -1,4 +1,4 @@
-"""Which shards a run has to do, and which failed ones are to be made again."""
+"""The shards that a run must make, and the failed ones that it must make again."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ logger = logging.getLogger(__name__)
 
 
 def plan(store: Store, specs: Sequence[FeatureSpec], rows: set[int]) -> list[ShardTask]:
-    """The shards that hold one of `rows` and have no receipt of some model and view, and which those are.
+    """Return the shards that hold one of `rows` and are not complete, with the outputs that are missing.
 
-    No receipt is opened, and no file of another task's shards is looked for.
+    A shard is not complete if some model and view has no receipt for it. No receipt is opened, and no file of
+    another task's shards is looked for.
 
     Raises:
-        StoreError: a shard has its receipt and no maps.
+        StoreError: a shard has its receipt but no maps.
     """
     path, manifest, shard_videos = store.path, store.videos, store.shard_videos
     shards = {row // shard_videos for row in rows}
-    whole = [{key for key in list_receipts(path / spec.folder) if key[0] in shards} for spec in specs]
-    for spec, receipts in zip(specs, whole, strict=True):
+    complete = [{key for key in list_receipts(path / spec.folder) if key[0] in shards} for spec in specs]
+    for spec, receipts in zip(specs, complete, strict=True):
         for shard, view in receipts:
             if not (path / spec.folder / maps_key(shard, view)).is_file():
                 raise StoreError(
-                    f"{path}: the maps of {spec.model}, shard {shard}, are gone though its receipt is there; run: "
-                    f"faster verify {path} --repair"
+                    f"{path}: the maps of {spec.model}, shard {shard}, are gone though its receipt is "
+                    f"there; run: faster verify {path} --repair"
                 )
     tasks = []
     for shard in sorted(shards):
         pending = tuple(
             (i, view)
-            for i, (spec, receipts) in enumerate(zip(specs, whole, strict=True))
+            for i, (spec, receipts) in enumerate(zip(specs, complete, strict=True))
             for view in range(spec.views)
             if (shard, view) not in receipts
         )
@@ -55,9 +56,9 @@ def plan(store: Store, specs: Sequence[FeatureSpec], rows: set[int]) -> list[Sha
 
 
 def forget_failures(store: Store, specs: Sequence[FeatureSpec], rows: set[int], root: Path) -> None:
-    """Undo the shards in which a video of `rows` failed; they are made again as a whole.
+    """Remove the shards in which a video of `rows` failed, so that they are made again completely.
 
-    A shard is kept where the file of one of its whole videos cannot be read any more: its maps would be lost.
+    A shard is kept if the file of one of its complete videos cannot be read any more: its maps would be lost.
     """
     size, videos = store.shard_videos, store.videos
     shards: set[tuple[str, int, int, int]] = set()
@@ -78,8 +79,8 @@ def forget_failures(store: Store, specs: Sequence[FeatureSpec], rows: set[int], 
     if kept:
         more = f" (nor are {len(gone) - 1} more)" if len(gone) > 1 else ""
         logger.warning(
-            f"--retry-failed: {min(gone)} is not there to be read{more}, and its maps are whole: nothing was removed of the "
-            f"shards that hold such videos ({len(kept)}); restore the files to retry these"
+            f"--retry-failed: {min(gone)} is not there to be read{more}, and its maps are whole: nothing "
+            f"was removed of the shards that hold such videos ({len(kept)}); restore the files to retry these"
         )
     if shards:
         remove_shards(store, sorted(shards))

@@ -1,4 +1,4 @@
-"""The progress of an extraction: what it will take, the bar and its counts, and what it did, for a person and as JSON."""
+"""The progress of an extraction: the estimate, the progress bar and the summary, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from ..terminal.text import agreeing, counted
 from .pipeline.events import Event, ShardEvent, StageTimes, VideoEvent
 
 SLOWEST = 3
-LOG_SECONDS = 30.0  # between two pictures of the bar in a file: a job of days would fill its log
+LOG_SECONDS = 30.0  # between two lines of the bar in a file; otherwise a job of days would fill its log
 
 
 class Progress:
-    """Counts events, shows them as a bar, and hands them on. Use it in a `with` statement.
+    """Count events, show them as a progress bar, and pass them on. Use it in a `with` statement.
 
     Attributes:
         clips_by_model: clips computed; failed: videos that failed.
-        written_bytes: of the shards that became whole.
-        left_out: frames at the start of videos that were cut out of others, by video, of those that did not fail.
-        times: of all devices' forward stages together.
+        written_bytes: size of the shards that were completed.
+        left_out: number of frames left out at the start, per video that was cut out of a longer one and did
+            not fail.
+        times: sum over the forward stages of all devices.
     """
 
     def __init__(
@@ -55,17 +56,17 @@ class Progress:
 
     @property
     def clips(self) -> int:
-        """Clips computed so far, of all models."""
+        """Clips computed so far, over all models."""
         return sum(self.clips_by_model)
 
     @property
     def gflops(self) -> float:
-        """GFLOPs spent on them."""
+        """GFLOPs spent so far."""
         return sum(n * cost for n, cost in zip(self.clips_by_model, self._gflops_per_clip, strict=True))
 
     @property
     def slowest(self) -> tuple[tuple[str, float], ...]:
-        """The videos that took longest to decode, with the seconds, the slowest first."""
+        """The videos that took longest to decode, with their seconds, the slowest first."""
         return tuple((video, seconds) for seconds, video in sorted(self._slowest, reverse=True))
 
     def report(self, event: VideoEvent | ShardEvent) -> None:
@@ -109,12 +110,12 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What an extraction would take on disk.
+    """The disk space that an extraction would take.
 
     Attributes:
-        videos: of the source; those that are in the store already are counted too.
-        store_bytes: all their maps and scores; compressed: this is the most that it can be.
-        free_bytes: on the store's file system now.
+        videos: videos of the source, including those that are in the store already.
+        store_bytes: all their maps and logits; with compression this is an upper bound.
+        free_bytes: free on the store's file system now.
     """
 
     videos: int
@@ -124,7 +125,7 @@ class Estimate:
 
     @property
     def line(self) -> str:
-        """For a person."""
+        """Return the text for a person."""
         most = "at most " if self.compressed else ""
         return (
             f"{counted(self.videos, 'video')} {agreeing(self.videos, 'takes', 'take')} "
@@ -133,25 +134,30 @@ class Estimate:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the fields as JSON types."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractSummary:
-    """What a run of `extract` did and what the store now holds.
+    """What a run of `extract` did, and what the store holds now.
 
     Attributes:
-        videos: rows of the store that the source names; missing: listed and not on disk.
-        extracted: videos decoded in this run; already_whole: those it had no need to; whole: with all maps now.
-        labelled: whether there are labels of two classes or more to train an aggregator on.
-        failed: videos of the source that the store records as failed, in this run or before, by reason.
-        cut_videos: of this run, those that begin with frames that need pictures from before the start;
-            left_out_frames: how many such frames they have. The events of the run say which.
-        seconds: of decoding, forward passes and writing; clips and clips_per_second count each model's clips.
-        written_bytes: of the shards that this run committed; store_bytes: of all the source's maps, at most.
+        videos: rows of the store that the source names; missing: listed, but not on disk.
+        extracted: videos decoded in this run; already_whole: videos that were complete before; whole: videos
+            that have all their maps now.
+        labelled: whether there are labels of at least two classes to train an aggregator on.
+        failed: number of the source's videos that the store records as failed, in this run or before, by
+            reason.
+        cut_videos: videos of this run whose first frames need pictures from before the start;
+            left_out_frames: the number of such frames. The events of the run give them per video.
+        seconds: time of decoding, forward passes and writing; clips and clips_per_second count each model's
+            clips.
+        written_bytes: size of the shards that this run committed; store_bytes: upper bound for all the
+            source's maps.
         slowest: videos of this run that took longest to decode: id, seconds.
-        time_shares: what part of the time the forward stage waited for decoding, computed, and waited for writing.
+        time_shares: shares of the time in which the forward stage waited for decoding, computed, and waited
+            for writing.
         bound_by: "decode", "forward" or "write"; advice: one line on what to change.
     """
 
@@ -178,12 +184,12 @@ class ExtractSummary:
     advice: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the fields as JSON types."""
         return asdict(self)
 
     @property
     def lines(self) -> list[str]:
-        """For a person."""
+        """Return the lines for a person."""
         gflops_per_second = self.gflops_spent / self.seconds if self.seconds else 0.0
         lines = [
             f"{self.store}: {counted(self.extracted, 'video')} extracted in {self.seconds:.1f} s "
@@ -201,14 +207,16 @@ class ExtractSummary:
             lines.append(f"  {self.advice}")
         if self.cut_videos:
             lines.append(
-                f"  {counted(self.cut_videos, 'video')} cut out of longer ones: {counted(self.left_out_frames, 'frame')} at "
+                f"  {counted(self.cut_videos, 'video')} cut out of longer ones: "
+                f"{counted(self.left_out_frames, 'frame')} at "
                 "the start, which need pictures from before it, are left out"
             )
         for reason, count in list(self.failed.items())[:10]:
             lines.append(f"  failed {count}: {reason}")
         if self.failed:
             lines.append(
-                f"  all failures with their reasons: {self.store}/failures.jsonl; after mending the files: --retry-failed"
+                "  all failures with their reasons: "
+                f"{self.store}/failures.jsonl; after mending the files: --retry-failed"
             )
         if self.whole:
             verb = "train-agg --store" if self.labelled else "inspect"
@@ -217,5 +225,5 @@ class ExtractSummary:
 
 
 def size_text(size_bytes: int) -> str:
-    """A size for a person, as "1.2 GB" or "3.4 MB"."""
+    """Return a size for a person, as "1.2 GB" or "3.4 MB"."""
     return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:,.1f} MB"

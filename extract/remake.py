@@ -1,4 +1,4 @@
-"""Which `faster extract` commands make a store's maps again: told from what the store knows of their making."""
+"""The `faster extract` commands that make a store's maps again, derived from the store's records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .config import ExtractConfig
 
 
 def extract_commands(store: Store, models: Sequence[Features]) -> list[list[str]]:
-    """The commands that extract the maps of some models again, one for all models that one command made."""
+    """Return the commands that extract the maps of some models again; models of one command share one."""
     together: dict[tuple[str, ...], list[Features]] = {}
     for features in models:
         options = (*_extraction(features.spec), *encoding_arguments(features.spec))
@@ -21,7 +21,7 @@ def extract_commands(store: Store, models: Sequence[Features]) -> list[list[str]
 
 
 def _extraction(spec: FeatureSpec) -> list[str]:
-    """The options that models of one extraction share."""
+    """Return the options that the models of one extraction share."""
     transform = spec.transform
     return [
         *(["--allow-random"] if spec.weights_random else []),
@@ -50,7 +50,7 @@ def _extract(store: Store, extracted: list[Features], options: Iterable[str]) ->
             command += ["--weights", str(path)]
     command += options
     segments = [row for row, name in enumerate(videos.ids) if "#t=" in name]
-    if segments:  # the second one of a file starts where the first one ends, after exactly so many seconds
+    if segments:  # the second segment of a file starts after exactly one segment's seconds
         starts = videos.start_seconds[segments]
         seconds = starts[starts > 0].min() if (starts > 0).any() else videos.end_seconds[segments].max()
         command += ["--every", f"{seconds:.10g}"]

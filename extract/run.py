@@ -1,4 +1,4 @@
-"""The extraction stage: a video set's feature maps, of one model or several, into a store.
+"""The extraction stage: write the feature maps of a video set, from one or more models, into a store.
 
 from faster.extract import ExtractConfig, extract
 
@@ -64,18 +64,18 @@ def extract(
     progress: bool = True,
     on_event: Callable[[Event], None] | None = None,
 ) -> ExtractSummary:
-    """Write the maps of every video of a source into a store; what is whole there is not done again.
+    """Write the maps of every video of a source into a store. Complete shards are not made again.
 
     Args:
         config: what to extract.
         progress: show a progress bar.
-        on_event: is called for the start, and for every video and shard that is done (from a thread of its own).
+        on_event: called at the start, and for every video and shard that is done (from its own thread).
 
     Raises:
-        UsageError, SourceError, WeightsError: as the configuration, source or weights are wrong.
-        ProvenanceMismatch: the store's maps of a model were made otherwise.
+        UsageError, SourceError, WeightsError: the configuration, source or weights are wrong.
+        ProvenanceMismatch: the store's maps of a model were made in another way.
         StorageError: the store cannot be written.
-        Interrupted: SIGTERM, SIGUSR1 or SIGUSR2; the shard in hand is dropped, all others are whole.
+        Interrupted: SIGTERM, SIGUSR1 or SIGUSR2; the current shard is dropped, all others are complete.
     """
     share = None if config.task is None else TaskShare.parse(config.task, os.environ)
     with interruptible(KEPT):
@@ -92,14 +92,15 @@ def extract(
             rows = {row for row in rows if share.holds(row // shard_videos)}
         if Path(manifest.root) != source.root:
             logger.info(
-                f"note: the store's videos were read from {manifest.root}; those of {source.root} are taken to be the same"
+                f"note: the store's videos were read from {manifest.root}; those "
+                f"of {source.root} are taken to be the same"
             )
         finish_removals(store)
         if config.retry_failed:
             forget_failures(store, specs, rows, source.root)
         tasks = plan(store, specs, rows)
-        todo = sum(len(task.rows) for task in tasks)
-        logger.info(_plan_line(path, specs, len(rows), todo, len(tasks)))
+        pending = sum(len(task.rows) for task in tasks)
+        logger.info(_plan_line(path, specs, len(rows), pending, len(tasks)))
         costs = tuple(
             gflops_a_clip(network, spec) for (network, _), spec in zip(networks, specs, strict=True)
         )
@@ -109,7 +110,7 @@ def extract(
                     store=str(path),
                     models=config.models,
                     videos=len(rows),
-                    to_do=todo,
+                    to_do=pending,
                     shards=len(tasks),
                     clips=specs[0].clips,
                     views=specs[0].views,
@@ -128,7 +129,8 @@ def extract(
                 gpu = config.cluster != LOCAL and devices[0].startswith("cuda")
                 run_dask(job, tasks, cluster=config.cluster, gpu=gpu, report=bar.report)
             else:
-                # A unit is all that a device does, so that its decoders run ahead from one shard to the next.
+                # A unit is the work of one device, so that its decoders can prefetch from one shard to the
+                # next.
                 shares = [tasks[i :: len(devices)] for i in range(len(devices))]
                 run_units(
                     [share for share in shares if share],
@@ -141,9 +143,9 @@ def extract(
                     name=lambda place: f"the process on {devices[place]}",
                 )
         seconds = time.perf_counter() - started
-        store = stores.open(path)  # anew: others may have added videos and models meanwhile
+        store = stores.open(path)  # open it again: others may have added videos and models
         made = [store.features(spec.model, spec.clip_frames) for spec in specs]
-        # Of many tasks the last one does it: each would read what all others wrote.
+        # If there are many tasks, the last one does this: otherwise each would read the output of all others.
         if share is None or not any(features.pending() for features in made):
             stores.finalise(store)
         shards = {row // shard_videos for row in rows}
@@ -158,7 +160,7 @@ def extract(
             models=config.models,
             videos=len(rows),
             missing=len(source.missing),
-            extracted=todo,
+            extracted=pending,
             already_whole=len(rows - reasons.keys() - {row for task in tasks for row in task.rows}),
             whole=len(rows - reasons.keys()),
             labelled=len({int(manifest.labels[row]) for row in rows} - {-1}) > 1,
@@ -181,7 +183,7 @@ def extract(
                         [network for network, _ in networks], specs, bar.clips_by_model, devices=len(devices)
                     )
                     if config.cluster in (None, LOCAL)
-                    else "use more workers, or faster ones"  # this machine is none of them
+                    else "use more workers, or faster ones"  # the workers are not on this machine
                 ),
                 dtype=config.dtype,
                 codec=config.codec,
@@ -190,7 +192,7 @@ def extract(
 
 
 def estimate(config: ExtractConfig, *, progress: bool = True) -> Estimate:
-    """What the maps of a source would take on disk, before anything is computed or written.
+    """Return the disk space that the maps of a source would take, without computing or writing anything.
 
     Raises:
         UsageError, SourceError, WeightsError, ProvenanceMismatch, StoreError, StorageError: as `extract`.
@@ -207,7 +209,7 @@ def estimate(config: ExtractConfig, *, progress: bool = True) -> Estimate:
 def estimate_of(
     path: Path, begun: Store | None, specs: Sequence[stores.FeatureSpec], videos: int
 ) -> Estimate:
-    """What `videos` videos take in the store at `path`, which may be begun."""
+    """Estimate the space of `videos` videos in the store at `path`, which may already exist."""
     shard_videos = begun.shard_videos if begun else _shard_videos(specs)
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
     return Estimate(
@@ -219,12 +221,12 @@ def estimate_of(
 
 
 def _begun(path: Path) -> Store | None:
-    """The store, where one is there. Raises StoreError where it is not sound."""
+    """Return the store, if there is one. Raises StoreError if it is damaged."""
     return stores.open(path) if (path / "zarr.json").exists() else None
 
 
 def _prepare(config: ExtractConfig, progress: bool) -> tuple[Path, list[str], Source]:
-    """Everything that can be found wrong before a network is loaded; the store's place can be written."""
+    """Check all that can be checked before loading networks; return store path, devices and source."""
     path = Path(config.store or _store_name(config.source))
     elsewhere = config.cluster not in (None, LOCAL)
     devices = [name if name and elsewhere else str(choose_device(name)) for name in config.devices or (None,)]
@@ -236,7 +238,7 @@ def _prepare(config: ExtractConfig, progress: bool) -> tuple[Path, list[str], So
 
 
 def _load_networks(config: ExtractConfig, devices: Sequence[str]) -> list[tuple[FrozenBackbone, WeightsInfo]]:
-    """The networks as this process needs them: to say what maps will be, and to make them where no other does."""
+    """Load the networks that this process needs: to describe the maps, and to make them if no worker does."""
     return load_networks(
         config.models,
         config.weights or (None,) * len(config.models),
@@ -249,13 +251,16 @@ def _load_networks(config: ExtractConfig, devices: Sequence[str]) -> list[tuple[
 
 
 def _here(config: ExtractConfig, devices: Sequence[str]) -> str:
-    """Where this process loads the networks; on a machine without a GPU, for workers that have one, the CPU will do."""
+    """Return the device on which this process loads the networks.
+
+    On a machine without a GPU that serves workers with GPUs, this is the CPU.
+    """
     if config.cluster in (None, LOCAL) or torch.cuda.is_available() or devices[0] == "cpu":
         return devices[0]
     if config.precision != "bf16":
         raise UsageError(
-            "what a GPU computes in cannot be told on this machine, which has none: say --precision bf16, or start this where "
-            "a GPU is"
+            "what a GPU computes in cannot be told on this machine, which has none: say --precision bf16, "
+            "or start this where a GPU is"
         )
     return "cpu"
 
@@ -280,7 +285,7 @@ def _source(config: ExtractConfig, progress: bool) -> Source:
 
 
 def _shard_videos(specs: Sequence[stores.FeatureSpec]) -> int:
-    """Videos a shard of a store that begins with these maps."""
+    """Return the number of videos per shard of a new store with these maps."""
     return min(shard_videos_for(spec.clips, spec.map_shape) for spec in specs)
 
 
@@ -291,7 +296,7 @@ def _declare(
     specs: Sequence[stores.FeatureSpec],
     networks: Sequence[tuple[FrozenBackbone, WeightsInfo]],
 ) -> Store:
-    """Make or join the store, its arrays and its manifest."""
+    """Create or join the store, its arrays and its manifest."""
     for _, info in networks:
         if info.path is not None:
             require_text(info.path, "--weights")
@@ -320,14 +325,17 @@ def _declare(
     return store
 
 
-def _plan_line(path: Path, specs: Sequence[stores.FeatureSpec], videos: int, todo: int, shards: int) -> str:
+def _plan_line(
+    path: Path, specs: Sequence[stores.FeatureSpec], videos: int, pending: int, shards: int
+) -> str:
     random = [spec.model for spec in specs if spec.weights_random]
     sizes = sorted({spec.transform["size"] for spec in specs})
     warning = f"; RANDOM WEIGHTS for {', '.join(random)}: smoke tests and timing only" if random else ""
     views = f" in {counted(specs[0].views, 'view')}" if specs[0].views > 1 else ""
-    whole = "all whole already" if not todo else f"{todo} to do in {counted(shards, 'shard')}"
+    whole = "all whole already" if not pending else f"{pending} to do in {counted(shards, 'shard')}"
     return (
         f"{path}: {counted(videos, 'video')} ({whole}), {counted(specs[0].clips, 'clip')} of "
         f"{counted(specs[0].clip_frames, 'frame')} at "
-        f"{' and '.join(f'{size}×{size}' for size in sizes)}{views}, {' and '.join(f'{spec.model} in {spec.precision}' for spec in specs)}{warning}"
+        f"{' and '.join(f'{size}×{size}' for size in sizes)}{views}, "
+        f"{' and '.join(f'{spec.model} in {spec.precision}' for spec in specs)}{warning}"
     )

@@ -1,4 +1,7 @@
-"""What each model's maps will be: everything that decides their bytes, from the configuration, network and weights."""
+"""The spec of each model's maps: everything that decides their bytes.
+
+It comes from the configuration, the network and the weights.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ DEFAULT_CLIP_FRAMES = 8
 def specs_of(
     config: ExtractConfig, networks: Sequence[tuple[FrozenBackbone, WeightsInfo]]
 ) -> list[stores.FeatureSpec]:
-    """What each model's maps will be. Raises UsageError where a network does not take such clips."""
+    """Return the spec of each model's maps. Raises UsageError if a network does not take such clips."""
     clip_frames = config.clip_frames or _own_clip_frames(networks)
     specs = []
     for network, info in networks:
@@ -33,7 +36,8 @@ def specs_of(
         ):
             if trained not in (None, asked):
                 logger.info(
-                    f"note: {info.model} was trained with --{flag} {trained}, and this run has --{flag} {asked}"
+                    f"note: {info.model} was trained with --{flag} "
+                    f"{trained}, and this run has --{flag} {asked}"
                 )
         network.backbone.require_takes(clip_frames, size)
         specs.append(_spec(config, clip_frames, size, network, info))
@@ -41,19 +45,26 @@ def specs_of(
 
 
 def _own_clip_frames(networks: Sequence[tuple[FrozenBackbone, WeightsInfo]]) -> int:
-    """The clip length that the weights were trained with or the networks were made for. Raises UsageError for two."""
+    """Return the clip length of the weights' training, or else of the networks.
+
+    Raises UsageError if two lengths differ.
+    """
     own = {info.model: info.clip_frames or network.backbone.clip_frames for network, info in networks}
     lengths = sorted({frames for frames in own.values() if frames})
     if len(lengths) > 1:
         listed = ", ".join(f"{model} {frames}" for model, frames in own.items() if frames)
         raise UsageError(
-            f"the models' own clips differ in length ({listed} frames); name one with --clip-frames, or extract them one by one"
+            f"the models' own clips differ in length ({listed} frames); name one with --clip-frames, or "
+            "extract them one by one"
         )
     return lengths[0] if lengths else DEFAULT_CLIP_FRAMES
 
 
 def gflops_a_clip(network: FrozenBackbone, spec: stores.FeatureSpec) -> float:
-    """GFLOPs a clip, from the network's plan where it has one: tracing has torch import its compiler, for seconds."""
+    """Return the GFLOPs per clip, from the network's plan if there is one.
+
+    Tracing the network makes torch import its compiler, which takes seconds.
+    """
     plan, size = plan_of(spec.model), int(spec.transform["size"])
     if plan is None:
         return network.gflops(spec.clip_frames, size)
@@ -73,7 +84,7 @@ def _spec(
         clips=config.clips_a_view(clip_frames),
         views=1 + config.views,
         map_shape=plan.cost(clip_frames, size).map_shape if plan else network.map_shape(clip_frames, size),
-        num_classes=0 if info.random else backbone.num_classes or 0,  # random scores would mean nothing
+        num_classes=0 if info.random else backbone.num_classes or 0,  # random logits would mean nothing
         class_names=info.class_names,
         transform={
             **centre_transform(size).to_dict(),
@@ -89,7 +100,7 @@ def _spec(
 
 
 def _view_transform(config: ExtractConfig, size: int) -> dict[str, Any]:
-    """What augmented views are drawn from; of a store without them nothing."""
+    """Return the distribution of the augmented views; empty for a store without them."""
     return (
         {"view_seed": config.view_seed, "view_short_sides": list(short_sides(size))} if config.views else {}
     )

@@ -1,4 +1,7 @@
-"""Clip-level backbones (FASTER §3.4): build one by name, or register your own. Names and costs need no torch."""
+"""Clip-level backbones (FASTER §3.4): build one by name, or register your own.
+
+Names and costs need no torch.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -24,7 +27,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """The two classes, whose modules import torch, when they are asked for."""
+    """Import one of the two classes on demand, because their modules import torch."""
     if name == "Backbone":
         from .base import Backbone
 

@@ -1,4 +1,4 @@
-"""Networks that are not this package's: wrapped as a `Backbone`, under the names of their own weights."""
+"""Adapters: networks from outside this package as `Backbone`s, with the names of their own weights."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ TEMPORAL_REDUCTION = 8
 
 
 class Wrapped(Backbone):
-    """A backbone around another network. The names in its state dict stay the network's own."""
+    """A backbone around another network. The state dict keeps the network's own names."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's own state dict, without a prefix for this wrapper."""
+        """Return the network's own state dict, without a prefix for this wrapper."""
         return self.network.state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -34,9 +34,10 @@ class Wrapped(Backbone):
 
 
 class ModuleBackbone(Wrapped):
-    """Any module with `channels` and `features`, seen as a `Backbone`.
+    """An adapter for any module with `channels` and `features`.
 
-    Its `frame_stride`, `clip_frames`, `size`, `mean`, `std`, `num_classes` and `classify` are taken where it has them.
+    It takes over `frame_stride`, `clip_frames`, `size`, `mean`, `std`, `num_classes` and `classify` if the
+    module has them.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -47,7 +48,7 @@ class ModuleBackbone(Wrapped):
                 setattr(self, name, getattr(network, name))
 
     def features(self, x: Tensor) -> Tensor:
-        """The network's own maps; raises UsageError if they are not (B, l, h, w, channels)."""
+        """Return the network's own maps. Raises UsageError if they are not (B, l, h, w, channels)."""
         maps: Tensor = self.network.features(x)  # type: ignore[operator]
         if maps.ndim != 5 or maps.shape[-1] != self.channels:
             raise UsageError(
@@ -57,20 +58,20 @@ class ModuleBackbone(Wrapped):
         return maps
 
     def classify(self, maps: Tensor) -> Tensor | None:
-        """The network's own `classify`, None where it has none."""
+        """Call the network's own `classify`; None if it has none."""
         own = getattr(self.network, "classify", None)
         logits: Tensor | None = None if own is None else own(maps)
         return logits
 
 
 class LibraryBackbone(Wrapped):
-    """A network of a library. A subclass sets what a Backbone sets and implements `run`.
+    """A network of a library. A subclass sets the attributes of a `Backbone` and implements `run`.
 
-    Maps are averaged over time to l = L/8, as many as the paper's networks give, whatever the network keeps. Logits
-    are what the network itself gives, from all that it knows of the clip: they need not be a function of the map.
+    Maps are averaged over time to l = L/8, as in the paper's networks. Logits come from the network itself
+    and may use more than the map.
 
     Attributes:
-        name: what `--model` says.
+        name: the name for `--model`.
         fixed_frames, fixed_size: whether it takes no other `clip_frames`, no other `size`.
     """
 
@@ -80,27 +81,33 @@ class LibraryBackbone(Wrapped):
 
     @abstractmethod
     def run(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Map with the network's own length (B, l', h, w, c), and logits (B, K), None without a classifier."""
+        """Return the map at the network's own length (B, l', h, w, c) and logits (B, K).
+
+        Logits are None without a classifier.
+        """
 
     def features(self, x: Tensor) -> Tensor:
-        """The map, averaged over time to L/8: (B, 3, L, H, W) → (B, L/8, h, w, c)."""
+        """Return the map, averaged over time to L/8: (B, 3, L, H, W) → (B, L/8, h, w, c)."""
         return self.maps_and_logits(x)[0]
 
     def maps_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`features`, and the network's own logits."""
+        """Return `features` and the network's own logits."""
         maps, logits = self.run(x)
         return maps.reshape(len(x), x.shape[2] // TEMPORAL_REDUCTION, -1, *maps.shape[2:]).mean(2), logits
 
     def classify(self, maps: Tensor) -> Tensor | None:
-        """None: the logits come with the maps, see `maps_and_logits`."""
+        """Return None: the logits come with the maps, see `maps_and_logits`."""
         return None
 
     def translate(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A weights file of the library, under the network's own names: as it is, where they are the same."""
+        """Rename the tensors of a library's weights file to the network's own names, if they differ."""
         return state
 
     def require_takes(self, clip_frames: int, size: int) -> None:
-        """Raise UsageError where it takes no clips of `clip_frames` frames of size×size pixels; tried without memory."""
+        """Raise UsageError if it takes no clips of `clip_frames` frames of size×size pixels.
+
+        The trial uses no memory for weights or clips.
+        """
         for flag, asked, own, fixed in (
             ("--clip-frames", clip_frames, self.clip_frames, self.fixed_frames),
             ("--size", size, self.size, self.fixed_size),
@@ -122,7 +129,7 @@ class LibraryBackbone(Wrapped):
             RuntimeError,
             ValueError,
             AssertionError,
-        ) as error:  # what networks raise for a shape they do not take
+        ) as error:  # the errors that networks raise for a shape they do not take
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UsageError(
                 f"{self.name} takes no clips of {counted(clip_frames, 'frame')} of "
@@ -132,7 +139,7 @@ class LibraryBackbone(Wrapped):
 
 
 def as_backbone(network: object, name: str) -> Backbone:
-    """`network` itself where it is a `Backbone`, else adapted. Raises UsageError that names what it lacks."""
+    """Return `network` if it is a `Backbone`, else an adapter. Raises UsageError with what is missing."""
     if not isinstance(network, nn.Module):
         raise UsageError(f"model {name!r} gave a {type(network).__name__}; it must return a torch.nn.Module")
     missing = [what for what in ("channels", "features") if not hasattr(network, what)]

@@ -1,4 +1,4 @@
-"""Backbones by name: what `--model` can say.
+"""Backbones by name: the values of `--model`.
 
 @register("mynet")
 def mynet(num_classes: int | None) -> nn.Module: ...
@@ -8,7 +8,7 @@ build("r2d14-w16", num_classes=6)       # narrower: stem width 16 instead of 64
 build("torchvision:r3d_18")             # a network of another library
 build("package.module:function")        # any importable function of the same form
 
-Names and plans cost no import of torch; building does.
+Names and plans do not import torch; building does.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _scalable: set[str] = set()
 def register(name: str, *, scalable: bool = False) -> Callable[[_Builder], _Builder]:
     """Decorate `function(num_classes: int | None) -> nn.Module` so that `build(name)` calls it.
 
-    A `scalable` one also takes `width: int`, and is known as `<name>-w<width>` too.
-    Raises UsageError where the name is taken or is not of letters, digits, `_`, `.` and `-`.
+    A `scalable` function also takes `width: int`, and is also known as `<name>-w<width>`. Raises UsageError
+    if the name is taken or has characters other than letters, digits, `_`, `.` and `-`.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or re.search(r"-w\d+$", name):
         raise UsageError(
@@ -59,10 +59,11 @@ def register(name: str, *, scalable: bool = False) -> Callable[[_Builder], _Buil
 
 
 def build(name: str, num_classes: int | None = None) -> Backbone:
-    """The backbone called `name`, freshly initialised, with a classifier for `num_classes` (None: without).
+    """Return the backbone called `name`, freshly initialised, with a classifier for `num_classes`.
 
-    Raises UsageError for an unknown name (the message lists the known ones and the nearest), for a library that is not
-    installed, and for a function of the user's that does not return an `nn.Module` with `channels` and `features`.
+    With `num_classes` None it has no classifier. Raises UsageError for an unknown name (the message lists the
+    known and the nearest names), for a library that is not installed, and for a user's function that does not
+    return an `nn.Module` with `channels` and `features`.
     """
     base, width = _split(name)
     if (found := libraries.split_name(name)) is not None:
@@ -76,8 +77,8 @@ def build(name: str, num_classes: int | None = None) -> Backbone:
 
 
 def on_meta(name: str, num_classes: int | None = None) -> Backbone:
-    """The backbone called `name` without memory for its weights: shapes, costs and facts only."""
-    _split(name)  # a name that nobody has costs no import of torch
+    """Return the backbone called `name` without memory for its weights: for shapes, costs and facts only."""
+    _split(name)  # an unknown name fails before torch is imported
     import torch
 
     with torch.device("meta"):
@@ -85,9 +86,9 @@ def on_meta(name: str, num_classes: int | None = None) -> Backbone:
 
 
 def plan_of(name: str) -> NetworkPlan | None:
-    """The plan of a network of the paper, None for any other network.
+    """Return the plan of a network of the paper; None for any other network.
 
-    Raises UsageError for a name that neither has a colon nor is known.
+    Raises UsageError for a name without a colon that is not known.
     """
     base, width = _split(name)
     plan = PLANS.get(base)
@@ -95,14 +96,17 @@ def plan_of(name: str) -> NetworkPlan | None:
 
 
 def require_known(name: str) -> None:
-    """Raise UsageError where no backbone has this name, without making its weights; `package.module:function` passes."""
+    """Raise UsageError if no backbone has this name, without making its weights.
+
+    Any `package.module:function` passes.
+    """
     _split(name)
     if libraries.split_name(name) is not None:
         on_meta(name)
 
 
 def known_names() -> list[str]:
-    """Every registered name, sorted; most also exist as `<name>-w<width>`, see `is_scalable`."""
+    """Return every registered name, sorted; most also exist as `<name>-w<width>`, see `is_scalable`."""
     return sorted(_builders)
 
 
@@ -112,7 +116,7 @@ def is_scalable(name: str) -> bool:
 
 
 def _split(name: str) -> tuple[str, int | None]:
-    """The registered name and the width asked for; a name with a colon is left as it is."""
+    """Return the registered name and the requested width; a name with a colon is not split."""
     if ":" in name or name in _builders:
         return name, None
     base, _, width = name.rpartition("-w")
@@ -124,13 +128,14 @@ def _split(name: str) -> tuple[str, int | None]:
 
 
 def _unknown(name: str) -> str:
-    """One line for a name that nobody registered."""
+    """Return the error line for a name that is not registered."""
     base, dash, width = name.rpartition("-w")
     stem = base if dash and width.isdigit() else name
     hint = "" if stem in _builders else did_you_mean(stem, _builders)
     return (
         f"unknown model {name!r}{hint or ';'} known: {', '.join(known_names())}; narrower ones as r2d26-w16; "
-        f"others as {', '.join(library.example for library in libraries.LIBRARIES.values())}; your own as package.module:function"
+        f"others as {', '.join(library.example for library in libraries.LIBRARIES.values())}; your own as "
+        "package.module:function"
     )
 
 

@@ -1,1 +1,1 @@
-"""An extraction as jobs of a batch system: shares, job scripts, and how far it is."""
+"""An extraction as jobs of a batch system: shares, job scripts and progress."""

@@ -1,4 +1,4 @@
-"""`faster status` and `faster submit slurm`: parse, one call, print."""
+"""`faster status` and `faster submit slurm`: parse the options, make one call, and print."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ _NOT_COMPLETE = 75
 def status_command(store: Path, script: Path | None, watch: float | None, as_json: bool) -> None:
     """Show how far the extraction into STORE is: shards and videos whole, failed, being written and lacking.
 
-    Works while jobs write, and after they died: it asks the store alone. Ends with 0 where every shard is whole,
-    and with 75 where some are not yet. With --watch and a job script it waits for the first job to begin the store.
+    Works while jobs write, and after they died: it asks the store alone. Ends with 0 where every shard is
+    whole, and with 75 where some are not yet. With --watch and a job script it waits for the first job to
+    begin the store.
 
     \b
     Examples:
@@ -49,7 +50,7 @@ def status_command(store: Path, script: Path | None, watch: float | None, as_jso
     looking = Watch(store)
     while True:
         if watch is not None and _script_of(store, script) is not None and not begun(store):
-            click.echo(f"{store}: not begun yet")  # its jobs still wait in the queue
+            click.echo(f"{store}: not begun yet")  # its jobs are still in the queue
             time.sleep(watch)
             continue
         found = looking.look()
@@ -69,8 +70,8 @@ def _print(status: Status, script: Path | None) -> None:
         click.echo(
             f"{status.store}: {model.model}, {counted(model.clip_frames, 'frame')}: {model.whole:,} of "
             f"{counted(model.shards, 'shard')} whole, "
-            f"{model.running} being written; {model.videos_whole:,} of {counted(model.videos, 'video')} whole, "
-            f"{model.videos_failed:,} failed"
+            f"{model.running} being written; {model.videos_whole:,} of {counted(model.videos, 'video')} "
+            f"whole, {model.videos_failed:,} failed"
         )
         if model.lacking:
             click.echo(f"  {_pace(model)}")
@@ -90,16 +91,16 @@ def _print(status: Status, script: Path | None) -> None:
 
 
 def _script_of(store: Path, named: Path | None) -> Path | None:
-    """The job script that was named, or the one beside the store, where there is one."""
+    """Return the given job script, or the one next to the store if there is one."""
     if named is not None:
         return named
-    beside = store.absolute() if not store.name else store  # of ".", the folder's own name
+    beside = store.absolute() if not store.name else store  # for ".", the folder's own name
     beside = beside.with_name(f"{beside.name}.sbatch")
     return beside if beside.is_file() else None
 
 
 def _word(path: Path) -> str:
-    """A path as one word of a shell command, which is never taken for an option."""
+    """Quote a path as one word of a shell command that is never taken for an option."""
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
@@ -137,13 +138,14 @@ def submit_group() -> None:
 def slurm_command(extract_arguments: tuple[str, ...], out: Path | None, go: bool, **values: Any) -> None:
     """Write a job script that runs `faster extract EXTRACT…` as an array of tasks; with --go, submit it.
 
-    Shards are dealt out by number, so tasks need no word from each other, and any may be run again. A task near its
-    time limit drops the shard in hand and is put in the queue again.
+    Shards are dealt out by number, so tasks need no word from each other, and any may be run again. A task
+    near its time limit drops the shard in hand and is put in the queue again.
 
     \b
     Examples:
         faster submit slurm --tasks 64 -- videos --model r2plus1d50 --store kinetics.zarr
-        faster submit slurm --tasks 64 --at-once 16 --partition gpu --setup "source env/bin/activate" --go -- videos \\
+        faster submit slurm --tasks 64 --at-once 16 --partition gpu --setup "source env/bin/activate" --go \
+-- videos \\
             --model r2plus1d50 --model r2d26 --store kinetics.zarr
     """
     from .slurm import submit, write_script

@@ -1,4 +1,4 @@
-"""A Slurm job script for an extraction: an array of tasks that need no word from each other."""
+"""A Slurm job script for an extraction: an array of independent tasks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TIME = re.compile(r"(\d+-)?\d{1,3}(:\d{2}){0,2}")
 @documented
 @dataclass(frozen=True, kw_only=True)
 class SlurmJob:
-    """What `faster submit slurm` takes."""
+    """The options of `faster submit slurm`."""
 
     command: Sequence[str] = field(
         metadata=declare(help="The `faster extract` command, without --task.", python=True)
@@ -67,13 +67,14 @@ class SlurmJob:
             _require_one_line(word)
 
     def script(self, logs: Path) -> str:
-        """The job script; each task's log is `logs`/<job>_<task>.log.
+        """Return the job script; each task's log is `logs`/<job>_<task>.log.
 
-        A task near its time limit gets SIGUSR1, drops the shard in hand, ends with 75 and is put in the queue again, as
-        Slurm does with what it preempts; one that ends otherwise, or is cancelled, is not.
+        Near its time limit a task gets SIGUSR1, drops the current shard and ends with 75. It is then put in
+        the queue again, as Slurm does with preempted tasks. A task that ends otherwise or is cancelled is
+        not.
 
         Raises:
-            UsageError: the current folder or `logs` cannot stand in a job script.
+            UsageError: the current folder or `logs` cannot be written in a job script.
         """
         for place in (Path.cwd(), logs):
             _require_one_line(place)
@@ -107,17 +108,20 @@ class SlurmJob:
                 "#!/bin/bash",
                 *lines,
                 f"# faster: tasks {self.tasks}",
-                "# Written by faster submit slurm. Any task may be run again, alone or beside others: sbatch --array=3,17 FILE",
+                "# Written by faster submit slurm. Any task may be run again, alone or beside others: "
+                "sbatch --array=3,17 FILE",
                 "set -u",
                 *self.setup,
                 "again=",
                 f'srun {command} --task "$SLURM_ARRAY_TASK_ID/{self.tasks}" &',
                 "step=$!",
-                "# Slurm's warning before the time limit comes to this shell, which hands it on and notes it.",
+                "# Slurm's warning before the time limit comes to this "
+                "shell, which hands it on and notes it.",
                 "trap 'again=yes; kill -USR1 $step' USR1",
                 "wait $step; code=$?",
                 "while kill -0 $step 2>/dev/null; do wait $step; code=$?; done",
-                "# 75: the shard in hand was dropped, all others are whole. Slurm itself requeues what it preempts.",
+                "# 75: the shard in hand was dropped, all others are whole. "
+                "Slurm itself requeues what it preempts.",
                 'if [ "$again" ] && [ $code -eq 75 ]; then',
                 '    scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"',
                 "fi",
@@ -129,7 +133,7 @@ class SlurmJob:
 
 @dataclass(frozen=True, kw_only=True)
 class JobScript:
-    """A job script that was written."""
+    """A written job script."""
 
     path: Path
     logs: Path
@@ -138,7 +142,7 @@ class JobScript:
 
 
 def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, **job: Any) -> JobScript:
-    """Write the job script of an extraction, beside where its store will be, and make the folder of its logs.
+    """Write the job script of an extraction next to its future store, and make the folder of its logs.
 
     Args:
         extract_arguments: of `faster extract`, without --task.
@@ -146,7 +150,7 @@ def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, *
         job: the other attributes of `SlurmJob`.
 
     Raises:
-        UsageError: an option of either command cannot be meant; or the cluster's arrays are not that large.
+        UsageError: an option of either command is wrong, or the cluster's arrays are not that large.
         StorageError: the script cannot be written.
     """
     from ..commands import extract_command
@@ -155,7 +159,7 @@ def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, *
     options = extract_command.make_context("extract", list(arguments)).params
     if options["task"] is not None:
         raise UsageError("leave --task out: the script gives each task its own")
-    from ...store.io.s3 import require_local  # slow to import, and a command's help needs it not
+    from ...store.io.s3 import require_local  # slow to import, and not needed for a command's help
 
     if options["store"] is None:
         raise UsageError("name the store (--store), for all tasks must write the same one")
@@ -166,8 +170,8 @@ def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, *
     largest = max_array_size()
     if largest is not None and made.tasks > largest:
         raise UsageError(
-            f"--tasks {made.tasks}: this cluster's arrays have at most {largest} (MaxArraySize); a task does every N-th "
-            "shard, so fewer tasks do the same work"
+            f"--tasks {made.tasks}: this cluster's arrays have at most {largest} (MaxArraySize); a task "
+            "does every N-th shard, so fewer tasks do the same work"
         )
     script = JobScript(
         path=(out or store.with_name(f"{store.name}.sbatch")).absolute(),
@@ -184,13 +188,16 @@ def write_script(extract_arguments: Sequence[str], *, out: Path | None = None, *
 
 
 def _require_one_line(text: object) -> None:
-    """A line of the script ends where a path does not: what follows would be run, and other #SBATCH lines not read."""
+    """Refuse text of several lines for the script.
+
+    The lines after the first would be executed, and later #SBATCH lines would not be read.
+    """
     if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(text)):
         raise UsageError(f"{str(text)!r} has a line break or the like, which a job script cannot hold")
 
 
 def max_array_size() -> int | None:
-    """The most tasks that the cluster allows an array; None where there is no Slurm to ask."""
+    """Return the most tasks that the cluster allows in an array; None without Slurm."""
     if shutil.which("scontrol") is None:
         return None
     shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
@@ -199,10 +206,10 @@ def max_array_size() -> int | None:
 
 
 def submit(script: Path) -> str:
-    """Hand a script to sbatch; what it answers.
+    """Give a script to sbatch and return its answer.
 
     Raises:
-        UsageError: there is no sbatch on this machine, or it refuses.
+        UsageError: sbatch is not on this machine, or it refuses the script.
     """
     if shutil.which("sbatch") is None:
         raise UsageError(f"sbatch is not on this machine; hand {script} to it where it is")
@@ -213,10 +220,10 @@ def submit(script: Path) -> str:
 
 
 def tasks_of_script(path: Path) -> int:
-    """How many tasks a script of `SlurmJob` has in its array.
+    """Return the number of tasks in the array of a script from `SlurmJob`.
 
     Raises:
-        StoreError: it is none.
+        StoreError: it is not such a script.
     """
     with storage_errors(path):
         match = _TASKS.search(path.read_text(encoding="utf-8", errors="replace"))

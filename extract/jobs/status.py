@@ -1,6 +1,7 @@
-"""How far an extraction is, from the outside: what its store holds, what is being written, and what is left.
+"""The progress of an extraction, seen from outside: what is complete, being written, and pending.
 
-Nothing is asked of the jobs themselves, so it works while they write, after they died, and from another machine.
+It only reads the store, not the jobs. So it works while they write, after they died, and from another
+machine.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ from ...store.format.receipts import count_failed, receipt_times
 from ...store.io.s3 import require_local
 from ...store.read.features import Features
 
-RECENT_SECONDS = 600.0  # a shard whose file was written to since then is being written
-RATE_SECONDS = 3600.0  # the rate is that of the last hour in which shards became whole
+RECENT_SECONDS = 600.0  # a shard whose file changed within this time is being written
+RATE_SECONDS = 3600.0  # the rate is that of the last hour in which shards were completed
 MEASURED_SECONDS = (
     30.0  # over which it is measured at least: one batch may end several shards at once, in milliseconds
 )
-AT_ONCE_SHARE = 0.01  # of that time: shards so near to the first ended with it
+AT_ONCE_SHARE = 0.01  # of that time: shards this close to the first one ended together with it
 READS_AT_ONCE = 16  # receipts; a network file system answers many requests together
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelStatus:
-    """One model's maps, all views.
+    """The progress of one model's maps, over all views.
 
     Attributes:
-        shards, whole, running: shards in all; those with a receipt; those that something was written to just now.
-        lacking: the shards that have no receipt in some view, ascending.
-        videos, videos_whole, videos_failed: counted once a view.
-        shards_per_hour: this model's, of the last hour in which shards of it became whole; None where that says nothing:
-            none became whole half a minute or more after another.
-        seconds_left: at that rate, or a lower one where the shards in hand take longer already; None where it is not
-            known, or nothing is running.
+        shards, whole, running: all shards; those with a receipt; those with a recent write.
+        lacking: shards without a receipt in some view, ascending.
+        videos, videos_whole, videos_failed: counted once per view.
+        shards_per_hour: of this model, in the last hour in which its shards were completed; None if it cannot
+            be measured, because no two were completed half a minute or more apart.
+        seconds_left: at that rate, or at a lower one if the current shards already take longer; None if it is
+            not known or nothing is running.
     """
 
     model: str
@@ -61,38 +62,38 @@ class ModelStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What `faster status` shows."""
+    """The result of `faster status`."""
 
     store: str
     models: tuple[ModelStatus, ...]
 
     @property
     def complete(self) -> bool:
-        """Whether every shard of every model is whole."""
+        """Whether every shard of every model is complete."""
         return all(not model.lacking for model in self.models)
 
     @property
     def lacking(self) -> tuple[int, ...]:
-        """The shards that some model lacks, ascending."""
+        """The shards that are missing for some model, ascending."""
         return tuple(sorted({shard for model in self.models for shard in model.lacking}))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the fields as JSON types."""
         return {**asdict(self), "complete": self.complete}
 
 
 @dataclass
 class Watch:
-    """Counts what a store holds, again and again; what does not change in between is read once."""
+    """Repeated counts of a store; what does not change is read once."""
 
     path: str | Path
     _failed: dict[tuple[Path, int, int, float], int] = field(default_factory=dict)
 
     def look(self) -> Status:
-        """Count what the store holds of each model that was begun, and what is being written.
+        """Count what the store holds of each model, and what is being written.
 
         Raises:
-            StoreError: it is no store, holds no model yet, or lies on object storage.
+            StoreError: it is not a store, holds no model yet, or is on object storage.
         """
         require_local(Path(self.path))
         store = Store(Path(self.path))
@@ -110,11 +111,11 @@ class Watch:
     def _of_model(self, features: Features, members: NDArray[np.int64]) -> ModelStatus:
         shards = {(i, view) for i in np.flatnonzero(members).tolist() for view in range(features.views)}
         put = {key: seconds for key, seconds in receipt_times(features.folder).items() if key in shards}
-        lacking = shards - put.keys()
+        pending = shards - put.keys()
         now = time.time()
         in_hand = [
             now - begun
-            for begun, written in _being_written(features, lacking)
+            for begun, written in _being_written(features, pending)
             if now - written < RECENT_SECONDS
         ]
         running = len(in_hand)
@@ -127,16 +128,16 @@ class Watch:
             shards=len(shards),
             whole=len(put),
             running=running,
-            lacking=tuple(sorted({shard for shard, _ in lacking})),
+            lacking=tuple(sorted({shard for shard, _ in pending})),
             videos=videos,
-            videos_whole=videos - int(sum(members[shard] for shard, _ in lacking)) - failed,
+            videos_whole=videos - int(sum(members[shard] for shard, _ in pending)) - failed,
             videos_failed=failed,
             shards_per_hour=rate,
-            seconds_left=_left(len(lacking), rate, in_hand) if rate and running else None,
+            seconds_left=_left(len(pending), rate, in_hand) if rate and running else None,
         )
 
     def _count_failed(self, features: Features, put: Mapping[tuple[int, int], float]) -> int:
-        """Failed videos of whole shards: what is consolidated is known, other receipts are read once."""
+        """Count the failed videos of complete shards. Each receipt that is not consolidated is read once."""
         failed, known = features.consolidated_failures()
         folder = features.folder
         unread = [
@@ -167,16 +168,19 @@ def begun(path: Path) -> bool:
 
 
 def status(path: str | Path) -> Status:
-    """Count what a store holds of each model that was begun, and what is being written.
+    """Count what a store holds of each model, and what is being written.
 
     Raises:
-        StoreError: it is no store, holds no model yet, or lies on object storage.
+        StoreError: it is not a store, holds no model yet, or is on object storage.
     """
     return Watch(path).look()
 
 
 def _rate(times: Iterable[float]) -> float | None:
-    """Shards an hour: those of the last hour that ended after the first, over the time from the first to the last of them."""
+    """Return the shards per hour of the last hour.
+
+    The shards that ended after the first are divided by the time from the first to the last.
+    """
     seconds = sorted(times)
     recent = [value for value in seconds if value > seconds[-1] - RATE_SECONDS] if seconds else []
     measured = recent[-1] - recent[0] if recent else 0.0
@@ -187,27 +191,30 @@ def _rate(times: Iterable[float]) -> float | None:
 
 
 def _left(shards: int, rate: float, in_hand: Sequence[float]) -> float:
-    """Seconds for so many shards at `rate` an hour, or at that of the shards in hand (seconds since each was begun)."""
+    """Return the seconds for `shards` shards at `rate` per hour, or at the current shards' rate if lower.
+
+    `in_hand` holds the seconds since each current shard was begun.
+    """
     slowest = max(in_hand)
     return shards * max(3600 / rate, slowest / len(in_hand))
 
 
-def _being_written(features: Features, lacking: set[tuple[int, int]]) -> Iterator[tuple[float, float]]:
-    """When each shard's temporary file was made, and last written to; of only those shards that have a folder yet."""
+def _being_written(features: Features, pending: set[tuple[int, int]]) -> Iterator[tuple[float, float]]:
+    """Yield when each shard's temporary file was made and last written, for shards that have a folder."""
     folder = features.folder / "maps" / "c"
     begun = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    for shard, view in lacking:
+    for shard, view in pending:
         if str(shard) not in begun:
             continue
         files = (folder / str(shard) / str(view)).rglob(f".*{TEMPORARY_SUFFIX}")
-        # A folder is changed when a file in it is made: the one that is being written, at the latest.
+        # A folder changes when a file is made in it: at the latest when the current file was made.
         times = [(_seconds(file.parent), _seconds(file)) for file in files]
         if times:
             yield max(times, key=lambda of_file: of_file[1])
 
 
 def _seconds(file: Path) -> float:
-    """When a file was last written to; 0 where it is gone meanwhile."""
+    """Return when a file was last written; 0 if it is gone."""
     try:
         return file.stat().st_mtime
     except FileNotFoundError:

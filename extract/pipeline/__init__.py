@@ -1,1 +1,1 @@
-"""Decode, forward and write at once: the shards of a store, made by processes, dask or a batch system."""
+"""Decode, forward and write at once: a store's shards, made by processes, dask or a batch system."""

@@ -1,4 +1,4 @@
-"""Videos' clips through a network in full batches: the last clips of one video share a batch with the next one's first."""
+"""Full batches of clips: the last clips of one video share a batch with the next one's first."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..backbones.inference.frozen import FrozenBackbone
 
 HostMapsAndLogits = tuple[NDArray[np.float16], NDArray[np.float32] | None]
 FloatT = TypeVar("FloatT", np.float16, np.float32)
-# Called once a video: its maps and logits, or why it has none.
+# Called once per video: its maps and logits, or the reason why it has none.
 Deliver = Callable[[int, HostMapsAndLogits | VideoError], None]
 
 
 @dataclass(kw_only=True, eq=False)
 class _Video:
-    """A video on its way."""
+    """A video in progress."""
 
     row: int
     added: int = 0
@@ -34,7 +34,7 @@ class _Video:
 
 @dataclass(frozen=True, kw_only=True)
 class _Piece:
-    """Consecutive clips of a video, of which `first` is the first one's number."""
+    """Consecutive clips of a video; `first` is the number of the first one."""
 
     video: _Video
     first: int
@@ -42,10 +42,10 @@ class _Piece:
 
 
 class VideoBatches:
-    """Gathers clips of consecutive videos into full passes of the network, and hands each video's results on.
+    """Gather clips of consecutive videos into full passes of the network, and deliver each video's results.
 
-    A clip's result has the same bits as alone, because passes have one shape. A video whose clips the network cannot
-    map (a value that is not finite, or too large) costs itself only.
+    A clip's result has the same bits as alone, because all passes have one shape. If the network cannot map a
+    video's clips (a value is not finite or too large), only that video fails.
     """
 
     def __init__(self, network: FrozenBackbone, deliver: Deliver) -> None:
@@ -56,7 +56,7 @@ class VideoBatches:
         self._size = 1  # clips of a pass; known with the first clips
 
     def add(self, row: int, clips: Tensor) -> None:
-        """More clips (n, L, H, W, 3) uint8 of a video, n ≥ 1; they may change once this returns."""
+        """Add clips (n, L, H, W, 3) uint8 of a video, n ≥ 1. The caller may overwrite them afterwards."""
         video = self._videos.setdefault(row, _Video(row=row))
         if video.error is not None:
             return
@@ -65,25 +65,25 @@ class VideoBatches:
         if self._gathered:
             begin = min(self._room(), len(clips))
             self._gather(video, clips[:begin])
-        whole = begin + (len(clips) - begin) // size * size
-        if whole > begin:
-            self._run([self._piece(video, clips[begin:whole])])
-        if whole < len(clips):
-            self._gather(video, clips[whole:])
+        full = begin + (len(clips) - begin) // size * size
+        if full > begin:
+            self._run([self._piece(video, clips[begin:full])])
+        if full < len(clips):
+            self._gather(video, clips[full:])
 
     def end(self, row: int) -> None:
-        """The video has no more clips: it is delivered when all of them are computed."""
+        """End a video: it is delivered when all its clips are computed."""
         self._videos[row].ended = True
         self._settle(self._videos[row])
 
     def fail(self, row: int, error: VideoError) -> None:
-        """The video cannot be used, whatever came of it so far."""
+        """Mark a video as failed and drop its results."""
         video = self._videos.setdefault(row, _Video(row=row))
         video.error, video.ended = video.error or error, True
         self._settle(video)
 
     def flush(self) -> None:
-        """Compute what is gathered, in a pass that the network pads."""
+        """Compute the gathered clips, in a pass that the network pads."""
         if self._gathered:
             pieces, self._gathered = self._gathered, []
             self._run(pieces)
@@ -105,7 +105,7 @@ class VideoBatches:
         try:
             maps, logits = self._network(clips, first_clip=pieces[0].first)
         except VideoError as error:
-            if len(pieces) > 1:  # whose clips they were is found one by one
+            if len(pieces) > 1:  # run one by one to find whose clips failed
                 for piece in pieces:
                     self._run([piece])
                 return
@@ -120,7 +120,7 @@ class VideoBatches:
             self._settle(piece.video)
 
     def _settle(self, video: _Video) -> None:
-        """Deliver a video of which nothing more is to come."""
+        """Deliver a video if nothing more of it is to come."""
         if not video.ended or video.row not in self._videos:
             return
         if video.error is not None:

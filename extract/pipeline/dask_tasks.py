@@ -1,4 +1,7 @@
-"""Shards on dask workers. What kills its worker is found and recorded as failed; everything else is done elsewhere."""
+"""Shards on dask workers. A video that kills its worker is found and recorded as failed.
+
+All other videos are done on other workers.
+"""
 
 from __future__ import annotations
 
@@ -16,31 +19,33 @@ from .worker import open_worker
 
 REASON = "killed the process that ran it"
 ROUNDS = 3
-"""How often shards are given to workers, with the search between for what kills them."""
+"""How often shards are given to workers, with a search between for the videos that kill them."""
 
 
 def run_dask(job: ExtractJob, tasks: Sequence[ShardTask], *, cluster: str, gpu: bool, report: Report) -> None:
-    """Do the shards on dask workers; a unit is a shard, and what comes back are its events.
+    """Make the shards on dask workers. A unit is a shard, and a worker returns its events.
 
-    A shard that is lost with several workers is tried video by video, with nothing beside it, and what kills a worker
-    then is recorded as failed. The store's bytes are those of a serial run with as many threads.
+    A shard that is lost with several workers is tried video by video, alone on its worker. A video that then
+    kills a worker is recorded as failed. The store's bytes are those of a serial run with as many threads.
 
     Args:
-        cluster: `LOCAL`, one worker a device, or a scheduler's address, whose workers take the one device named.
+        cluster: `LOCAL` for one worker per device, or a scheduler's address; its workers use the one device
+            named.
         gpu: whether a shard takes a worker's resource "GPU".
 
     Raises:
         UsageError: as `dask_cluster.connect`.
         ProvenanceMismatch: as `open_worker`, or a worker has another version of this package.
         SourceError: a worker does not see the videos.
-        Interrupted: a signal; the scheduler is gone; or shards kill workers though none of their videos does.
-        FasterError: as a worker raised it; whole shards are kept.
+        Interrupted: a signal; the scheduler is gone; or shards kill workers although none of their videos
+            does.
+        FasterError: as a worker raised it; complete shards are kept.
     """
     needs = {"GPU": 1.0} if gpu else {}
     with connect(cluster, workers=len(job.devices), needs=needs) as client:
 
         def lost(tasks: Sequence[ShardTask], report: Report) -> list[ShardTask]:
-            """Do shards; those whose workers died come back."""
+            """Make shards; return those whose workers died."""
             died = []
             units = [[task] for task in tasks]
             for place, events in spread_units(client, units, job, open_worker, needs=needs):
@@ -52,7 +57,7 @@ def run_dask(job: ExtractJob, tasks: Sequence[ShardTask], *, cluster: str, gpu: 
             return sorted(died, key=lambda task: task.shard)
 
         def without_guilty(task: ShardTask) -> ShardTask:
-            """Give up those of its videos that kill workers; one after another, so that no other is to blame."""
+            """Mark as failed the videos of a shard that kill workers, tried one at a time."""
             known = dict(task.given_up)
             for row in task.rows:
                 trial = replace(task, rows=(row,), given_up=(), trial=True)
@@ -60,18 +65,19 @@ def run_dask(job: ExtractJob, tasks: Sequence[ShardTask], *, cluster: str, gpu: 
                     known[row] = REASON
             return replace(task, given_up=tuple(sorted(known.items())))
 
-        todo = lost(tasks, report)
+        pending = lost(tasks, report)
         for _ in range(ROUNDS - 1):
-            if not todo:
+            if not pending:
                 return
-            todo = lost([without_guilty(task) for task in todo], report)
-    if todo:
+            pending = lost([without_guilty(task) for task in pending], report)
+    if pending:
         raise Interrupted(
-            f"{counted(len(todo), 'shard')} {agreeing(len(todo), 'kills', 'kill')} the workers that run "
-            f"{agreeing(len(todo), 'it', 'them')}, though none of their videos does alone (the first is shard "
-            f"{todo[0].shard}); perhaps workers have too little memory. All others are whole: run the same command again"
+            f"{counted(len(pending), 'shard')} {agreeing(len(pending), 'kills', 'kill')} the workers that "
+            f"run {agreeing(len(pending), 'it', 'them')}, though none of their videos does alone (the first "
+            f"is shard {pending[0].shard}); perhaps workers have too little memory. All others are whole: "
+            "run the same command again"
         )
 
 
 def _ignore(event: Any) -> None:
-    """Of a trial nothing is kept."""
+    """Drop the event: nothing of a trial is kept."""

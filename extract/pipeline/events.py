@@ -1,4 +1,4 @@
-"""What happens in an extraction, for people (`progress`) and for machines (`faster extract --json`)."""
+"""The events of an extraction, for people (`progress`) and for machines (`faster extract --json`)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from ...terminal.text import agreeing, counted
 
-# Waiting for more than this share of the time is a sign of what bounds a run.
+# A stage that waits for more than this share of the time shows what bounds the run.
 BOUND_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageTimes:
-    """How a device's forward stage spent some time, in seconds.
+    """How a device's forward stage spent its time, in seconds.
 
     Attributes:
-        decode_wait_seconds: it had no pixels, because decoding was not done.
+        decode_wait_seconds: it waited for pixels from decoding.
         forward_seconds: it computed.
-        write_wait_seconds: it had results, and writing was too far behind to take them.
+        write_wait_seconds: it waited because writing was too far behind.
     """
 
     decode_wait_seconds: float = 0.0
@@ -36,7 +36,7 @@ class StageTimes:
 
     @property
     def shares(self) -> dict[str, float]:
-        """What part of the time went to each: "decode wait", "forward" and "write wait"; zeros where none is known."""
+        """Return the shares "decode wait", "forward" and "write wait" of the time; zeros if not known."""
         spent = {
             "decode wait": self.decode_wait_seconds,
             "forward": self.forward_seconds,
@@ -47,7 +47,10 @@ class StageTimes:
 
     @property
     def bound_by(self) -> str:
-        """ "decode" or "write" where the forward stage waits for it a tenth of the time or more, else "forward"."""
+        """What bounds the run: "decode" or "write" if the forward stage waits for it, else "forward".
+
+        The forward stage waits for it if that takes a tenth of the time or more.
+        """
         shares = self.shares
         waits = {"decode": shares["decode wait"], "write": shares["write wait"]}
         longest = max(waits, key=lambda name: waits[name])
@@ -56,18 +59,29 @@ class StageTimes:
     def advice(
         self, *, decoders: int, forward: Callable[[], str], dtype: str = "float16", codec: str = "none"
     ) -> str:
-        """One line for a person: what bounds the run, and what to change.
+        """Return one line for a person: what bounds the run, and what to change.
 
-        `forward` says what helps where the forward pass does, and is asked only then; `dtype` and `codec` are the store's.
+        `forward` returns what helps if the forward pass is the bound; it is called only then. `dtype` and
+        `codec` are the store's.
         """
         shares, cores = self.shares, len(os.sched_getaffinity(0))
         if self.bound_by == "decode":
-            found = f"decoding bounds this run (the forward pass waited for it {shares['decode wait']:.0%} of the time)"
+            found = (
+                "decoding bounds this run (the forward pass waited for it "
+                f"{shares['decode wait']:.0%} of the time)"
+            )
             if decoders < cores:
                 return f"{found}: raise --decoders (now {decoders}; {counted(cores, 'core')} here)"
-            return f"{found}, and {'the one core' if cores == 1 else f'all {cores} cores'} {agreeing(cores, 'decodes', 'decode')}: use a machine with more cores, or videos of fewer pixels"
+            return (
+                f"{found}, and {'the one core' if cores == 1 else f'all {cores} cores'} "
+                f"{agreeing(cores, 'decodes', 'decode')}: use a machine with "
+                "more cores, or videos of fewer pixels"
+            )
         if self.bound_by == "write":
-            found = f"writing bounds this run (the forward pass waited for it {shares['write wait']:.0%} of the time)"
+            found = (
+                "writing bounds this run (the forward pass waited for it "
+                f"{shares['write wait']:.0%} of the time)"
+            )
             if codec != "none":
                 return (
                     f"{found}: --codec none, into another --store, spares compressing; or use a faster disk"
@@ -82,12 +96,13 @@ class StageTimes:
 
 @dataclass(frozen=True, kw_only=True)
 class StartEvent:
-    """The run knows what it will do.
+    """The plan of the run.
 
     Attributes:
-        videos: of the source; to_do: those in shards that are not whole yet; shards: how many of those.
-        clips: M a view; views: the centre view and the augmented ones.
-        gflops_per_clip: of each model. store_bytes: of all the source's maps, at most.
+        videos: of the source; to_do: those in shards that are not complete; shards: the number of those
+            shards.
+        clips: M per view; views: the centre view and the augmented ones.
+        gflops_per_clip: of each model. store_bytes: upper bound for all the source's maps.
     """
 
     store: str
@@ -106,16 +121,16 @@ class StartEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoEvent:
-    """A video's maps are written (into a shard that is not whole yet), or it failed.
+    """A video's maps are written (into a shard that is not complete yet), or it failed.
 
     Attributes:
         video: its id; row: its place in the store.
-        reason: why it failed, "" where it did not. (One model may fail where another does not.)
-        clips: computed by each model of the run, all views.
-        decode_seconds: that its decoder took, None where it gave up.
+        reason: why it failed, else "". (One model may fail on it and another not.)
+        clips: computed by each model of the run, over all views.
+        decode_seconds: decoding time; None if the decoder gave up.
         times: of the device's forward stage since its last event.
-        left_out: frames at the file's start that need pictures from before it; frames and times count from the one
-            behind them.
+        left_out: frames at the file's start that need pictures from before it; frames and times count from
+            the one behind them.
     """
 
     video: str
@@ -130,7 +145,7 @@ class VideoEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEvent:
-    """A shard of one model and view has its receipt: killed now, a rerun would not do it again."""
+    """A shard of one model and view has its receipt: if the run is killed now, it is not made again."""
 
     model: str
     shard: int
@@ -145,13 +160,13 @@ Report = Callable[[VideoEvent | ShardEvent], None]
 
 
 def event_dict(event: Event) -> dict[str, Any]:
-    """The event as JSON types: its kind under "event", and its fields."""
+    """Return the event as JSON types: its kind under "event", and its fields."""
     kind = type(event).__name__.removesuffix("Event").lower()
     return {"event": kind, **rounded(asdict(event))}
 
 
 def rounded(value: Any) -> Any:
-    """Seconds and shares to six digits after the point, in whatever holds them."""
+    """Round seconds and shares to six decimal digits, in nested containers too."""
     if isinstance(value, dict):
         return {key: rounded(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What is settled of an extraction before the first clip: all that a worker needs, and the shards that it is given."""
+"""The settings of an extraction before the first clip: what a worker needs, and its shards."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..backbones.inference.precision import as_asked
 from ..backbones.weights.load import WeightsInfo, load_weights
 from ..config import ExtractConfig
 
-# (model, by its place in the job; view): what has shards of its own.
+# (index of the model in the job; view): each output has its own shards.
 Output = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """One shard to do: its rows, and the outputs that have no receipt for it.
+    """One shard to make: its rows, and the outputs that have no receipt for it.
 
     Attributes:
-        given_up: of its rows those that fail without being tried, and why.
-        trial: compute it, and drop what comes of it.
+        given_up: rows that fail without a try, and why.
+        trial: compute it, and drop the result.
     """
 
     shard: int
@@ -38,17 +38,19 @@ class ShardTask:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractJob:
-    """What an `ExtractConfig` comes to on this machine, with these weights and this store. It is sent to each worker.
+    """An `ExtractConfig` resolved for this machine, these weights and this store.
+
+    It is sent to each worker.
 
     Attributes:
-        store, root: the store's path, and that of the videos.
+        store, root: the path of the store, and that of the videos.
         models: (model, clip frames) of each. fingerprints: of their specs.
         segments: of the manifest, as `Manifest.segments`.
-        weights: the file of each model; None is for random ones.
-        precisions: what each model computes in, as `FrozenBackbone` takes it.
+        weights: the file of each model; None for random weights.
+        precisions: the precision of each model, as `FrozenBackbone` takes it.
         devices: where the networks run; worker i of this machine takes device i.
-        on_dask: whether workers are dask's: one may die with what it did, and another must not do it again.
-        threads: of a worker; None leaves what it has.
+        on_dask: whether the workers are dask's: if one dies, its finished shards must not be made again.
+        threads: of a worker; None keeps its setting.
     """
 
     store: str
@@ -77,7 +79,7 @@ def load_networks(
     batch_clips: int,
     compiled: bool,
 ) -> list[tuple[FrozenBackbone, WeightsInfo]]:
-    """Load each model and make it ready on a device; see `ExtractJob`."""
+    """Load each model and prepare it for a device; see `ExtractJob`."""
     networks = []
     for model, path, precision in zip(models, weights, precisions, strict=True):
         backbone, info = load_weights(model, path=path, allow_random=allow_random)
@@ -96,10 +98,10 @@ def settle(
     root: Path,
     devices: Sequence[str],
 ) -> ExtractJob:
-    """What a configuration comes to, in the store that has its models and videos."""
+    """Resolve a configuration for the store that has its models and videos."""
     on_dask = config.cluster is not None
     return ExtractJob(
-        # Dask's workers may have begun in another folder.
+        # Dask's workers may run in another folder.
         store=str(Path(store.path).absolute() if on_dask else store.path),
         root=str(root.absolute() if on_dask else root),
         models=tuple((spec.model, spec.clip_frames) for spec in specs),

@@ -1,4 +1,4 @@
-"""The middle of a clip's way: through the networks, a shard at a time, and on to the thread that writes."""
+"""The middle of a clip's way: through the networks, shard by shard, and on to the writing thread."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from .writing import ShardWriters
 
 @dataclass(kw_only=True, eq=False)
 class _Video:
-    """What is known of a video of the shard, and the outputs that wait for its maps."""
+    """The facts of a video of the shard, and the outputs whose maps are pending."""
 
-    waiting: set[Output]
+    pending: set[Output]
     clips: list[int]
     parts: dict[int, list[stores.ClipFacts]] = field(default_factory=dict)  # by view
     reason: str = ""
@@ -38,10 +38,10 @@ class _Video:
 
 
 class ForwardStage:
-    """Runs the networks over videos' clips, a shard at a time, and hands the maps to the writing thread.
+    """Run the networks over videos' clips, shard by shard, and pass the maps to the writing thread.
 
-    `decode_wait` gives the seconds, so far, for which the stage had no pixels. Those before the first video, in which
-    decoders start, do not count.
+    `decode_wait` returns the seconds so far in which the stage had no pixels. The time before the first
+    video, while decoders start, does not count.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ForwardStage:
         self._writers, self._writing, self._report = writers, writing, report
         self._decode_wait = decode_wait
         self._worked = self._write_wait = 0.0
-        self._began: float | None = None  # the work in hand
+        self._began: float | None = None  # start of the current work
         self._said: tuple[float, float, float] | None = None
         self._task: ShardTask
         self._batches: dict[Output, VideoBatches] = {}
@@ -74,11 +74,11 @@ class ForwardStage:
         self._write(partial(self._writers.open, task))
 
     def add(self, row: int, part: LoadedVideo | VideoFailure, pixels: Tensor | None) -> None:
-        """A video's next clips, with `pixels` on the networks' device; or why it has none."""
+        """Add a video's next clips, with `pixels` on the networks' device, or its failure."""
         if self._said is None:
             self._said = (self._decode_wait(), 0.0, self._write_wait)
         if row not in self._videos:
-            self._videos[row] = _Video(waiting=set(self._task.outputs), clips=[0] * len(self._networks))
+            self._videos[row] = _Video(pending=set(self._task.outputs), clips=[0] * len(self._networks))
         with self._working():
             if isinstance(part, LoadedVideo) and pixels is not None:
                 self._add_clips(row, part, pixels)
@@ -87,7 +87,7 @@ class ForwardStage:
                     batches.fail(row, VideoError(part.reason))
 
     def commit(self) -> None:
-        """Compute what is left in the shard's last batches, and have it written and committed."""
+        """Compute the shard's last batches; let the writing thread write and commit them."""
         with self._working():
             for batches in self._batches.values():
                 batches.flush()
@@ -114,15 +114,15 @@ class ForwardStage:
     def _deliver(self, output: Output, row: int, result: HostMapsAndLogits | VideoError) -> None:
         video = self._videos[row]
         if isinstance(result, VideoError):
-            # Without the file's name, so that equal reasons can be counted; the row tells which file.
+            # Without the file's name, so that equal reasons can be counted; the row identifies the file.
             name = Path(self._manifest.paths[row]).name
             video.reason = str(result).removeprefix(f"{name}: ")
             self._write(partial(self._writers.fail, output, row, video.reason))
         else:
             video.clips[output[0]] += len(result[0])
             self._write(partial(self._writers.add, output, row, result, _joined(video.parts[output[1]])))
-        video.waiting.discard(output)
-        if not video.waiting:
+        video.pending.discard(output)
+        if not video.pending:
             del self._videos[row]
             self._write(partial(self._report, self._event(row, video)))
 
@@ -155,7 +155,7 @@ class ForwardStage:
         waited = time.perf_counter() - began
         self._write_wait += waited
         if self._began is not None:
-            self._began += waited  # it is no work
+            self._began += waited  # waiting is not work
 
 
 def _facts(part: LoadedVideo, clips: Iterable[int]) -> stores.ClipFacts:

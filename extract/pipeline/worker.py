@@ -1,8 +1,8 @@
-"""A clip's way from its file to its map: decode ‖ forward ‖ write, shard after shard, in whichever process that is.
+"""A clip's way from its file to its map: decode ‖ forward ‖ write, shard by shard, in any process.
 
-Decoding has processes of its own, writing a thread. The forward pass runs in the thread that was called on a CPU, whose
-cores it shares with the decoders; for a GPU it has a thread too, so that the next video's pixels are copied there while
-it computes.
+Decoding has its own processes, and writing has a thread. On a CPU, the forward pass runs in the calling
+thread, because it shares the cores with the decoders. For a GPU it has a thread too, so that the next video's
+pixels are copied to the GPU while it computes.
 """
 
 from __future__ import annotations
@@ -37,17 +37,19 @@ from .job import ExtractJob, ShardTask, load_networks
 from .stages import ForwardStage
 from .writing import ShardWriters, shard_event
 
-# What writing may be behind: single videos' maps of one model.
+# The most items that writing may be behind; an item is one video's maps of one model.
 WRITE_AHEAD = 4
 
 
 def open_worker(job: ExtractJob, place: int) -> ExtractWorker:
-    """A worker in a process of its own, which opens the store and loads the networks itself.
+    """Create a worker in its own process; it opens the store and loads the networks itself.
 
     Raises:
-        ProvenanceMismatch: it has another store or other weights at the same place, or computes otherwise.
+        ProvenanceMismatch: it finds another store or other weights at the same path, or computes in another
+            precision.
     """
-    # Dask makes its workers daemons of multiprocessing, which start no processes; decoders end with their parent.
+    # Dask makes its workers daemons of multiprocessing, which cannot start processes; decoders end with their
+    # parent.
     multiprocessing.current_process().daemon = False
     if job.threads is not None:
         torch.set_num_threads(job.threads)
@@ -55,7 +57,8 @@ def open_worker(job: ExtractJob, place: int) -> ExtractWorker:
     specs = [store.features(*key).spec for key in job.models]
     if (tuple(spec.fingerprint for spec in specs), store.videos.segments) != (job.fingerprints, job.segments):
         raise ProvenanceMismatch(
-            f"the worker on {socket.gethostname()} finds another store at {job.store}; all must see the same one"
+            f"the worker on {socket.gethostname()} finds another store at "
+            f"{job.store}; all must see the same one"
         )
     networks = load_networks(
         [model for model, _ in job.models],
@@ -70,14 +73,17 @@ def open_worker(job: ExtractJob, place: int) -> ExtractWorker:
         here, there = (info.digest, network.precision), (spec.weights_digest, spec.precision)
         if here != there:
             raise ProvenanceMismatch(
-                f"the worker on {socket.gethostname()} runs {spec.model} with weights {here[0][:12]} in {here[1]}; the "
-                f"store's maps are of {there[0][:12]} in {there[1]}"
+                f"the worker on {socket.gethostname()} runs {spec.model} with weights {here[0][:12]} in "
+                f"{here[1]}; the store's maps are of {there[0][:12]} in {there[1]}"
             )
     return ExtractWorker(job, store, [network for network, _ in networks])
 
 
 class ExtractWorker:
-    """Does shards with the networks of a job, on their device; the store has the models and videos of the job."""
+    """A worker that makes shards with the networks of a job, on their device.
+
+    The store already has the models and videos of the job.
+    """
 
     def __init__(self, job: ExtractJob, store: Store, networks: Sequence[FrozenBackbone]) -> None:
         self._job, self._store, self._networks = job, store, networks
@@ -87,20 +93,20 @@ class ExtractWorker:
         self._threads_before = torch.get_num_threads()
 
     def run(self, tasks: Sequence[ShardTask], report: Report) -> None:
-        """Decode each task's videos once, run the models that lack the shard, and commit it.
+        """Decode each task's videos once, run the models with outputs missing, and commit the shard.
 
-        A video that cannot be decoded, or whose maps do not fit float16, is recorded as failed with its reason. `report`
-        is called by the writing thread.
+        A video that cannot be decoded, or whose maps do not fit float16, is recorded as failed with its
+        reason. The writing thread calls `report`.
 
         Raises:
-            SourceError: on dask, where none of a shard's videos is here; recorded as failed, a worker that sees none would
-                soon fail them all.
+            SourceError: on dask, none of a shard's videos is on this machine. Recorded as failed instead, all
+                videos would soon fail on a worker that sees none.
         """
         if self._job.threads is not None:
             torch.set_num_threads(self._job.threads)
         if self._job.on_dask:
             tasks = [self._not_done(task, report) for task in tasks]
-        # One decode serves all models whose clips are the same frames; others get a pass of their own.
+        # One decode serves all models whose clips have the same frames; other models get their own pass.
         for frames in sorted({_frames_of(spec) for spec in self._specs}):
             here = {i for i, spec in enumerate(self._specs) if _frames_of(spec) == frames}
             passes = [_part_of(task, here) for task in tasks]
@@ -109,14 +115,17 @@ class ExtractWorker:
                 self._run_pass(passes, self._specs[min(here)], report)
 
     def close(self) -> None:
-        """End the decoders that are kept, and give the process its threads back."""
+        """End the kept decoders, and restore the process's threads."""
         torch.set_num_threads(self._threads_before)
         for pool in self._pools.values():
             pool.close()
         self._pools.clear()
 
     def _not_done(self, task: ShardTask, report: Report) -> ShardTask:
-        """The task without what is whole by now, as where a result was lost with its worker; that is only reported."""
+        """Return the task without the outputs that are complete by now; these are only reported.
+
+        This happens if a result was lost with its worker.
+        """
         pending = []
         for model, view in task.outputs:
             folder = Path(self._job.store) / self._specs[model].folder
@@ -131,13 +140,13 @@ class ExtractWorker:
             and not any((root / self._manifest.paths[row]).exists() for row in task.rows)
         ):
             raise SourceError(
-                f"the worker on {socket.gethostname()} finds none of the videos of shard {task.shard} in {root}; all must "
-                "see the same ones"
+                f"the worker on {socket.gethostname()} finds none of the videos of shard {task.shard} in "
+                f"{root}; all must see the same ones"
             )
         return replace(task, outputs=tuple(pending))
 
     def _open_pool(self, shape: Shape, slots: int) -> AbstractContextManager[DecoderPool]:
-        """Decoders; on dask, where a task is one shard, they are kept for the next."""
+        """Return decoders. On dask, where a task is one shard, they are kept for the next one."""
         if not self._job.on_dask:
             return DecoderPool(self._job.decoders, shape=shape, slots=slots)
         if (shape, slots) not in self._pools:
@@ -145,7 +154,7 @@ class ExtractWorker:
         return nullcontext(self._pools[shape, slots])
 
     def _run_pass(self, tasks: Sequence[ShardTask], spec: stores.FeatureSpec, report: Report) -> None:
-        """The shards of models that see the same pixels, those that `spec` says."""
+        """Make the shards of the models that see the same pixels as `spec`."""
         size = _frames_of(spec)[1]
         shape, slots = fit_slots(
             (spec.clip_frames, size, size, 3),
@@ -224,7 +233,7 @@ class ExtractWorker:
 
 
 def count_decodes(specs: Sequence[stores.FeatureSpec], tasks: Sequence[ShardTask]) -> int:
-    """How many times a video is decoded by `ExtractWorker`s: once for all models that see the same pixels."""
+    """Count how often `ExtractWorker`s decode a video: once for all models that see the same pixels."""
     return sum(
         len(task.rows) * len({_frames_of(specs[model]) for model, _ in task.outputs}) for task in tasks
     )
@@ -235,12 +244,12 @@ def _part_of(task: ShardTask, models: set[int]) -> ShardTask:
 
 
 def _has_own_cores(device: torch.device) -> bool:
-    """Whether the forward pass leaves this machine's cores free, to decode and copy meanwhile."""
+    """Whether the forward pass leaves this machine's cores free for decoding and copying."""
     return device.type == "cuda"
 
 
 def _on_device(part: LoadedVideo, device: torch.device) -> Tensor:
-    """A part's pixels where the networks are; for a GPU a copy, which is there on return."""
+    """Return a part's pixels on the networks' device; for a GPU a finished copy."""
     pixels = torch.from_numpy(part.clips)
     if device.type != "cuda":
         return pixels
@@ -253,11 +262,17 @@ def _on_device(part: LoadedVideo, device: torch.device) -> Tensor:
 
 
 def _frames_of(spec: stores.FeatureSpec) -> tuple[int, int]:
-    """(frame stride, size): what decides which pixels a model sees; clips are as many and as long for all."""
+    """Return (frame stride, size), which decide the pixels that a model sees.
+
+    The number and length of clips are the same for all models.
+    """
     return spec.frame_stride, int(spec.transform["size"])
 
 
 def _draws(video: str, spec: stores.FeatureSpec) -> tuple[ViewDraw, ...]:
-    """All views, whichever are lacking: what becomes of a video must not depend on where a run was stopped."""
+    """Return all views, also those that are complete.
+
+    So a video's result does not depend on where a run was stopped.
+    """
     size, seed = _frames_of(spec)[1], int(spec.transform.get("view_seed", 0))
     return tuple(draw_view(video, view, seed=seed, size=size) for view in range(spec.views))

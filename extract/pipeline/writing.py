@@ -1,4 +1,4 @@
-"""The end of a clip's way: its maps into the store, a shard at a time."""
+"""The end of a clip's way: writing its maps into the store, shard by shard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .job import Output, ShardTask
 
 
 def shard_event(model: str, receipt: Receipt) -> ShardEvent:
-    """What a receipt says of its shard."""
+    """Return the event for a receipt's shard."""
     return ShardEvent(
         model=model,
         shard=receipt.shard,
@@ -28,7 +28,10 @@ def shard_event(model: str, receipt: Receipt) -> ShardEvent:
 
 
 class ShardWriters:
-    """The writers of the shard in hand, one an output. Use it in a `with` statement; what is not committed is dropped."""
+    """The writers of the current shard, one per output.
+
+    Use it in a `with` statement; what is not committed is dropped.
+    """
 
     def __init__(
         self, path: Path, specs: Sequence[stores.FeatureSpec], manifest: stores.Manifest, report: Report
@@ -67,7 +70,7 @@ class ShardWriters:
             self._stack.close()
 
     def drop(self, output: Output) -> None:
-        """Leave nothing of the shard of one output."""
+        """Remove all that was written of one output's shard."""
         del self._writers[output]
         if not self._writers:
             self._stack.close()

@@ -1,1 +1,1 @@
-"""Videos and their labels: recognise a folder or a list, one record a video."""
+"""Videos and their labels: recognise a folder or a list, and make one record per video."""

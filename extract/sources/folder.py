@@ -1,4 +1,4 @@
-"""The video files under one root, listed once, with what may not be used kept apart."""
+"""The video files under one root, listed once. Files that must not be used are kept separate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from ...errors import SourceError, UsageError
 from ...runtime.file_names import as_text, is_text
 
-# Of the containers that `packets` opens, by what cameras, discs and sites call them.
+# Extensions of the containers that `packets` opens, as cameras, discs and sites use them.
 _COMMON = ("3gp", "avi", "flv", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv")
 _RARE = (
     "3g2",
@@ -41,9 +41,9 @@ _RARE = (
 VIDEO_EXTENSIONS = frozenset(_COMMON + _RARE)
 EXTENSIONS_TEXT = f"extensions: {', '.join(_COMMON)}; also {', '.join(_RARE)}"
 PLAYLISTS = frozenset(["m3u8", "m3u", "pls", "sdp", "mpd", "ffconcat", "concat", "xspf", "asx"])
-# What others may lie beside videos as lists of them, or about them.
+# Files beside videos that list or describe them.
 LIST_EXTENSIONS = frozenset(["csv", "tsv", "txt", "lst", "list", "json", "jsonl", "xlsx", "xls", "parquet"])
-# Folders so called hold a data set's videos, or its parts; they are no classes.
+# Folders with these names hold a data set's videos or its parts; they are not classes.
 CONTAINER_FOLDERS = frozenset(
     [
         "video",
@@ -72,23 +72,23 @@ def is_video_name(name: str) -> bool:
 
 
 def stem_of(path: str) -> str:
-    """The file's name without folder and video extension, composed (NFC): what it is known by across copies."""
+    """Return the file's name without folder and video extension, in NFC: equal for all copies."""
     name = path.rpartition("/")[2]
     return composed(name.rpartition(".")[0] if is_video_name(name) else name)
 
 
 def composed(text: str) -> str:
-    """The text in NFC: macOS writes names decomposed, so that equal names differ byte by byte."""
+    """Return the text in NFC. macOS writes names decomposed, so equal names can differ in their bytes."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def is_address(text: str) -> bool:
-    """Whether `text` is the address of something elsewhere (https, rtsp, s3, …) and no path."""
+    """Whether `text` is the address of something elsewhere (https, rtsp, s3, …) and not a path."""
     return _ADDRESS.match(text) is not None
 
 
 def require_local(name: str | os.PathLike[str]) -> Path:
-    """The path that a user named as a source of videos.
+    """Return the path of a video source that the user named.
 
     Raises:
         UsageError: it is empty, or the address of a stream or of a file elsewhere.
@@ -96,14 +96,15 @@ def require_local(name: str | os.PathLike[str]) -> Path:
     text = os.fspath(name)
     if not text.strip():
         raise UsageError(
-            "the source is empty; name a folder, an annotation file or video files ('.' is the current folder)"
+            "the source is empty; name a folder, an annotation file or "
+            "video files ('.' is the current folder)"
         )
     if is_address(text) and not os.path.lexists(text):
         if text.lower().startswith("file:"):
             raise UsageError(f"{text!r} is an address; name the file's path alone, without 'file://'")
         raise UsageError(
-            f"{text!r} is an address; streams and files elsewhere are not supported yet: save it as a file first, for example "
-            "with ffmpeg -i ADDRESS -c copy video.mkv"
+            f"{text!r} is an address; streams and files elsewhere are not supported yet: save it as a file "
+            "first, for example with ffmpeg -i ADDRESS -c copy video.mkv"
         )
     return Path(name)
 
@@ -114,21 +115,21 @@ class VideoFolder:
 
     root: Path
     files: frozenset[str]
-    outside: dict[str, str] = field(default_factory=dict)  # links that leave the root, and where they lead
+    outside: dict[str, str] = field(default_factory=dict)  # links that leave the root, and their targets
     skipped: int = 0  # hidden video files and broken links
-    left_out: Mapping[str, int] = field(default_factory=dict)  # extension → files that are no videos by it
+    left_out: Mapping[str, int] = field(default_factory=dict)  # extension → number of files left out for it
     folders: tuple[str, ...] = ()  # every folder, also one without videos
 
     @cached_property
     def by_stem(self) -> dict[str, list[str]]:
-        """Every file by its name without folder and extension, see `stem_of`."""
+        """Group the files by name without folder and extension, see `stem_of`."""
         found: dict[str, list[str]] = {}
         for path in sorted((*self.files, *self.outside)):
             found.setdefault(stem_of(path), []).append(path)
         return found
 
     def leads_outside(self, path: str) -> str | None:
-        """Where `path` leads if it, or a folder on its way, is a link that leaves the root."""
+        """Return the target if `path`, or a folder on its way, is a link that leaves the root."""
         if not self.outside:
             return None
         steps = path.split("/")
@@ -140,10 +141,10 @@ class VideoFolder:
 def scan_folder(root: Path, *, follow_links: bool = False) -> VideoFolder:
     """List the videos under `root`, at any depth, in one pass over its folders.
 
-    Links to files and folders within the root are followed (never in a circle), those that leave it are kept apart,
-    unless `follow_links` says to follow them too. Hidden files and folders are left out. A file without an extension
-    counts where it begins as a video container does. Names that are not UTF-8 are given with escapes: such a file fails
-    when it is opened, and costs no other. Raises SourceError where a folder cannot be read.
+    Links to files and folders within the root are followed (never in a circle). Links that leave it are kept
+    separate, unless `follow_links` is set. Hidden files and folders are left out. A file without an extension
+    counts if it begins as a video container does. Names that are not UTF-8 are returned with escapes: only
+    such a file fails, when it is opened. Raises SourceError if a folder cannot be read.
     """
     root = root.resolve()
     files: list[str] = []
@@ -198,19 +199,19 @@ def scan_folder(root: Path, *, follow_links: bool = False) -> VideoFolder:
 
 
 def _sort_file(entry: os.DirEntry[str], path: str, files: list[str], left_out: Counter[str]) -> None:
-    """Put a file with the videos, or count what is no video by its extension."""
+    """Add a file to the videos, or count it as left out by its extension."""
     if is_video_name(entry.name) or ("." not in entry.name and begins_as_video(entry.path)):
         files.append(path)
         return
     _, dot, extension = entry.name.rpartition(".")
     extension = extension.lower()
-    is_list = "/" not in path and extension in LIST_EXTENSIONS  # that it is not read is said by its name
+    is_list = "/" not in path and extension in LIST_EXTENSIONS  # another message names it if it is not read
     if dot and not is_list and extension not in PLAYLISTS:
         left_out[extension] += 1
 
 
 def begins_as_video(path: str | os.PathLike[str]) -> bool:
-    """Whether a file's first bytes are those of one of the containers."""
+    """Whether a file's first bytes are those of a video container."""
     try:
         with Path(path).open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -229,7 +230,7 @@ def begins_as_video(path: str | os.PathLike[str]) -> bool:
 
 
 def list_entries(folder: Path, at_most: int | None = None) -> list[os.DirEntry[str]]:
-    """The folder's entries sorted by name (of a huge folder, `at_most` any of them)."""
+    """Return the folder's entries sorted by name (of a huge folder, any `at_most` of them)."""
     try:
         with os.scandir(folder) as entries:
             return sorted(islice(entries, at_most), key=attrgetter("name"))

@@ -1,4 +1,4 @@
-"""What folders of videos say: where the classes begin, which folders are parts of a split, and which hold no videos."""
+"""The meaning of folder names: classes, parts of a split, and folders without videos."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from .folder import CONTAINER_FOLDERS, VideoFolder, composed, scan_folder
 from .listed_paths import shown
 
-# What datasets call their parts, in file names, folder names and columns.
+# The names of parts in file names, folder names and columns of data sets.
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validate", "validation"), "val"
 )
@@ -20,29 +20,29 @@ _PART_FOLDER = re.compile(
 
 
 def part_of_folder(name: str) -> str:
-    """The part that a folder of this name holds ("train", "val_256", "test_videos"), or ""."""
+    """Return the part for a folder of this name ("train", "val_256", "test_videos"), or ""."""
     found = _PART_FOLDER.fullmatch(name.lower())
     return PARTS[found[1]] if found else ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Which step of a path is the class, and which the part of a split; None where none is."""
+    """The steps of a path that are the class and the part of a split; None without such a step."""
 
     class_step: int
     part_step: int | None
 
     def part(self, steps: Sequence[str]) -> str:
-        """The part of a video in these folders, "" where there is none."""
+        """Return the part of a video in these folders; "" without one."""
         at = self.part_step
         return "" if at is None or len(steps) <= at + 1 else part_of_folder(steps[at])
 
 
 def layout_of(paths: Iterable[str]) -> Layout:
-    """The layout of class folders: `class/…`, `part/class/…` or `class/part/…`.
+    """Return the layout of class folders: `class/…`, `part/class/…` or `class/part/…`.
 
-    A folder that holds all videos of each part (`train/videos/class/…`) is none of the classes, nor are `videos` and the
-    like at the top, with loose videos beside them.
+    A folder that holds all videos of each part (`train/videos/class/…`) is not a class. Nor are `videos` and
+    similar names at the top, if loose videos are beside them.
     """
     folders = {path.rpartition("/")[0] for path in paths if "/" in path}
     in_steps = [folder.split("/") for folder in sorted(folders)]
@@ -65,10 +65,10 @@ def layout_of(paths: Iterable[str]) -> Layout:
 def below_the_container(
     folder: Path, videos: VideoFolder, *, follow_links: bool
 ) -> tuple[VideoFolder, list[str]]:
-    """The videos of the folder in which the classes begin, and a line where that is not the folder that was named.
+    """Return the videos of the folder in which the classes begin, and notes.
 
-    Folders that hold all videos between them and the root are no classes: neither one that holds nothing but two or more
-    folders of videos, nor one that is called `videos` or like the folder above.
+    A note says if this is not the named folder. A folder that contains all videos is not a class if it holds
+    only two or more folders of videos, or if its name is `videos` or equal to the name of the folder above.
     """
     inner = _container(videos)
     if not inner:
@@ -80,7 +80,7 @@ def below_the_container(
 
 
 def _container(videos: VideoFolder) -> str:
-    """The folder of all videos, if it is no class, or ""; a link to such a folder elsewhere, too."""
+    """Return the folder of all videos if it is not a class, or ""; also a link to such a folder elsewhere."""
     if not videos.files:
         links = [path for path in videos.outside if path.lower() in CONTAINER_FOLDERS]
         return links[0] if len(links) == len(videos.outside) == 1 else ""
@@ -103,7 +103,7 @@ def _container(videos: VideoFolder) -> str:
 
 
 def classes_without_videos(videos: VideoFolder, layout: Layout) -> list[str]:
-    """A line that names the folders in the place of a class that hold no video at any depth; none where all do."""
+    """Return a line with the class folders that hold no video at any depth; empty if all hold some."""
     depth = max(layout.class_step, layout.part_step or 0) + 1
     holding = {"", *(folder for path in (*videos.files, *videos.outside) for folder in _above(path))}
     bare = [
@@ -115,7 +115,7 @@ def classes_without_videos(videos: VideoFolder, layout: Layout) -> list[str]:
 
 
 def _above(path: str) -> Iterable[str]:
-    """Every folder that the path lies in."""
+    """Yield every folder that contains the path."""
     at = path.find("/")
     while at >= 0:
         yield path[:at]
@@ -123,7 +123,7 @@ def _above(path: str) -> Iterable[str]:
 
 
 def left_out(videos: VideoFolder) -> list[str]:
-    """A line that counts the files that are no videos by their extension; none where there are none."""
+    """Return a line with the number of files that are not videos by their extension; empty without any."""
     if not videos.left_out:
         return []
     counts = sorted(videos.left_out.items(), key=lambda item: (-item[1], item[0]))
@@ -135,7 +135,7 @@ def left_out(videos: VideoFolder) -> list[str]:
 
 
 def parts_among_others(paths: Iterable[str]) -> str:
-    """What is wrong where some folders at the top are parts of a split and others are not, or ""."""
+    """Return the error if only some of the folders at the top are parts of a split, or ""."""
     folders = [path.split("/") for path in {path.rpartition("/")[0] for path in paths if "/" in path}]
     tops = {steps[0] for steps in folders}
     parts = {top for top in tops if part_of_folder(top)}
@@ -144,11 +144,12 @@ def parts_among_others(paths: Iterable[str]) -> str:
         return ""
     return (
         f"the folders {shown(sorted(parts))} are parts of a split, and beside them lie others that are none: "
-        f"{shown(sorted(tops - parts))}; move those away, or read all videos without labels with --format files"
+        f"{shown(sorted(tops - parts))}; move those away, or read all "
+        "videos without labels with --format files"
     )
 
 
 def same_names(names: Collection[str]) -> dict[str, str]:
-    """Name → the name that it is known by: of names that differ only in how letters are composed, the first."""
+    """Map each name to its common form: the first of the names that differ only in Unicode composition."""
     first: dict[str, str] = {}
     return {name: first.setdefault(composed(name), name) for name in sorted(names)}

@@ -1,8 +1,8 @@
 """The annotation formats: what each kind of list says about the videos under one folder.
 
-A format is a name, a test that recognises its files, and a reader that adds one `Entry` a line to a
-`Listing`. The listing is the door: it checks every path and looks it up among the files that
-`scan_folder` found, so that a reader only parses. A new format is one decorated function.
+A format is a name, a test that recognises its files, and a reader that adds one `Entry` per line to a
+`Listing`. The listing checks every path and looks it up among the files that `scan_folder` found, so a reader
+only parses. A new format is one decorated function.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .folder_layout import PARTS, classes_without_videos, layout_of, parts_among
 from .listing import Entry as Entry
 from .listing import Listing as Listing
 
-MAX_CLASSES = 100_000  # a label beyond it is a number that is no label
+MAX_CLASSES = 100_000  # a number above it is not a label
 UCF_LIST = re.compile(r"(train|test)list(\d+)\.txt")
 HMDB_LIST = re.compile(r"(.+)_test_split(\d+)\.txt")
 
@@ -33,13 +33,13 @@ Reader = Callable[[Sequence[Path], Listing], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One annotation format; `recognise` is None where no files are read, only what the folders say."""
+    """One annotation format. `recognise` is None if it reads no files, only folder names."""
 
     name: str
     read: Reader
     recognise: Callable[[Path], bool] | None
-    own_folder: bool  # its lists come as a folder of their own, known by their names
-    general: bool  # it takes what no format of narrower rules takes
+    own_folder: bool  # its lists are in their own folder, known by their names
+    general: bool  # it takes the files that no stricter format takes
 
     @property
     def from_files(self) -> bool:
@@ -61,7 +61,10 @@ def annotation_format(
     own_folder: bool = False,
     general: bool = False,
 ) -> Callable[[Reader], Reader]:
-    """Register a reader. Of two formats that recognise a file, the one registered first has it, and `general` ones come last."""
+    """Register a reader. If two formats recognise a file, the first registered has it.
+
+    `general` formats come last.
+    """
 
     def register(read: Reader) -> Reader:
         if name in _formats:
@@ -75,19 +78,19 @@ def annotation_format(
 
 
 def known_formats() -> tuple[str, ...]:
-    """The names that `get_format` takes."""
+    """Return the names that `get_format` takes."""
     return tuple(_formats)
 
 
 def file_formats() -> tuple[Format, ...]:
-    """The formats that read annotation files, in the order in which they are tried."""
+    """Return the formats that read annotation files, in the order in which they are tried."""
     return tuple(
         sorted((each for each in _formats.values() if each.from_files), key=lambda each: each.general)
     )
 
 
 def get_format(name: str) -> Format:
-    """The format of this name; raises UsageError with the known ones and the nearest."""
+    """Return the format of this name. UsageError lists the known names and the nearest."""
     if name in _formats:
         return _formats[name]
     hint = did_you_mean(name, _formats)
@@ -98,7 +101,7 @@ def get_format(name: str) -> Format:
 
 
 def number_of(text: str, largest: int) -> int | None:
-    """The whole number 0 … largest that `text` is, or None."""
+    """Return `text` as an integer in 0 … largest, or None."""
     number = int(text) if text.isdecimal() and len(text) < 10 else -1
     return number if 0 <= number <= largest else None
 
@@ -112,10 +115,11 @@ def _kinetics_header(file: Path) -> tuple[str, list[str]] | None:
 
 @annotation_format("kinetics", recognise=lambda file: _kinetics_header(file) is not None)
 def read_kinetics(files: Sequence[Path], listing: Listing) -> None:
-    """Kinetics csv, header `label,youtube_id,time_start,time_end,split`, in any order; `label` and `split` may lack.
+    """Read Kinetics csv: header `label,youtube_id,time_start,time_end,split`, in any order.
 
-    The file is `<youtube_id>_<start:06d>_<end:06d>` with any video extension, in any folder under the root;
-    of several, the one under a folder named after its class or part. Classes sort by name.
+    `label` and `split` are optional. The file is `<youtube_id>_<start:06d>_<end:06d>` with any video
+    extension, in any folder under the root. Of several, the one under a folder named after its class or part
+    is taken. Classes sort by name.
     """
     rows = [row for file in files for row in _csv_rows(file, listing)]
     listing.class_names = sorted({row["label"] for _, row in rows if row.get("label")})
@@ -142,7 +146,7 @@ def read_kinetics(files: Sequence[Path], listing: Listing) -> None:
 
 
 def _csv_rows(file: Path, listing: Listing) -> Iterable[tuple[str, dict[str, str]]]:
-    """("file:line", column → value) of each row of a Kinetics csv that has as many fields as its header."""
+    """Yield ("file:line", column → value) for each complete row of a Kinetics csv."""
     found = _kinetics_header(file)
     if found is None:
         names = list_text.names_of(next(iter(list_text.head(file)), ""), ",")
@@ -156,12 +160,12 @@ def _csv_rows(file: Path, listing: Listing) -> Iterable[tuple[str, dict[str, str
 def named_rows(
     file: Path, listing: Listing, separator: str, columns: Sequence[str]
 ) -> Iterable[tuple[str, dict[str, str]]]:
-    """("file:line", column → value) of each row below the header; one of another length is a problem."""
+    """Yield ("file:line", column → value) for each row below the header; other lengths are problems."""
     names: list[str] | None = None
     for where, row in listing.table(file, separator):
         if names is None and list_text.as_names(row) == list(columns):
             names = row
-        if row == names:  # also where files with headers were put together
+        if row == names:  # also if files with headers were concatenated
             continue
         fields = row if any(row[len(columns) :]) else row[: len(columns)]
         if len(fields) == len(columns):
@@ -171,7 +175,7 @@ def named_rows(
 
 
 def _best_of(paths: list[str], class_name: str, part: str) -> list[str]:
-    """Of several files with one name, those whose folders fit the class and the part best."""
+    """Return the files whose folders fit the class and the part best, of several with one name."""
     if len(paths) < 2:
         return paths
 
@@ -185,9 +189,10 @@ def _best_of(paths: list[str], class_name: str, part: str) -> list[str]:
 
 @annotation_format("ucf101", recognise=lambda file: bool(UCF_LIST.fullmatch(file.name)), own_folder=True)
 def read_ucf101(files: Sequence[Path], listing: Listing) -> None:
-    """UCF-101: `trainlistNN.txt` (`Class/v_x.avi 1`, 1-based) and `testlistNN.txt` (no label), by `classInd.txt`.
+    """Read UCF-101: `trainlistNN.txt`, `testlistNN.txt` and `classInd.txt`.
 
-    The folder in the path names a test video's class. The group is the `_gNN_` of the name, "Archery/g07".
+    Lines are `Class/v_x.avi 1` (1-based) in the train lists and have no label in the test lists. The folder
+    in the path names a test video's class. The group is the `_gNN_` of the name, "Archery/g07".
     """
     lists: list[tuple[int, str, Path]] = []
     for file in files:
@@ -249,9 +254,9 @@ def read_ucf101(files: Sequence[Path], listing: Listing) -> None:
 
 @annotation_format("hmdb51", recognise=lambda file: bool(HMDB_LIST.fullmatch(file.name)), own_folder=True)
 def read_hmdb51(files: Sequence[Path], listing: Listing) -> None:
-    """HMDB-51: `<class>_test_splitN.txt`, lines `name.avi 0|1|2`: 1 trains, 2 tests, 0 is in neither part.
+    """Read HMDB-51: `<class>_test_splitN.txt`, lines `name.avi 0|1|2`: 1 train, 2 test, 0 in neither part.
 
-    A video lies in its class's folder, or flat. Classes sort by name.
+    A video is in its class's folder, or all are in one folder. Classes sort by name.
     """
     lists: list[tuple[str, int, Path]] = []
     for file in files:
@@ -275,7 +280,7 @@ def read_hmdb51(files: Sequence[Path], listing: Listing) -> None:
 
 @annotation_format("class-folders")
 def read_class_folders(files: Sequence[Path], listing: Listing) -> None:
-    """Folders named after their classes, below `train/ val/ test/`, above them, or without; sorted by path."""
+    """Read class folders, below `train/ val/ test/`, above them, or without; sorted by path."""
     root = str(listing.folder.root)
     listing.add_links_outside()
     paths = sorted(listing.folder.files, key=lambda path: path.replace("/", "\0"))  # folder by folder
@@ -298,7 +303,8 @@ def read_class_folders(files: Sequence[Path], listing: Listing) -> None:
         if part and len(steps) < depth + 2:
             listing.problem(
                 f"{root}/{path}",
-                f"lies in {steps[-2]!r}, the folder of a part, and in no class folder; without labels, pass --format files",
+                f"lies in {steps[-2]!r}, the folder of a part, and in no class "
+                "folder; without labels, pass --format files",
             )
             continue
         is_loose = len(steps) < depth + 2
@@ -316,7 +322,7 @@ def read_class_folders(files: Sequence[Path], listing: Listing) -> None:
 
 @annotation_format("files")
 def read_files(files: Sequence[Path], listing: Listing) -> None:
-    """Plain video files, unlabelled, sorted by path; `files` is not used where a folder is the source."""
+    """Read video files without labels, sorted by path; `files` is not used if a folder is the source."""
     listing.add_links_outside()
     for path in sorted(listing.folder.files, key=lambda path: path.replace("/", "\0")):
         listing.add("", path, label=-1)

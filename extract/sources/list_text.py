@@ -1,8 +1,8 @@
-"""The text of lists that people keep: its encoding, and how its lines fall into columns.
+"""The text of list files: its encoding, and how its lines are split into columns.
 
-Lists come from editors, spreadsheets and other programs: with commas, semicolons, tabs or spaces between columns,
-with quotes or without, with a line of names or without. What is found here decides only how a line is cut; what
-the columns mean is the formats' matter.
+Lists come from editors, spreadsheets and other programs: with commas, semicolons, tabs or spaces between
+columns, with or without quotes, with or without a header. This module decides only how a line is split. The
+formats decide what the columns mean.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...errors import SourceError
 from .folder import VIDEO_EXTENSIONS, is_video_name
 
 SEPARATORS = (",", ";", "\t", "|")
-SPACE = " "  # any white space; the path may hold some itself
+SPACE = " "  # any white space; the path may contain some
 
 _HEAD_BYTES = 1 << 14
 _HEAD_LINES = 20
@@ -27,7 +27,7 @@ _PATH_THEN_REST = re.compile(
 
 
 def encoding_of(data: bytes) -> str:
-    """The encoding that a file's first bytes show; UTF-8, with a byte-order mark or without, where they show none."""
+    """Return the encoding from a file's first bytes: UTF-8, with or without a byte-order mark, by default."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if len(data) > 3 and data[1] == data[3] == 0 and data[0] and data[2]:
@@ -38,7 +38,7 @@ def encoding_of(data: bytes) -> str:
 
 
 def decode(data: bytes) -> str:
-    r"""A list's text, every line ending with "\n".
+    r"""Return a list's text, with every line ending as "\n".
 
     Raises:
         UnicodeDecodeError: it is neither UTF-8 nor UTF-16.
@@ -47,7 +47,7 @@ def decode(data: bytes) -> str:
 
 
 def head(file: Path) -> list[str]:
-    """The first lines of a file that may be anything, without blank ones.
+    """Return the first lines of a file of any kind, without blank ones.
 
     Raises:
         SourceError: it cannot be read.
@@ -60,22 +60,22 @@ def head(file: Path) -> list[str]:
     text = data.decode(encoding_of(data), errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     lines = text.split("\n")
     if len(data) == _HEAD_BYTES and len(lines) > 1:
-        lines.pop()  # it is cut off
+        lines.pop()  # the last line may be incomplete
     return [line for line in map(str.strip, lines) if line][:_HEAD_LINES]
 
 
 def without_remarks(lines: Sequence[str]) -> list[str]:
-    """The lines that are the list's own."""
+    """Return the lines without comments."""
     return [line for line in lines if not is_remark(line)]
 
 
 def is_remark(line: str) -> bool:
-    """Whether a line is none of the list's: a comment, or a spreadsheet's note of its separator."""
+    """Whether a line is a comment, or a spreadsheet's note of its separator."""
     return line.startswith("#") or (len(line) == 5 and line.startswith("sep="))
 
 
 def cut(line: str, separator: str) -> list[str]:
-    """The fields of one line, without the space around them; [] where its quotes do not close."""
+    """Return the fields of one line, stripped; [] if its quotes do not close."""
     if separator == SPACE and not line.startswith('"'):
         return line.split()
     try:
@@ -86,17 +86,20 @@ def cut(line: str, separator: str) -> list[str]:
 
 
 def as_names(fields: Iterable[str]) -> list[str]:
-    """Fields as names of columns: small letters, with "_" for spaces and hyphens."""
+    """Return fields as column names: lower case, with "_" for spaces and hyphens."""
     return [re.sub(r"[\s\-]+", "_", field.strip("'\" ").lower()) for field in fields]
 
 
 def names_of(line: str, separator: str) -> list[str]:
-    """The line's fields as names of columns; the line may be a comment."""
+    """Return the line's fields as column names; the line may be a comment."""
     return as_names(cut(line.lstrip("# "), separator))
 
 
 def header(lines: Sequence[str], accepts: Callable[[list[str]], bool]) -> tuple[str, list[str]] | None:
-    """The separator and the names of the columns, where the first line, or a comment above it, holds what `accepts` takes."""
+    """Return the separator and the column names, if the header has names that `accepts` takes.
+
+    The header is the first line, or a comment above it.
+    """
     for line in (*lines[:1], *without_remarks(lines)[:1]):
         for separator in (*SEPARATORS, SPACE):
             names = names_of(line, separator)
@@ -106,7 +109,10 @@ def header(lines: Sequence[str], accepts: Callable[[list[str]], bool]) -> tuple[
 
 
 def path_and_rest(line: str) -> list[str]:
-    """[path, the rest] of a line with spaces between, where the path, up to its extension, and the rest may hold some."""
+    """Split a line at white space into [path, rest].
+
+    Both the path, up to its extension, and the rest may contain spaces.
+    """
     if line.startswith('"'):
         return cut(line, SPACE)
     found = _PATH_THEN_REST.fullmatch(line)
@@ -114,7 +120,10 @@ def path_and_rest(line: str) -> list[str]:
 
 
 def separator_of(lines: Sequence[str]) -> str | None:
-    """What stands between a video's name and the rest in the first and at least half of these lines; None if nothing does."""
+    """Return the separator between a video's name and the other fields; None without one.
+
+    It must fit the first line and at least half of all lines.
+    """
     lines = without_remarks(lines)
     for separator in (SPACE, *SEPARATORS):
         fits = [fields for line in lines if (fields := video_fields(line, separator))]
@@ -130,7 +139,7 @@ def is_numbered_video(line: str) -> bool:
 
 
 def video_fields(line: str, separator: str) -> list[str]:
-    """The line's fields where one of two or more is a video's name; else []."""
+    """Return the line's fields if one of at least two is a video's name; else []."""
     if separator == SPACE:
         fields = line.rsplit(None, 1) if is_numbered_video(line) else path_and_rest(line)
     else:
@@ -139,10 +148,10 @@ def video_fields(line: str, separator: str) -> list[str]:
 
 
 def rows(lines: Iterable[str], separator: str) -> Iterable[tuple[int, list[str]]]:
-    """(number of its first line, fields) of each row that is not blank.
+    """Yield (number of its first line, fields) for each row that is not blank.
 
     Raises:
-        csv.Error: a row is no csv.
+        csv.Error: a row is not valid csv.
     """
     if separator == SPACE:
         for number, text in enumerate(map(str.strip, lines), start=1):

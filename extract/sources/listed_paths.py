@@ -1,8 +1,8 @@
-"""From a path as a list writes it to the file that is meant.
+"""From a path in a list to the file that it means.
 
-Lists travel further than videos: they hold other extensions (videos were encoded again), other folders above the
-videos, absolute paths of another machine, backslashes, and names composed otherwise. What fits exactly is always taken
-first; what is left is looked up by its stem, and only taken where one file fits.
+Lists are used with copies of the videos that differ: other extensions (videos were encoded again), other
+folders above the videos, absolute paths of another machine, backslashes, and other Unicode composition. An
+exact match is always taken first. The rest is looked up by stem, and taken only if exactly one file fits.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .folder import VideoFolder, composed, stem_of
 
 
 class PathLookup:
-    """Finds listed paths among the files of one folder.
+    """Find listed paths among the files of one folder.
 
-    folder: where the videos are. lists: the folder of the lists, which paths with ".." may be relative to.
+    folder: where the videos are. lists: the folder of the lists; paths with ".." may be relative to it.
     """
 
     def __init__(self, folder: VideoFolder, lists: Path | None) -> None:
@@ -28,7 +28,7 @@ class PathLookup:
         self._real_parents: dict[str, str] = {}
 
     def relative(self, path: str) -> str | None:
-        r"""The path relative to the root, posix, without "." and ".."; None where it leaves the root."""
+        r"""Return the path relative to the root, posix, without "." and ".."; None if it leaves the root."""
         if path.lower().startswith("file://"):
             path = unquote(path[len("file://") :])
         if "\\" in path:
@@ -45,7 +45,7 @@ class PathLookup:
         return "/".join(step for step in path.split("/") if step not in ("", "."))
 
     def _inside(self, path: str) -> str | None:
-        """An absolute path as one relative to the root; links on the way to the root may differ."""
+        """Return an absolute path relative to the root; links on the way to the root may differ."""
         path = os.path.normpath(path)
         parent, _, name = path.rpartition("/")
         root = str(self._folder.root)
@@ -57,17 +57,17 @@ class PathLookup:
         return f"{parent}/{name}"[len(root.rstrip("/")) + 1 :] if inside else None
 
     def _of_another_machine(self, path: str) -> str | None:
-        """The listed path, if one file here lies at its end: what stands before it was the folder there."""
+        """Return the listed path if one file here matches its end; its start is another machine's folder."""
         steps = [step for step in path.split("/") if step]
         return "/".join(steps) if ".." not in steps and self.find(path.lstrip("/"), anywhere=False) else None
 
     def find(self, path: str, *, anywhere: bool) -> list[str]:
-        """The files that fit a path that no file has exactly, the best alone, or several that fit alike.
+        """Return the files that best fit a path without an exact match; several if they fit equally.
 
-        A file fits with the same stem, in the same folder, or where one of the two folders is the end of the other; with
-        `anywhere`, in any folder: where stems are unique by the data set's own rules. Of those that fit, the ones with
-        the most folders in common count, and of these the ones with the extension. Capitals, and signs that an address
-        writes as %20, are overlooked where nothing fits otherwise.
+        A file fits with the same stem in the same folder, or if one of the two folders is the end of the
+        other. With `anywhere` it fits in any folder: for data sets whose stems are unique. Of the files that
+        fit, those with the most folders in common are kept, and of these the ones with the same extension. If
+        nothing fits, upper and lower case and address escapes such as %20 are ignored.
         """
         fits = self._alike(path, self._folder.by_stem, str, anywhere=anywhere)
         if not fits:
@@ -103,7 +103,7 @@ def _folders(path: str) -> list[str]:
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many folders, counted from the file up, are the same."""
+    """Return how many folders, counted from the file up, are equal."""
     count = 0
     for a, b in zip(reversed(one), reversed(other), strict=False):
         if a != b:
@@ -118,7 +118,10 @@ def _best(paths: Sequence[str], fits: Sequence[int]) -> list[str]:
 
 
 def shown(names: Collection[str]) -> str:
-    """Up to three names for a message: 'a', 'b', 'c', …; names that look alike are told apart by their codes."""
+    """Format up to three names for a message: 'a', 'b', 'c', …
+
+    Names that look alike are shown with their codes.
+    """
     first = list(names)[:3]
     alike = len({composed(name) for name in first}) < len(first)
     return ", ".join(map(ascii if alike else repr, first)) + (", …" if len(names) > 3 else "")

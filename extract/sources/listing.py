@@ -1,4 +1,4 @@
-"""What lists say of the videos under one folder: every path is checked here, and looked up among the files."""
+"""The content of lists about the videos under one folder. Every path is checked and looked up here."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from .listed_paths import PathLookup, shown
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """One mention of one video: `where` is "file:line", "" where the folder itself is the list; `split`/`part` e.g. "split1"/"train", or empty.
+    """One mention of one video.
 
-    `listed` is the path as the list has it where the file is called otherwise, else empty.
+    `where` is "file:line", or "" if the folder itself is the list. `split`/`part` are e.g. "split1"/"train",
+    or empty. `listed` is the path in the list if the file has another name, else empty.
     """
 
     id: str
@@ -33,10 +34,10 @@ class Entry:
 
 
 class Listing:
-    """What a format's files say about the videos of `folder`, and what is wrong with them.
+    """The entries of a format's files for the videos of `folder`, and the problems in them.
 
-    Readers report what is wrong as a `problem` and go on, so that all of it can be counted. `lists` is the folder of the
-    lists. With `by_name_only` the folder holds no files, only names that are looked up as they are.
+    Readers report an error as a `problem` and continue, so that all can be counted. `lists` is the folder of
+    the lists. With `by_name_only` the folder holds no files, only names that are looked up as they are.
     """
 
     def __init__(self, folder: VideoFolder, lists: Path | None = None, *, by_name_only: bool = False) -> None:
@@ -48,7 +49,7 @@ class Listing:
         self._lookup = None if by_name_only else PathLookup(folder, lists)
 
     def problem(self, where: str, what: str) -> None:
-        """Note that what `where` says cannot be used."""
+        """Record that the content of `where` cannot be used."""
         self.problems.append(f"{where}: {what}")
 
     def add(
@@ -64,12 +65,12 @@ class Listing:
         bare: bool = False,
         anywhere: bool = False,
     ) -> None:
-        """Add the video at `path` (relative to the root, posix), or note why that is no path of a video.
+        """Add the video at `path` (relative to the root, posix), or record why it is not a path of a video.
 
-        A file with another extension, or below or above other folders, is taken where one fits, see `PathLookup.find`.
-        `id` defaults to the file's path; an empty `part` means that the video is not in the split. `where` is "" where
-        the folder itself is the list: a million places would take 130 MB. `bare`: the list names videos without an
-        extension. `anywhere`: names are unique, whatever the folder.
+        A file with another extension, or below or above other folders, is taken if one fits, see
+        `PathLookup.find`. `id` defaults to the file's path. An empty `part` means that the video is not in
+        the split. `where` is "" if the folder itself is the list: a million places would take 130 MB. `bare`:
+        the list names videos without an extension. `anywhere`: names are unique in all folders.
         """
         said, where = where, where or f"{self.folder.root}/{path}"
         listed = ""
@@ -101,7 +102,7 @@ class Listing:
         return None
 
     def _relative(self, where: str, path: str) -> str | None:
-        """The path relative to the root; None, with the problem noted, where it is none."""
+        """Return the path relative to the root. None, with a problem recorded, if it is not valid."""
         if is_address(path) and not path.lower().startswith("file:///"):
             self.problem(where, f"{path!r} is an address and no path; fetch the videos, and list their files")
             return None
@@ -114,13 +115,16 @@ class Listing:
         if relative is None:
             self.problem(
                 where,
-                f"{path!r} leaves the video root {str(self.folder.root)!r}; name a folder that holds all listed videos with "
-                "--video-root",
+                f"{path!r} leaves the video root {str(self.folder.root)!r}; name a folder that holds all "
+                "listed videos with --video-root",
             )
         return relative
 
     def _found(self, where: str, path: str, *, anywhere: bool) -> str | None:
-        """The file that is meant; "" where there is none; None, with the problem noted, where several fit alike."""
+        """Return the file for a path; "" if there is none.
+
+        None, with a problem recorded, if several fit equally.
+        """
         if path in self.folder.files or self._lookup is None or self.folder.leads_outside(path):
             return path
         if path.rpartition(".")[2].lower() in PLAYLISTS:
@@ -140,13 +144,15 @@ class Listing:
             root = str(self.folder.root)
             self.problem(
                 where,
-                f"{path!r} is a link to {target!r}, outside the video root {root!r}; take it with --follow-links, or remove it, put "
-                "the file there, or list it in an annotation file and name a folder that holds all of them with --video-root",
+                f"{path!r} is a link to {target!r}, outside the video root {root!r}; take it with "
+                "--follow-links, or remove it, put "
+                "the file there, or list it in an annotation file and name a "
+                "folder that holds all of them with --video-root",
             )
         return target is not None
 
     def settle(self) -> None:
-        """Let each file be one listed video's: a name that fits it only by its stem yields to the one that is its own."""
+        """Assign each file to one listed video: an exact name has priority over a name that fits by stem."""
         others = [entry for entry in self.entries if entry.listed]
         if not others:
             return
@@ -164,28 +170,30 @@ class Listing:
             if not _may_be_one(first, entry.listed):
                 self.problem(
                     entry.where,
-                    f"{shown([entry.listed, first])} both fit the file {entry.path!r}; list it by its own path",
+                    f"{shown([entry.listed, first])} both fit the file "
+                    f"{entry.path!r}; list it by its own path",
                 )
         if names:
             listed, path = next(iter(names.items()))
             here = ascii if composed(listed) == composed(path) else repr
             self.notes.append(
-                f"listed under another name, found by the stem: {len(names):,}, as {here(listed)} is {here(path)}"
+                "listed under another name, found by the stem: "
+                f"{len(names):,}, as {here(listed)} is {here(path)}"
             )
 
     def add_links_outside(self) -> None:
-        """Note every link that leaves the root: where the folder itself is the list, each is on it."""
+        """Record every link that leaves the root: if the folder itself is the list, each link is listed."""
         for path in sorted(self.folder.outside):
             self.add("", path, label=-1)
 
     def lines(self, file: Path) -> Iterable[tuple[str, str]]:
-        """("file:line", text) of each line that is not blank and no comment, without the space around it."""
+        """Yield ("file:line", text) for each line that is not blank or a comment, stripped."""
         for number, line in enumerate(self.text(file).split("\n"), start=1):
             if (text := line.strip()) and not self._is_remark(text):
                 yield f"{file}:{number}", text
 
     def fields(self, file: Path) -> Iterable[tuple[str, str, str]]:
-        """("file:line", path, last field) of each line `path field`, where the path may hold spaces."""
+        """Yield ("file:line", path, last field) for each line `path field`; the path may contain spaces."""
         for where, text in self.lines(file):
             match text.rsplit(None, 1):
                 case [path, last]:
@@ -194,7 +202,7 @@ class Listing:
                     self.problem(where, f"{text!r} has one field where a path and a number belong")
 
     def table(self, file: Path, separator: str) -> Iterable[tuple[str, list[str]]]:
-        """("file:line", fields) of each row of a csv file, or one with another separator, without blanks and comments."""
+        """Yield ("file:line", fields) for each row of a file, without blank rows and comments."""
         lines = ("" if self._is_remark(line.strip()) else line for line in self.text(file).split("\n"))
         rows = list_text.rows(lines, separator)
         number = 0
@@ -205,7 +213,7 @@ class Listing:
             self.problem(f"{file}:{number + 1}", str(error))
 
     def _is_remark(self, line: str) -> bool:
-        """Whether a line is a comment: a name on the disk may begin with a "#", too."""
+        """Whether a line is a comment: a file name on the disk may begin with a "#", too."""
         if not list_text.is_remark(line):
             return False
         names = [
@@ -219,7 +227,7 @@ class Listing:
         return not any(name in self.folder.files or stem_of(name) in self.folder.by_stem for name in names)
 
     def text(self, file: Path) -> str:
-        """The file as text without a byte-order mark, every line ending a newline; empty if it is none."""
+        r"""Return the file's text without a byte-order mark, with "\n" as line end; "" if it is not text."""
         try:
             data = file.read_bytes()
             return list_text.decode(data)
@@ -235,7 +243,7 @@ class Listing:
 
 
 def _may_be_one(one: str, other: str) -> bool:
-    """Whether two listed names can be one video's: but for the extension, one is the end of the other."""
+    """Whether two listed names can be the same video: but for the extension, one is the end of the other."""
     first, second = (
         [*composed(each.replace("\\", "/")).split("/")[:-1], stem_of(each)] for each in (one, other)
     )

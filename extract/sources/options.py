@@ -1,4 +1,4 @@
-"""Which videos a command works on: the options that every command reading a source shares."""
+"""The source options that every command reading a source shares."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 def _one_or_several(
     _context: object, _parameter: object, source: tuple[str, ...]
 ) -> str | tuple[str, ...] | None:
-    """The SOURCE argument as the configuration takes it."""
+    """Return the SOURCE argument as the configuration takes it."""
     return source if len(source) > 1 else (source[0] if source else None)
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """Where the videos are and what is known of them; see `read_source`."""
+    """Where the videos are, and how to read them; see `read_source`."""
 
     source: str | tuple[str, ...] | None = setting(
         None,
@@ -37,7 +37,8 @@ class SourceOptions:
     )
     annotation_format: str | None = setting(
         None,
-        help="class-folders, kinetics, mmaction, csv, ucf101, hmdb51 or files; told from the files by default.",
+        help="class-folders, kinetics, mmaction, csv, ucf101, hmdb51 or files; told from the files by "
+        "default.",
         flag="--format",
     )
     video_root: str | None = setting(None, help="Where the videos of an annotation file lie.", path=True)
@@ -54,18 +55,18 @@ class SourceOptions:
 
     @property
     def place(self) -> str | tuple[str, ...]:
-        """The source, settled."""
+        """Return the source, or its default."""
         if self.source is not None and self.source != ():
             return self.source
         return "videos" if Path("videos").is_dir() else "."
 
     def read(self) -> Source:
-        """Read the source and say what the user should know of it.
+        """Read the source and print its notes.
 
         Raises:
             UsageError, SourceError: as `read_source` does.
         """
-        from .read import read_source  # slow to import, and a command's help needs it not
+        from .read import read_source  # slow to import, and not needed for a command's help
 
         source = read_source(
             self.place,

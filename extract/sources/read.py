@@ -1,10 +1,10 @@
-"""Sources: from a folder, an annotation file or some video files to the videos, classes and splits they name.
+"""Sources: read a folder, an annotation file or video files into videos, classes and splits.
 
     read_source("UCF-101", allow_missing=True)      # finds ucfTrainTestlist beside it
     read_source("kinetics/val.csv", video_root="/data/k400")
 
-The formats themselves are in `formats` and `table_lists`, and `search` recognises one; here its lines
-become one record a video, and what is wrong is reported before anything is decoded.
+The formats are in `formats` and `table_lists`, and `search` recognises one. This module merges its lines into
+one record per video, and reports errors before anything is decoded.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from .listed_paths import shown
 from .listing import Entry, Listing
 from .search import PathLike, Search, fitting
 
-TEST_SHARE = 5  # split "auto" holds one video in so many out as test
+TEST_SHARE = 5  # split "auto": one video in so many is a test video
 MIN_SEGMENT_SECONDS = 0.1
 
-# One for all videos: a million of their own would take 200 MB.
+# One shared mapping for all videos: a million separate ones would take 200 MB.
 _IN_AUTO: Mapping[str, Mapping[str, str]] = {part: {"auto": part} for part in ("train", "test")}
 
 
@@ -42,7 +42,7 @@ class Source:
     root: absolute folder that every path is relative to.
     format: name of the annotation format, one of `formats.known_formats()`.
     videos, missing: the records whose file is on disk, and those whose file is not.
-    class_names: name of each label, in label order; empty where nothing is labelled.
+    class_names: name of each label, in label order; empty if nothing is labelled.
     notes: what the user should know, one line each.
     """
 
@@ -64,26 +64,26 @@ def read_source(
     limit: int | None = None,
     follow_links: bool = False,
 ) -> Source:
-    """Read what `source` says about its videos.
+    """Read the videos, labels and splits of `source`.
 
-    A labelled source without splits gets the split "auto", from each id alone.
+    A labelled source without splits gets the split "auto", computed from each id alone.
 
     Args:
-        source: a folder of videos, an annotation file, a folder of annotation files, or video files. A folder's
-            own annotation files are used, else those beside it, else its class folders.
+        source: a folder of videos, an annotation file, a folder of annotation files, or video files. Of a
+            folder, its own annotation files are used, else those beside it, else its class folders.
         format: name of the annotation format; by default recognised from the files.
-        video_root: folder that listed paths are relative to; by default the first of `videos/` in the
-            annotation's folder, beside it (and `UCF-101/` for UCF-101), and that folder itself, that holds
-            a listed video.
-        allow_missing: go on without the listed videos that are not on disk; they become `Source.missing`.
-        limit: at most so many of the videos on disk, spread over the classes and within a class over the parts
-            of the splits.
-        follow_links: take what links lead to outside of the root, too, at the links' own places.
+        video_root: folder that listed paths are relative to. The default is the first folder that holds a
+            listed video, of: `videos/` in the annotation's folder, `videos/` beside it (and `UCF-101/` for
+            UCF-101), and the annotation's folder itself.
+        allow_missing: continue without the listed videos that are not on disk; they become `Source.missing`.
+        limit: at most so many of the videos on disk, spread over the classes, and within a class over the
+            parts of the splits.
+        follow_links: also take files and folders outside the root that links lead to, at the links' paths.
 
     Raises:
         UsageError: an unknown format, or options that exclude each other.
-        SourceError: a source that cannot be read, an ambiguous one, malformed or contradicting lines (`file:line`), a
-            path or link that leaves the video root, and missing videos.
+        SourceError: a source that cannot be read, an ambiguous one, malformed or contradicting lines
+            (`file:line`), a path or link that leaves the video root, and missing videos.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, found {limit}")
@@ -105,7 +105,7 @@ def read_source(
     notes = [*candidate.notes, *listing.notes]
     labelled = any(record.label >= 0 for record, _ in records)
     if labelled and not any(record.splits for record, _ in records):
-        for i, (record, on_disk) in enumerate(records):  # in place: both lists would take twice the memory
+        for i, (record, on_disk) in enumerate(records):  # in place: two lists would take twice the memory
             records[i] = (with_auto_split(record), on_disk)
         notes.append(
             f"no splits given: split 'auto' holds out about 1 video in {TEST_SHARE} as test, by its id"
@@ -149,7 +149,7 @@ def read_source(
 
 
 def _gaps(class_names: Sequence[str], records: Sequence[tuple[VideoRecord, bool]]) -> list[str]:
-    """A line where labels are numbers, and not all of them up to the largest occur; they are kept as they are given."""
+    """Return a note if labels are numbers with gaps; the numbers are kept as they are given."""
     classes = len(class_names)
     occur = len({record.label for record, _ in records if record.label >= 0})
     if occur == classes or any(name != str(label) for label, name in enumerate(class_names)):
@@ -162,12 +162,12 @@ def _gaps(class_names: Sequence[str], records: Sequence[tuple[VideoRecord, bool]
 
 
 def segment_source(source: Source, durations: Mapping[str, float], every_seconds: float) -> Source:
-    """Cut each video into segments of `every_seconds`, each a record of its own, in time order.
+    """Cut each video into segments of `every_seconds`, each its own record, in order of time.
 
-    durations: record id → seconds. A video without one (not probed, broken) stays whole.
+    durations: record id → seconds. A video without one (not probed, broken) is not cut.
 
-    The last segment is what is left; less than half of `every_seconds` joins the one before it. Segments
-    keep their video's label and splits, and share a group, so that no split by group parts them. Raises
+    The last segment is the rest; a rest below half of `every_seconds` joins the segment before it. Segments
+    keep their video's label and splits. They share a group, so no split by group separates them. Raises
     UsageError for a length below 0.1 s and for a source that is cut already.
     """
     if not MIN_SEGMENT_SECONDS <= every_seconds < math.inf:
@@ -197,7 +197,10 @@ def segment_source(source: Source, durations: Mapping[str, float], every_seconds
 
 
 def _seconds(value: float) -> str:
-    """To the millisecond, so that two decoders' idea of a duration gives one id: "0", "10", "27.36"."""
+    """Format seconds to the millisecond: "0", "10", "27.36".
+
+    So the durations of two decoders give the same id.
+    """
     return f"{value:.3f}".rstrip("0").rstrip(".")
 
 
@@ -205,9 +208,10 @@ def _seconds(value: float) -> str:
 
 
 def merge(listing: Listing) -> list[tuple[VideoRecord, bool]]:
-    """One record an id, in order of first mention, and whether it is on disk; contradictions are problems.
+    """Return (record, whether it is on disk) per id, in order of first mention.
 
-    Takes the entries out of the listing: of a million videos they are 200 MB.
+    Contradictions are recorded as problems. The entries are removed from the listing: for a million videos
+    they take 200 MB.
     """
     first: dict[str, Entry] = {}
     splits: dict[str, dict[str, str]] = {}
@@ -227,7 +231,7 @@ def merge(listing: Listing) -> list[tuple[VideoRecord, bool]]:
     listing.entries.clear()
     records = []
     alike: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {(): {}}
-    while first:  # from the last on, so that what is done with goes at once
+    while first:  # from the last on, so that the memory of merged entries is freed at once
         id, entry = first.popitem()
         parts = splits.pop(id, {})
         record = VideoRecord(
@@ -247,7 +251,7 @@ def _class_name(listing: Listing, label: int) -> str:
 
 
 def with_auto_split(record: VideoRecord) -> VideoRecord:
-    """Its part by a hash of the id alone, so that it never changes when videos come or go."""
+    """Assign its part by a hash of the id alone, so that it never changes when other videos come or go."""
     if record.label < 0:
         return record
     is_test = int.from_bytes(hashlib.sha256(record.id.encode()).digest()) % TEST_SHARE == 0
@@ -286,9 +290,9 @@ def _missing_error(
 
 
 def _spread(videos: Sequence[VideoRecord], limit: int) -> tuple[VideoRecord, ...]:
-    """`limit` videos, in source order: round-robin over the labels, within a label over the parts.
+    """Return `limit` videos in source order: round-robin over the labels, and within a label over the parts.
 
-    More of the same source is always a superset of less of it.
+    A larger limit always gives a superset.
     """
     in_part = _turns((video.label, *sorted(video.splits.items())) for video in videos)
     by_part = sorted(range(len(videos)), key=lambda index: in_part[index])
@@ -298,7 +302,7 @@ def _spread(videos: Sequence[VideoRecord], limit: int) -> tuple[VideoRecord, ...
 
 
 def _turns(keys: Iterable[object]) -> list[int]:
-    """For each key, how many equal ones came before it."""
+    """Return, for each key, the number of equal keys before it."""
     before: Counter[object] = Counter()
     turns = []
     for key in keys:

@@ -1,4 +1,4 @@
-"""Where a source's lists and videos are: which format, which files, which root."""
+"""Find a source's lists and videos: the format, the files and the root."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One way to read a source; `listings` reads it under each root in question, lazily."""
+    """One way to read a source; `listings` reads it under each possible root, lazily."""
 
     format: Format
     what: str
@@ -43,7 +43,10 @@ class Candidate:
 
 
 def fitting(listings: Iterable[Listing]) -> tuple[Listing, list[str]]:
-    """The first listing of which a video lies where it is listed, else the one of which most are found; and the roots tried."""
+    """Return the first listing with a video at its listed path, else the one with most videos found.
+
+    Also returns the roots tried.
+    """
     searched: list[str] = []
     best: tuple[int, Listing] | None = None
     for listing in listings:
@@ -59,18 +62,19 @@ def fitting(listings: Iterable[Listing]) -> tuple[Listing, list[str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How the user said that sources are to be read; finds the candidate for one."""
+    """The user's options for reading sources; finds the candidate for one."""
 
     chosen: Format | None
     video_root: Path | None
     follow_links: bool
 
     def locate(self, source: PathLike | Sequence[PathLike]) -> Candidate:
-        """The one way to read the source.
+        """Return the one way to read the source.
 
         Raises:
             UsageError: options that exclude each other; an empty name, or an address.
-            SourceError: nothing that can be read is there, more than one annotation fits, or a list is in no known form.
+            SourceError: nothing readable is there, more than one annotation fits, or a list has no known
+                form.
         """
         paths = list(map(require_local, [source] if isinstance(source, (str, os.PathLike)) else source))
         if not paths:
@@ -84,7 +88,8 @@ class Search:
             raise SourceError(f"no such file or folder: {str(first)!r}")
         if len(paths) == 1 and not first.is_file():
             raise SourceError(
-                f"{str(first)!r} is no regular file; devices and streams are not supported yet: save them as files first"
+                f"{str(first)!r} is no regular file; devices and streams are not "
+                "supported yet: save them as files first"
             )
         if len(paths) == 1 and not is_video_name(first.name) and not _is_bare_video(first):
             return self._with_list(first)
@@ -95,7 +100,7 @@ class Search:
         return Candidate(format=get_format("files"), what="the command", listings=[self._named_files(paths)])
 
     def _with_list(self, file: Path) -> Candidate:
-        """An annotation file that was named itself."""
+        """Return the candidate for an annotation file that the user named."""
         recognised = self.chosen or next((f for f in file_formats() if f.recognises(file)), None)
         if recognised is None and file.suffix.lower().lstrip(".") in LIST_EXTENSIONS:
             raise unknown_form(file)
@@ -112,7 +117,7 @@ class Search:
         return scan_folder(root, follow_links=self.follow_links)
 
     def _in_folder(self, folder: Path) -> Candidate:
-        """A folder of annotation files or videos: lists in it, else beside it, else what the folders say."""
+        """Return the candidate for a folder: lists in it, else beside it, else its class folders."""
         chosen = self.chosen
         notes: list[str] = []
         if chosen is None or chosen.from_files:
@@ -120,8 +125,8 @@ class Search:
             if len(candidates) > 1:
                 listed = "; ".join(candidate.what for candidate in candidates)
                 raise SourceError(
-                    f"more than one annotation fits {str(folder)!r}: {listed}; choose with --format, or pass the "
-                    "annotation file itself with --video-root"
+                    f"more than one annotation fits {str(folder)!r}: {listed}; choose with --format, or "
+                    "pass the annotation file itself with --video-root"
                 )
             if candidates:
                 return replace(candidates[0], notes=(*candidates[0].notes, *notes))
@@ -142,7 +147,8 @@ class Search:
             notes += moved
         if not videos.files and not videos.outside:
             hidden = (
-                f"; {counted(videos.skipped, 'hidden file')} or broken {agreeing(videos.skipped, 'link is', 'links are')} left out"
+                f"; {counted(videos.skipped, 'hidden file')} or broken "
+                f"{agreeing(videos.skipped, 'link is', 'links are')} left out"
                 if videos.skipped
                 else ""
             )
@@ -159,11 +165,11 @@ class Search:
         )
 
     def _with_lists_of(self, folder: Path) -> tuple[list[Candidate], list[str]]:
-        """The lists in the folder; else those beside it that are about it; and notes on those that are not.
+        """Return the candidates for lists in the folder, else beside it, and notes on unread lists.
 
-        A folder of lists beside this one may be another data set's: it counts if it names one of the videos here.
-        A file beside the folder counts always, unless another annotation fits. Raises SourceError for a list that no
-        format knows where none is read in its place.
+        A folder of lists beside this one may be another data set's: it counts only if it names one of the
+        videos here. A file beside the folder always counts, unless another annotation fits. Raises
+        SourceError for a list that no format knows, if no other list is read instead.
         """
         formats = [self.chosen] if self.chosen else file_formats()
         inside = [*_lists_in(folder, formats), *_list_folders_in(folder, formats)]
@@ -200,7 +206,10 @@ class Search:
         return about_it or others, notes
 
     def _judge_unread(self, files: Sequence[Path], read: Sequence[Path], *, where: str) -> list[str]:
-        """Notes on tables that are not read; the first that calls itself a list is an error, unless others are read for it."""
+        """Return notes on tables that are not read. Raises SourceError for one that is named like a list.
+
+        It is not an error if other lists are read and it is not another part of them.
+        """
         if self.chosen is not None:
             return []
         for file in files:
@@ -220,7 +229,10 @@ class Search:
         return Candidate(format=chosen, what=what, listings=_read(chosen, files, folders), notes=notes)
 
     def _default_roots(self, chosen: Format, lists: Path, named: Path | None = None) -> list[Path]:
-        """Where the videos of the lists in this folder may lie; `named` is the folder that the user passed."""
+        """Return the possible roots of the videos of the lists in this folder.
+
+        `named` is the folder that the user passed.
+        """
         if self.video_root is not None:
             return [self.video_root]
         lists = _absolute(lists)
@@ -229,7 +241,7 @@ class Search:
         return list(dict.fromkeys(root.resolve() for root in roots if root.is_dir()))
 
     def _named_files(self, paths: Sequence[Path]) -> Listing:
-        """Video files named one by one, relative to the video root or the folder common to all of them."""
+        """List video files named one by one, relative to the video root or to their common folder."""
         if wrong := [path for path in paths if not is_video_name(path.name) and not _is_bare_video(path)]:
             raise SourceError(f"{str(wrong[0])!r} is not a video file ({EXTENSIONS_TEXT})")
         files = [path.parent.resolve() / path.name for path in paths]
@@ -257,12 +269,12 @@ class Search:
 
 
 def _is_bare_video(path: Path) -> bool:
-    """Whether a file without an extension is a video by what it holds."""
+    """Whether a file without an extension is a video by its content."""
     return "." not in path.name and begins_as_video(path)
 
 
 def _absolute(path: Path) -> Path:
-    """Without following links: what lies beside a link to a folder is beside the link."""
+    """Return the absolute path without following links, so that files beside a link are found."""
     return Path(os.path.normpath(path.absolute()))
 
 
@@ -283,10 +295,13 @@ def _looks_the_part(name: str) -> bool:
 def _lists_in(
     folder: Path, formats: Sequence[Format], *, beside: bool = False, by_name: bool = False
 ) -> list[tuple[Format, list[Path]]]:
-    """The annotation files directly in `folder`, by format; beside videos only those that look the part."""
+    """Return the annotation files directly in `folder`, by format.
+
+    Beside videos, only those named like a list.
+    """
     found: dict[str, list[Path]] = {}
     if (beside or by_name) and not os.access(folder, os.R_OK | os.X_OK):
-        return []  # nobody named this folder: not being allowed to look is no mistake
+        return []  # the user did not name this folder, so a refused access is no error
     for entry in list_entries(folder, at_most=500 if by_name else None):
         name = entry.name.lower()
         is_list = name.endswith((".csv", ".txt", ".tsv", ".lst", ".list"))
@@ -303,7 +318,10 @@ def _lists_in(
 def _list_folders_in(
     parent: Path, formats: Sequence[Format], *, annotations: bool = False
 ) -> list[tuple[Format, list[Path]]]:
-    """The folders in `parent` that hold nothing but lists: known by the lists' names (UCF-101, HMDB-51), or by their own."""
+    """Return the folders in `parent` that hold only lists, by format.
+
+    They are known by the lists' names (UCF-101, HMDB-51), or by their own.
+    """
     own = [f for f in formats if annotations or f.own_folder]
     if not own or not os.access(parent, os.R_OK | os.X_OK):
         return []

@@ -1,7 +1,7 @@
 """Lists of paths and labels: mmaction's and SlowFast's without a header, and tables with one.
 
-A line names a video and its class, by number or by name. Both kinds come with any separator that `list_text` knows, and
-both take the part from the file's name ("train", "val", "test") where no column says it.
+A line names a video and its class, by number or by name. Both kinds take any separator that `list_text`
+knows. Without a column for it, the part comes from the file's name ("train", "val", "test").
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .folder_layout import PARTS
 from .formats import MAX_CLASSES, Listing, annotation_format, named_rows, number_of
 from .list_text import SEPARATORS, SPACE
 
-# What columns are called, the most telling first.
+# Names of columns, the most specific first.
 _PATHS = (
     *("path", "video_path", "file_path", "filepath", "clip_path", "relative_path", "rel_path", "video_file"),
     *("file_name", "filename", "file", "video_name", "clip_name", "name", "video", "clip"),
@@ -40,13 +40,13 @@ _CLASSES = (
 )
 _NUMBERS = frozenset(_CLASSES[-6:])
 _SPLITS = ("split", "part", "subset", "set", "partition", "phase", "usage")
-# Of a table of answers, which is no list of videos to learn from.
+# Names in a table of predictions, which is not a list of videos to learn from.
 _ANSWERS = ("predict", "pred", "score", "prob", "confidence", "top1", "logit")
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What one line says; `number` is a label's where `label` is its name."""
+    """The content of one line; `number` is the label's number if `label` is its name."""
 
     where: str
     path: str
@@ -57,7 +57,7 @@ class _Row:
 
 
 def _part_of(file: Path) -> tuple[str, int | None]:
-    """The part that the file's name says, and the number of the split."""
+    """Return the part in the file's name, and the number of the split."""
     words = re.findall(r"[a-z]+", file.stem.lower())
     parts = {PARTS[word] for word in (w.removesuffix("list") for w in words) if word in PARTS}
     number = re.search(r"split_?(\d+)", file.stem.lower())
@@ -87,7 +87,7 @@ def _add(
 
 
 def _names(rows: Iterable[_Row]) -> list[str]:
-    """The classes' names in order, where the first label is a name; [] where labels are numbers."""
+    """Return the class names in order if the first label is a name; [] if labels are numbers."""
     texts = [row.label for row in rows if row.label]
     if not texts or re.fullmatch(r"[-+]?\d+(\.\d*)?", texts[0]):
         return []
@@ -95,7 +95,7 @@ def _names(rows: Iterable[_Row]) -> list[str]:
 
 
 def _name_numbers(listing: Listing) -> None:
-    """Name numbered classes after their folders where every one has a folder of its own, else by their number."""
+    """Name numbered classes after their folders if each has its own folder, else by their number."""
     folders: dict[int, set[str]] = {}
     for entry in listing.entries:
         if entry.label >= 0:
@@ -110,7 +110,7 @@ def _name_numbers(listing: Listing) -> None:
 
 
 def _frame_fields(line: str, separator: str) -> list[str]:
-    """[path, frames, label] of a line that names a folder of frames; else []."""
+    """Return [path, frames, label] of a line that names a folder of frames; else []."""
     fields = line.rsplit(None, 2) if separator == SPACE else list_text.cut(line, separator)
     if len(fields) != 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
         return []
@@ -118,7 +118,7 @@ def _frame_fields(line: str, separator: str) -> list[str]:
 
 
 def _frames_separator(file: Path, lines: Sequence[str]) -> str | None:
-    """What stands between the fields of a list of folders of frames; None if it is none."""
+    """Return the separator of a list of folders of frames; None if the file is not one."""
     lines = list_text.without_remarks(lines)
     for separator in (SPACE, *SEPARATORS):
         fields = [_frame_fields(line, separator) for line in lines]
@@ -128,7 +128,10 @@ def _frames_separator(file: Path, lines: Sequence[str]) -> str | None:
 
 
 def _bare_separator(file: Path, lines: Sequence[str]) -> str | None:
-    """What stands between names without an extension and numbers, in a file that calls itself a part's; else None."""
+    """Return the separator of names without extension and numbers; None if there is none.
+
+    The file must be named after a part.
+    """
     lines = list_text.without_remarks(lines)
     for separator in (SPACE, *SEPARATORS):
         fields = [
@@ -153,12 +156,13 @@ def _is_headerless(file: Path) -> bool:
 
 @annotation_format("mmaction", recognise=_is_headerless, general=True)
 def read_mmaction(files: Sequence[Path], listing: Listing) -> None:
-    """Lists without a header: lines `path label`, the label last, a 0-based number or a name; paths may hold spaces.
+    """Read lists without a header: lines `path label`. The label is a 0-based number or a name.
 
-    Between them may be commas, semicolons, tabs or `|`, and the label may come first. Lists of folders of frames, `path
-    frames label`, name the videos that the frames were taken from; they are used where no list of videos lies beside them.
-    The file's name says the part ("train", "val", "test") and a number of the split ("split_1") or neither. Numbered
-    classes are named after their folders where every one has a folder of its own, else by their number; names sort.
+    Paths may contain spaces. The separator may also be commas, semicolons, tabs or `|`, and the label may
+    come first. Lists of folders of frames, `path frames label`, name the videos that the frames were taken
+    from; they are used if no list of videos is beside them. The file's name may give the part ("train",
+    "val", "test") and a number of the split ("split_1"). Numbered classes are named after their folders if
+    each has its own folder, else by their number; names sort.
     """
     of_videos: dict[Path, list[_Row]] = {}
     of_frames: dict[Path, list[_Row]] = {}
@@ -220,7 +224,7 @@ def _rows_of_videos(file: Path, listing: Listing, separator: str, *, bare: bool)
 def _row_of(
     listing: Listing, where: str, fields: Sequence[str], separator: str, *, bare: bool
 ) -> Iterable[_Row]:
-    """The row of a line's fields: a path, a label, and a part or nothing, the label before the path or after it."""
+    """Yield the row of a line's fields: a path, a label before or after it, and perhaps a part."""
     while len(fields) > 2 and not fields[-1]:
         fields = fields[:-1]
     at = 0 if bare else next((i for i, field in enumerate(fields) if is_video_name(field)), 0)
@@ -232,7 +236,8 @@ def _row_of(
     found = f"{len(fields)} field{'s' if len(fields) != 1 else ''}"
     listing.problem(
         where,
-        f"{found} where a path and one label belong; if there are more columns, name them in a first line: path,label,split",
+        f"{found} where a path and one label belong; if there are more columns, "
+        "name them in a first line: path,label,split",
     )
 
 
@@ -249,11 +254,14 @@ def _is_table(names: Sequence[str]) -> bool:
 
 
 def _table_header(file: Path) -> tuple[str, list[str]] | None:
-    """The separator and the columns of a table; one that is named after a part may have paths alone, as test sets do."""
+    """Return the separator and the columns of a table.
+
+    A table named after a part may have only paths, as test sets do.
+    """
     lines = list_text.head(file)
     found = list_text.header(lines, _is_table)
     if found is None and file.suffix.lower() in (".csv", ".tsv") and _part_of(file)[0]:
-        # Another column may be the label, under a name that is not known here.
+        # Another column may be the label, under an unknown name.
         found = list_text.header(lines, lambda names: {*_PATHS, "group", ""}.issuperset(names))
     if found is not None and found[0] == SPACE and not {*_PATHS, *_CLASSES, *_SPLITS}.issuperset(found[1]):
         return None  # a sentence
@@ -262,11 +270,12 @@ def _table_header(file: Path) -> tuple[str, list[str]] | None:
 
 @annotation_format("csv", recognise=lambda file: _table_header(file) is not None, general=True)
 def read_csv(files: Sequence[Path], listing: Listing) -> None:
-    """Tables with a header that names a column of paths, and one of labels or parts, or both; others are ignored.
+    """Read tables with a header that names a column of paths, and one of labels or parts, or both.
 
-    Columns may stand in any order; the separator is `,` `;` a tab, `|` or spaces. A label is a class's name or 0-based
-    number; where one column holds names and another numbers (`label` and `label_id`), the numbers order the classes. A
-    video without a label is unlabelled. The part is that of the column `split`, or of the file's name.
+    Other columns are ignored. Columns may be in any order; the separator is `,` `;` a tab, `|` or spaces. A
+    label is a class's name or 0-based number. If one column holds names and another numbers (`label` and
+    `label_id`), the numbers order the classes. A video without a label is unlabelled. The part comes from the
+    column `split`, or from the file's name.
     """
     tables: dict[Path, list[_Row]] = {}
     for file in files:
@@ -282,7 +291,7 @@ def read_csv(files: Sequence[Path], listing: Listing) -> None:
     names = _names(rows)
     if names and any(row.number for row in rows):
         numbered = _numbered(listing, rows)
-        names = numbered if set(names) <= set(numbered) else names  # else what is wrong was noted
+        names = numbered if set(names) <= set(numbered) else names  # else a problem was recorded
     labels = {name: label for label, name in enumerate(names) if name}
     for file, each in tables.items():
         _add(listing, each, file, labels, split="csv", bare=True)
@@ -297,17 +306,17 @@ def _rows_of_table(file: Path, listing: Listing, separator: str, columns: Sequen
     label = _column(columns, _CLASSES)
     number = "" if label in _NUMBERS else _column(columns, _CLASSES[-6:])
     for where, row in named_rows(file, listing, separator, columns):
-        row[""] = ""  # what is read for a column that is not there
+        row[""] = ""  # the value of a column that is not there
         if not row[path]:
             listing.problem(where, f"the column {path!r} is empty")
             continue
-        # Spreadsheets and data frames write whole numbers as 3.0 where a cell of the column is empty.
+        # Spreadsheets and data frames write integers as 3.0 if a cell of the column is empty.
         texts = [re.sub(r"^(\d+)\.0+$", r"\1", row[column]) for column in (label, number)]
         yield _Row(where, row[path], texts[0], row[split], texts[1], row.get("group", ""))
 
 
 def _numbered(listing: Listing, rows: Iterable[_Row]) -> list[str]:
-    """The classes' names in the order of their numbers, "" where a number has none; each has one number alone."""
+    """Return the class names in the order of their numbers, "" for an unused number; each has one number."""
     numbers: dict[str, int] = {}
     names: dict[int, str] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Files that look like lists of videos and are in no known form: they are named, never passed over in silence."""
+"""Files that look like lists of videos but have no known form: they are reported, never ignored silently."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from .folder import LIST_EXTENSIONS, list_entries
 from .folder_layout import PARTS
 
 KNOWN_FORMS = (
-    "a csv with a header (path,label or path,label,split, or Kinetics' label,youtube_id,time_start,time_end,split), lines 'path "
+    "a csv with a header (path,label or path,label,split, or Kinetics' "
+    "label,youtube_id,time_start,time_end,split), lines 'path "
     "label', UCF-101's trainlistNN.txt with classInd.txt, HMDB-51's CLASS_test_splitN.txt"
 )
 _OF_LISTS = frozenset(
@@ -38,7 +39,7 @@ _OF_RESULTS = frozenset(
 
 
 def looks_like_a_list(file: Path) -> bool:
-    """Whether a file calls itself a list of a part or of annotations: train.csv, k400_val_list.txt, annotations.json."""
+    """Whether a file is named like a list: train.csv, k400_val_list.txt, annotations.json."""
     words = set(re.findall(r"[a-z]+", file.stem.lower()))
     if " " in file.stem and file.suffix.lower() == ".txt":
         return False  # a text for people
@@ -50,7 +51,7 @@ def looks_like_a_list(file: Path) -> bool:
 
 
 def first_line(file: Path) -> str:
-    """The first line as a message shows it, at most 80 signs."""
+    """Return the first line for a message, at most 80 characters."""
     lines = list_text.head(file)
     if not lines:
         return "it is empty"
@@ -59,15 +60,16 @@ def first_line(file: Path) -> str:
 
 
 def unknown_form(file: Path) -> SourceError:
-    """What is said of a list that no format knows."""
+    """Return the error for a list that no format knows."""
     return SourceError(
-        f"{str(file)!r} is a list in no known form ({first_line(file)}); known are: {KNOWN_FORMS}; name its format with --format, or go "
+        f"{str(file)!r} is a list in no known form ({first_line(file)}); known are: {KNOWN_FORMS}; name its "
+        "format with --format, or go "
         "on without it with --format class-folders or files"
     )
 
 
 def unread(folder: Path, read: Sequence[Path]) -> list[Path]:
-    """The files directly in `folder` that a list's extension is all that is known of, without those that were read."""
+    """Return the files directly in `folder` with a list's extension that were not read."""
     found = []
     for entry in list_entries(folder):
         path = Path(entry.path)
@@ -83,7 +85,7 @@ def unread(folder: Path, read: Sequence[Path]) -> list[Path]:
 
 
 def is_part_of(file: Path, read: Sequence[Path]) -> bool:
-    """Whether a file is called like one that was read but for the part: val.csv beside train.csv."""
+    """Whether a file is named like one that was read except for the part: val.csv beside train.csv."""
     return any(file.suffix == other.suffix and _without_part(file) == _without_part(other) for other in read)
 
 
@@ -92,6 +94,6 @@ def _without_part(file: Path) -> list[str]:
 
 
 def notes_on(files: Sequence[Path]) -> list[str]:
-    """A line on tables that were not read; text that calls itself nothing is left alone."""
+    """Return a note on tables that were not read; text files with other names are ignored."""
     tables = [file for file in files if file.suffix.lower() in (".csv", ".tsv") or looks_like_a_list(file)]
     return [f"not read, in no form of a list: {file.name} ({first_line(file)})" for file in tables[:3]]

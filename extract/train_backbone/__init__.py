@@ -1,10 +1,10 @@
-"""Training a backbone, the paper's first stage.
+"""Backbone training, the paper's first stage.
 
 from faster.extract.train_backbone import TrainBackboneConfig, train_backbone
 
 result = train_backbone(TrainBackboneConfig(model="r2d26", source="videos", size=112))
 
-Each public name is imported when it is asked for.
+Each public name is imported at its first use.
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ _MODULES = {
     "train_backbone": ".train",
 }
 
-if not TYPE_CHECKING:  # a type checker sees the imports above, and so knows which names there are
+if not TYPE_CHECKING:  # a type checker sees the imports above, and so knows the names
     __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -1,8 +1,8 @@
-"""Batch norm in training, and the ReLU after it, on a CPU: statistics in float32 of maps that lie channels last.
+"""Batch norm in training with the ReLU after it, on a CPU: float32 statistics of channels-last maps.
 
-PyTorch's own kernels go along the channels, which are few in narrow networks (11 to 64), and leave most of the vector
-units idle. Here k places are taken as one of k·c channels, whose statistics are then put together; the kernels are
-PyTorch's. `nn.BatchNorm3d` is the oracle.
+PyTorch's own kernels work along the channels. Narrow networks have few (11 to 64), so most vector lanes stay
+idle. Here k places are taken as one of k·c channels, and their statistics are combined afterwards; the
+kernels are PyTorch's. The reference is `nn.BatchNorm3d`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from torch import Tensor, nn
 from ...errors import RunError
 
 CHANNELS = 512
-"""Up to so many channels are made of several places."""
+"""The most channels that are made from several places."""
 
 
 def norm_relu(x: Tensor, norm: nn.BatchNorm3d, *, relu: bool) -> Tensor:
-    """(n, c) → (n, c) in the type of `x`: the norm over n, and ReLU; updates the running statistics as the module does.
+    """Normalise (n, c) over n, with ReLU if asked: (n, c) → (n, c) in the type of `x`.
 
-    Raises RunError where n is 1: a single value has no variance.
+    It updates the running statistics as the module does. Raises RunError if n is 1: a single value has no
+    variance.
     """
     if (n := len(x)) == 1:
         raise RunError(
-            "batch norm met a single value: one clip is left of a batch, and its maps have one place; raise --batch-size "
-            "or --size, and use another --out"
+            "batch norm met a single value: one clip is left of a batch, and its maps have one place; raise "
+            "--batch-size or --size, and use another --out"
         )
     y, mean, var = _NormReLU.apply(x, norm.weight, norm.bias, norm.eps, relu)  # type: ignore[no-untyped-call]
     assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
@@ -40,7 +41,7 @@ def norm_relu(x: Tensor, norm: nn.BatchNorm3d, *, relu: bool) -> Tensor:
 
 
 class _NormReLU(torch.autograd.Function):
-    """(y, mean, var) of x (n, c); mean and var are (c,) float32, var that of the batch itself."""
+    """(y, mean, var) of x (n, c); mean and var are (c,) float32, and var is the batch's own."""
 
     @staticmethod
     def forward(
@@ -84,7 +85,8 @@ class _NormReLU(torch.autograd.Function):
         to_weight, to_bias = to_weight.view(fold, -1).sum(0), to_bias.view(fold, -1).sum(0)
         if not ctx.needs_input_grad[0]:
             return None, to_weight, to_bias, None, None
-        # (g − mean(g) − x̂ · mean(g · x̂)) · weight / deviation, with x̂ = (x − mean) / deviation, as a·g + b·x + c
+        # (g − mean(g) − x̂ · mean(g · x̂)) · weight / deviation, with x̂ = (x − mean) / deviation, as a·g +
+        # b·x + c
         per_deviation = (var + ctx.eps).rsqrt()
         a = weight * per_deviation
         b = -a * per_deviation * to_weight / n
@@ -95,7 +97,7 @@ class _NormReLU(torch.autograd.Function):
 
 
 def _fold(x: Tensor) -> int:
-    """How many places are taken as one, a power of two."""
+    """Return how many places are taken as one, a power of two."""
     n, c = x.shape
     fold = 1
     while 2 * fold * c <= CHANNELS and n % (2 * fold) == 0:
@@ -104,12 +106,12 @@ def _fold(x: Tensor) -> int:
 
 
 def _as_pictures(x: Tensor, fold: int) -> Tensor:
-    """(n, c) as (n / fold, fold · c, 1, 1), the same bytes."""
+    """View (n, c) as (n / fold, fold · c, 1, 1), the same bytes."""
     return x.view(len(x) // fold, 1, 1, -1).permute(0, 3, 1, 2)
 
 
 def _affine(x: Tensor, scale: Tensor, shift: Tensor, fold: int) -> Tensor:
-    """x · scale + shift for each channel, computed in float32, in the type of x."""
+    """Return x · scale + shift per channel, computed in float32, in the type of x."""
     standard = _standard(scale, fold * len(scale))
     y, _, _ = torch.native_batch_norm(
         _as_pictures(x, fold), scale.repeat(fold), shift.repeat(fold), *standard, False, 0.0, 0.0
@@ -118,5 +120,5 @@ def _affine(x: Tensor, scale: Tensor, shift: Tensor, fold: int) -> Tensor:
 
 
 def _standard(like: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """Mean 0 and variance 1 in float32, which is also what tells the kernels to compute in it."""
+    """Return mean 0 and variance 1 in float32, which also makes the kernels compute in float32."""
     return like.new_zeros(channels), like.new_ones(channels)

@@ -1,4 +1,4 @@
-"""`faster train-backbone`: it parses, makes one call, and prints."""
+"""`faster train-backbone`: parse the options, make one call, and print."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 def train_backbone_command(as_json: bool, **options: Any) -> None:
     """Train a backbone on SOURCE and write weights/MODEL.safetensors, where extract finds it.
 
-    The paper's stage one (§4): one random clip of each video an epoch, random scale, crop and flip, SGD with a
-    cosine schedule; the best epoch is chosen on a share of the train part. Run again, it goes on where it was
-    stopped.
+    The paper's stage one (§4): one random clip of each video an epoch, random scale, crop and flip, SGD with
+    a cosine schedule; the best epoch is chosen on a share of the train part. Run again, it goes on where it
+    was stopped.
 
     \b
     Examples:
         faster train-backbone UCF-101 --model r2d26 --split split1 --size 112 --allow-missing
-        faster train-backbone UCF-101 --model r2d26 --precision bf16 --cache uint8 --folds 2 --fold 0 --out half0
+        faster train-backbone UCF-101 --model r2d26 --precision bf16 --cache uint8 --folds 2 --fold 0 \
+--out half0
         faster train-backbone UCF-101 --model r2d26 --init kinetics/r2d26.run --freeze conv1 --freeze res2
         torchrun --nproc-per-node 4 -m faster.cli train-backbone kinetics --model r2plus1d50
     """

@@ -1,4 +1,4 @@
-"""What stage one is asked for, and what comes of it."""
+"""The configuration and the result of backbone training."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ...training.options import TrainingOptions
 from ..sources.options import SourceOptions
 from .folds import require_fold
 
-# What does not decide the result, and `init`, of which the weights do.
+# Fields that do not decide the result, and `init`: its weights decide it.
 _BESIDE = ("source", "video_root", "out", "init", "decoders", "device", "cache_folder", "follow_links")
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class TrainBackboneConfig(SourceOptions):
-    """How to train a backbone; `faster train-backbone` has an option for each field."""
+    """How to train a backbone. `faster train-backbone` has an option for each field."""
 
     model: str = field(
         metadata=declare(help="A backbone (see: faster models), for example r2d26 or r2plus1d26-w16.")
@@ -124,25 +124,25 @@ class TrainBackboneConfig(SourceOptions):
         self.options("cpu")
 
     def options(self, device: str) -> TrainingOptions:
-        """How to train, every value settled. Raises UsageError."""
+        """Return the training options, with every value set. Raises UsageError."""
         warmup = min(2, self.epochs / 2) if self.warmup_epochs is None else self.warmup_epochs
         return TrainingOptions.of(self, warmup_epochs=warmup, device=device)
 
     def deciding(self, split: str) -> dict[str, Any]:
-        """The configuration without what does not decide the result."""
+        """Return the fields that decide the result."""
         values = asdict(self)
         return {**{name: values[name] for name in values if name not in _BESIDE}, "split": split}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainBackboneResult:
-    """What came of it; accuracies are shares of 1, over the videos that could be decoded.
+    """The result of backbone training. Accuracies are in [0, 1], over the videos that could be decoded.
 
     Attributes:
-        weights: the file that `faster extract --weights` takes.
+        weights: the file for `faster extract --weights`.
         best_epoch: counted from 1.
         validation_top1, test_top1: of videos, scores averaged over the clips; None without such videos.
-        trained_on: videos that training saw (the validation share is not among them).
+        trained_on: number of videos seen in training (without the validation share).
         unseen: videos of the fold that was left out.
         failed: videos that could not be decoded, id → reason.
     """
@@ -156,5 +156,5 @@ class TrainBackboneResult:
     failed: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the fields as JSON types."""
         return asdict(self)

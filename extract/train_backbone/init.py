@@ -1,4 +1,4 @@
-"""Stage one from other weights: another data set's, with a new classifier, and parts that stay as they are (§4.4)."""
+"""Initial weights of backbone training: another data set's, a new classifier, frozen modules (§4.4)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ FEATURES = "features"
 def start_from(
     model: str, place: str, backbone: Backbone, class_names: tuple[str, ...]
 ) -> tuple[WeightsInfo, str]:
-    """Put the weights at `place` into a fresh backbone called `model`; the facts of them, and a line that says what was taken.
+    """Load the weights at `place` into a fresh backbone called `model`.
 
-    The classifier, everything whose size depends on the number of classes, keeps its fresh weights unless the class
-    names are the same.
+    Returns the weights' facts, and a line on what was loaded. The classifier (all tensors whose size depends
+    on the number of classes) keeps its fresh weights unless the class names are the same.
 
     Raises:
         WeightsError: the weights are missing, damaged or another network's.
@@ -44,7 +44,7 @@ def start_from(
 
 
 def require_unseen_by(info: WeightsInfo, videos: Sequence[VideoRecord], what: str) -> None:
-    """Refuse weights that have seen videos which are to be unseen, told by their ids.
+    """Refuse weights that have seen videos, by id, that must stay unseen.
 
     Raises:
         DataError: they have.
@@ -59,12 +59,13 @@ def require_unseen_by(info: WeightsInfo, videos: Sequence[VideoRecord], what: st
 
 
 def freeze(model: str, backbone: Backbone, parts: Iterable[str]) -> list[nn.Module]:
-    """Leave the named parts out of training; returns their modules, which are to be kept in evaluation mode.
+    """Exclude the named modules from training; return them, to be kept in evaluation mode.
 
-    A part is a module of the network, as "conv1", "res2" or "res4.0", or "features" for all but the classifier.
+    A name is a module of the network, as "conv1", "res2" or "res4.0", or "features" for all but the
+    classifier.
 
     Raises:
-        UsageError: there is no such part, or nothing is left to train.
+        UsageError: there is no such module, or nothing is left to train.
     """
     modules = dict(backbone.named_modules())
     own = classifier_names(model, backbone.num_classes or 1)
@@ -73,7 +74,7 @@ def freeze(model: str, backbone: Backbone, parts: Iterable[str]) -> list[nn.Modu
         if part == FEATURES:
             owners = {name.rpartition(".")[0] for name in own}
             frozen += [module for name, module in modules.items() if name not in owners and _is_leaf(module)]
-            for name, parameter in backbone.named_parameters():  # also those that no leaf holds
+            for name, parameter in backbone.named_parameters():  # also parameters outside leaf modules
                 parameter.requires_grad_(parameter.requires_grad and name.rpartition(".")[0] in owners)
         elif part and part in modules:
             frozen.append(modules[part])
@@ -91,7 +92,7 @@ def freeze(model: str, backbone: Backbone, parts: Iterable[str]) -> list[nn.Modu
 
 
 def classifier_names(model: str, num_classes: int) -> set[str]:
-    """Names of the tensors whose size depends on the number of classes."""
+    """Return the names of the tensors whose size depends on the number of classes."""
     sizes, other = (on_meta(model, n).state_dict() for n in (num_classes, num_classes + 1))
     return {name for name in sizes if sizes[name].shape != other[name].shape}
 

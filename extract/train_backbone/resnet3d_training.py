@@ -1,10 +1,10 @@
-"""The package's own networks as they train fastest: every convolution but 3×3×3 in two dimensions, channels last.
+"""The package's own networks in the fastest form for training: channels last, convolutions in 2D.
 
-`inference.resnet3d` with batch norms as they are in training. A map lies as (B, T, H, W, C) in memory: seen as B·T pictures
-by the 1×k×k convolutions, as B pictures of T × H·W by the k×1×1 ones. That is faster, and in bfloat16 on a CPU it is
-needed: the gradients that PyTorch's Conv3d gives the weights there are wrong, up to 1e24 and NaN. So there the 3×3×3 ones,
-too, are run in two dimensions, over pictures with three times' channels. The plain network (`ResNet3D.forward`) is the
-oracle.
+This is `inference.resnet3d` with batch norms in training. A map is (B, T, H, W, C) in memory. The 1×k×k
+convolutions see it as B·T pictures, and the k×1×1 ones as B pictures of T × H·W. That is faster, and
+necessary in bfloat16 on a CPU: there PyTorch's Conv3d gives wrong weight gradients, up to 1e24 and NaN. So in
+that case the 3×3×3 convolutions run in 2D too, over pictures with three times as many channels. The reference
+is `ResNet3D.forward`.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ _Layer = _ConvNorm | _Residual | _MaxPool
 class TrainForward:
     """Pixels (B, L, H, W, 3) uint8 → float32 logits (B, K), with the network's own parameters and buffers.
 
-    `dtype` is what pixels are rounded to; under autocast to bfloat16 convolutions round weights and maps to it, and
-    statistics, norms' weights and the classifier stay in float32. Norms in evaluation mode use their running
-    statistics. The network must lie on its device.
+    Pixels are rounded to `dtype`. Under autocast to bfloat16, convolutions round weights and maps to it;
+    statistics, the norms' weights and the classifier stay in float32. Norms in evaluation mode use their
+    running statistics. The network must be on its device.
     """
 
     def __init__(self, network: ResNet3D, layers: list[_Layer], dtype: torch.dtype) -> None:
@@ -65,19 +65,19 @@ class TrainForward:
         self._pixels = Pixels(network, group, dtype, clip_by_clip=on_cpu)
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """Logits of clips. Raises UsageError where L is not a multiple of 8."""
+        """Return the logits of clips. Raises UsageError if L is not a multiple of 8."""
         require_frames(frames.shape[1])
         with torch.no_grad():
             pixels = self._pixels(frames)
         maps = _run(self._layers, pixels)
         with torch.autocast(maps.device.type, enabled=False):
             logits = self._network.classify(maps.float())
-        assert logits is not None  # stage one trains networks with a classifier
+        assert logits is not None  # backbone training needs a classifier
         return logits
 
 
 def train_forward(network: Backbone, dtype: torch.dtype) -> TrainForward | None:
-    """A network in this form; None where it, or a layer of it, is not this package's."""
+    """Return a network in this form; None if it, or one of its layers, is not this package's."""
     known = (
         isinstance(network, ResNet3D)
         and type(network).features is ResNet3D.features
@@ -91,7 +91,7 @@ def train_forward(network: Backbone, dtype: torch.dtype) -> TrainForward | None:
 
 
 def _layers(modules: list[nn.Module]) -> list[_Layer] | None:
-    """The layers of nested sequences, None where one is not known."""
+    """Return the layers of nested sequences; None if one is not known."""
     flat = list(flat_layers(modules))
     layers: list[_Layer] = []
     while flat:
@@ -146,12 +146,12 @@ def _run(layers: list[_Layer], x: Tensor) -> Tensor:
 
 
 def _pictures(x: Tensor) -> Tensor:
-    """Every time of every clip as a picture, channels last in memory and second by name."""
+    """View every time step of every clip as a picture, channels last in memory and second by name."""
     return x.flatten(0, 1).movedim(-1, 1)
 
 
 def _places(pictures: Tensor, clips: int, times: int) -> Tensor:
-    """Pictures as clips again."""
+    """View pictures as clips again."""
     y = pictures.movedim(1, -1)
     return y.reshape(clips, times, *y.shape[1:])
 
@@ -161,7 +161,7 @@ def _conv_norm(layer: _ConvNorm, x: Tensor) -> Tensor:
     kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
     assert not isinstance(padding, str)
     if tiles(conv) or kernel[0] == 1:
-        if tiles(conv):  # `Pixels` has made channels of the frames
+        if tiles(conv):  # `Pixels` has moved the frames into the channels
             weight = weight.transpose(1, 2).flatten(1, 2)
         else:
             weight, x = weight.squeeze(2), x[:, :: stride[0]]
@@ -181,7 +181,10 @@ def _conv_norm(layer: _ConvNorm, x: Tensor) -> Tensor:
 
 
 def _times_as_channels(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-    """(B, T, H, W, C) → (B, T', H, W, kernel·C): what each output time of a convolution sees, as channels, zeros outside."""
+    """Gather the inputs of each output time as channels, zeros outside.
+
+    (B, T, H, W, C) → (B, T', H, W, kernel·C)
+    """
     padded = F.pad(x, (0, 0, 0, 0, 0, 0, padding, padding))
     times = (padded.shape[1] - kernel) // stride + 1
     seen = [padded[:, k : k + stride * (times - 1) + 1 : stride] for k in range(kernel)]
@@ -189,7 +192,7 @@ def _times_as_channels(x: Tensor, kernel: int, stride: int, padding: int) -> Ten
 
 
 def _norm(layer: _ConvNorm, y: Tensor) -> Tensor:
-    """The batch norm of pictures, over all but the channels, and the ReLU."""
+    """Apply the batch norm of pictures, over all but the channels, and the ReLU."""
     norm = layer.norm
     if norm.training and y.device.type == "cpu":
         places = y.movedim(1, -1).contiguous()

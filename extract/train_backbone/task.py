@@ -1,4 +1,4 @@
-"""What the training loop trains in stage one: a backbone, on one random clip of every training video an epoch."""
+"""The task of backbone training: one random clip of every training video per epoch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ClipsLabelsIds = tuple[Tensor, Tensor, list[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneTrainingVideos:
-    """Which videos stage one sees, and what for; `unseen` are those of the fold that is left out."""
+    """The videos of backbone training by use; `unseen` are those of the fold that is left out."""
 
     split: str
     train: tuple[VideoRecord, ...]
@@ -53,13 +53,13 @@ class BackboneTrainingVideos:
 
 
 class BackboneTask:
-    """Stage one for `training.loop.fit`.
+    """Backbone training for `training.loop.fit`.
 
     Args:
-        model: lies on its device.
+        model: is on its device.
         frozen: modules that stay in evaluation mode.
-        cached: the cache's entry of each training and validation video, by id; empty without a cache.
-        failures: the file in which videos that could not be decoded are kept, from run to run.
+        cached: the cache entry of each training and validation video, by id; empty without a cache.
+        failures: the file that keeps the videos that could not be decoded, from run to run.
 
     Attributes:
         failed: those videos, id → reason, of all ranks after each validation.
@@ -70,7 +70,7 @@ class BackboneTask:
         config: TrainBackboneConfig,
         model: Backbone,
         source: Source,
-        parts: BackboneTrainingVideos,
+        subsets: BackboneTrainingVideos,
         pool: DecoderPool,
         *,
         device: torch.device,
@@ -80,12 +80,12 @@ class BackboneTask:
         failures: Path,
     ) -> None:
         self.model = model
-        self._config, self._source, self._parts, self._pool = config, source, parts, pool
+        self._config, self._source, self._subsets, self._pool = config, source, subsets, pool
         self._device, self._ranks, self._frozen, self._cached = device, ranks, frozen, cached
         self._failures = failures
         self.failed = read_failures(failures)
         self._logits = _forward(config, model, device)
-        clips = min(config.batch_size, len(parts.train))
+        clips = min(config.batch_size, len(subsets.train))
         if clips < 2 * ranks.count:
             fix = "add videos" if clips < config.batch_size else "raise --batch-size"
             raise UsageError(
@@ -96,18 +96,18 @@ class BackboneTask:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches only: batch norm must not meet a batch of one."""
-        return max(1, len(self._parts.train) // self._config.batch_size)
+        """Number of steps. Only full batches: batch norm must not get a batch of one."""
+        return max(1, len(self._subsets.train) // self._config.batch_size)
 
     def batches(self, epoch: int, start_step: int) -> Iterator[ClipsLabelsIds]:
-        """(clips uint8 (B, L, H, W, 3), labels (B,), ids), this rank's of each batch, loaded ahead of their steps.
+        """Yield this rank's part of each batch, prefetched: clips, labels, ids.
 
-        A video that cannot be decoded is left out of its batch.
+        Clips are uint8 (B, L, H, W, 3), labels (B,). A video that cannot be decoded is left out of its batch.
         """
         return prefetch(self._load_batches(epoch, start_step), depth=PREFETCH_BATCHES, stop=self._pool.stop)
 
     def loss(self, batch: ClipsLabelsIds) -> Tensor:
-        """This rank's part of the mean softmax loss of the batch's clips."""
+        """Return this rank's part of the mean softmax loss of the batch's clips."""
         clips, labels, _ = batch
         for module in self._frozen:
             module.eval()
@@ -120,22 +120,22 @@ class BackboneTask:
         return losses / self._ranks.total(len(labels))
 
     def video_ids(self, batch: ClipsLabelsIds) -> Sequence[str]:
-        """The batch's videos."""
+        """Return the batch's videos."""
         return batch[2]
 
     def validate(self) -> dict[str, float]:
-        """Figures of the validation share, none where there is none; keeps the list of failures."""
+        """Return the metrics of the validation share, empty without one; save the list of failures."""
         try:
             return (
-                self.figures(self._parts.validation, "validation", progress=False)
-                if self._parts.validation
+                self.figures(self._subsets.validation, "validation", progress=False)
+                if self._subsets.validation
                 else {}
             )
         finally:
             self.keep_failures()
 
     def keep_failures(self) -> None:
-        """Put the ranks' failures together, and write them down, in order of ids."""
+        """Merge the failures of all ranks and write them, in order of ids."""
         for failed in self._ranks.all_gather(self.failed):
             self.failed |= failed
         self.failed = dict(sorted(self.failed.items()))
@@ -144,10 +144,12 @@ class BackboneTask:
             write_whole(self._failures, json_lines(lines, ascii_only=True))
 
     def figures(self, videos: Sequence[VideoRecord], what: str, *, progress: bool) -> dict[str, float]:
-        """ "top1" of videos as the paper tests, uniform clips, softmax scores averaged (§4), and "loss", −ln of the label's mean score.
+        """Return "top1" and "loss" of videos, tested as in the paper (§4).
 
-        In float32, with norms folded, as `faster extract` runs the network. Raises SourceError where no video can be
-        decoded, and RunError where the network gives values that are not finite or do not fit a store's float16.
+        Clips are uniform and softmax scores are averaged; "loss" is −ln of the label's mean score. The
+        network runs in float32 with norms folded, as in `faster extract`. Raises SourceError if no video can
+        be decoded, and RunError if the network gives values that are not finite or do not fit a store's
+        float16.
         """
         network = FrozenBackbone(
             self.model, device=self._device, batch_clips=self._config.validation_clips, compiled=False
@@ -183,15 +185,19 @@ class BackboneTask:
         }
 
     def _leave_out(self, video: VideoRecord, failure: VideoFailure) -> None:
-        """Note a video that cannot be decoded. Raises StorageError where it was: its file in the cache is gone or damaged."""
+        """Record a video that cannot be decoded.
+
+        Raises StorageError if it was cached: its file in the cache is gone or damaged.
+        """
         if (entry := self._cached.get(video.id)) is not None:
             raise StorageError(
-                f"{entry.file} cannot be read any more ({failure.reason}); the same command makes it again, and goes on"
+                f"{entry.file} cannot be read any more ({failure.reason}); the "
+                "same command makes it again, and goes on"
             )
         self.failed[video.id] = failure.reason
 
     def _load_batches(self, epoch: int, start_step: int) -> Generator[ClipsLabelsIds, None, None]:
-        config, train = self._config, self._parts.train
+        config, train = self._config, self._subsets.train
         order = np.random.default_rng([config.seed, epoch]).permutation(len(train))
         steps = [
             order[step * config.batch_size : (step + 1) * config.batch_size]
@@ -217,7 +223,7 @@ class BackboneTask:
             yield clips[: len(kept)], labels, [video.id for video in kept]
 
     def _training_job(self, epoch: int, i: int) -> DecodeJob[int]:
-        video = self._parts.train[i]
+        video = self._subsets.train[i]
         rng = np.random.default_rng([self._config.seed, epoch, i])
         entry = self._cached.get(video.id)
         arguments = {**self._clip_arguments(), "rng": rng}
@@ -250,12 +256,12 @@ class BackboneTask:
 
 
 def load_one_random_clip(path: Path, *, out: NDArray[np.uint8], **arguments: Any) -> LoadedVideo:
-    """`load_random_video` into the first clip of a slot that has room for a validation video's."""
+    """Run `load_random_video` into the first clip of a slot that has room for a validation video's clips."""
     return replace(load_random_video(path, out=out[:1], **arguments), clips=out)
 
 
 def read_failures(path: Path) -> dict[str, str]:
-    """Id → reason, of a file that `BackboneTask` keeps; empty where there is none."""
+    """Read id → reason from a file that `BackboneTask` keeps; empty without one."""
     if not path.exists():
         return {}
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -269,10 +275,10 @@ def _segment(video: VideoRecord) -> dict[str, float | None]:
 def _forward(
     config: TrainBackboneConfig, model: Backbone, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """From pixels to logits by the network's fastest form.
+    """Return the network's fastest form from pixels to logits.
 
     Raises:
-        UsageError: bf16 is asked on a CPU of a network that is not this package's.
+        UsageError: bf16 on a CPU, and the network is not this package's.
     """
     bf16 = config.precision == "bf16"
     fast = train_forward(model, torch.bfloat16 if bf16 else torch.float32)
@@ -280,13 +286,13 @@ def _forward(
         return fast
     if bf16 and device.type == "cpu":
         raise UsageError(
-            f"{config.model} cannot be trained in bf16 on a CPU: the gradients of PyTorch's Conv3d are not to be trusted "
-            "there; leave out --precision bf16"
+            f"{config.model} cannot be trained in bf16 on a CPU: the gradients of PyTorch's Conv3d are not "
+            "to be trusted there; leave out --precision bf16"
         )
-    return partial(_plain, model)
+    return partial(_reference, model)
 
 
-def _plain(model: Backbone, clips: Tensor) -> Tensor:
+def _reference(model: Backbone, clips: Tensor) -> Tensor:
     with SafeConvolutions() if clips.device.type == "cpu" else nullcontext():
         logits: Tensor = model(normalise(clips, model.mean, model.std))
     return logits

@@ -1,4 +1,4 @@
-"""Stage one of the paper: train a clip-level backbone on the videos that its maps will be extracted from (§4).
+"""The paper's first stage: train a clip-level backbone on the videos that it will extract maps from (§4).
 
 from faster.extract.train_backbone import TrainBackboneConfig, train_backbone
 
@@ -51,14 +51,16 @@ logger = logging.getLogger(__name__)
 
 
 def train_backbone(config: TrainBackboneConfig, *, progress: bool = True) -> TrainBackboneResult:
-    """Train a backbone, from scratch or from other weights, and write its weights where `faster extract` finds them.
+    """Train a backbone and write its weights where `faster extract` finds them.
 
-    Started again with the same configuration it goes on where it was stopped, and does nothing once finished.
-    Started by torchrun, the processes share each batch; the first one speaks and writes.
+    Training starts from scratch or from other weights. Started again with the same configuration, it
+    continues where it was stopped; once finished, it does nothing. Under torchrun the processes share each
+    batch, and the first one prints and writes.
 
     Raises:
-        UsageError, SourceError: the configuration or source is wrong, or too few videos or classes are labelled.
-        DataError: the weights to start from do not fit, or saw videos that are to be unseen.
+        UsageError, SourceError: the configuration or source is wrong, or too few videos or classes are
+            labelled.
+        DataError: the initial weights do not fit, or saw videos that must stay unseen.
         RunError: the run folder holds another configuration's run, or the loss was not finite.
         StorageError: the disk has no room for the cache, or fails.
         Interrupted: stopped by a signal; the state is saved.
@@ -74,18 +76,18 @@ def _train(
     require_text(config.out, "--out")
     require_startable()
     source = _labelled_source(config)
-    parts = choose_subsets(config, source)
+    subsets = choose_subsets(config, source)
     run_dir = Path(config.out) / f"{file_stem(config.model)}.run"
     target = Path(config.out) / f"{file_stem(config.model)}.safetensors"
     model, origin = _network(config, source)
     if origin is not None:
-        require_unseen_by(origin, parts.test, f"test videos of {parts.split}")
-        require_unseen_by(origin, parts.unseen, f"videos of fold {config.fold}")
+        require_unseen_by(origin, subsets.test, f"test videos of {subsets.split}")
+        require_unseen_by(origin, subsets.unseen, f"videos of fold {config.fold}")
     frozen = freeze(config.model, model, config.freeze)
     options = config.options(str(device))
     settled = {
-        "train_backbone": config.deciding(parts.split),
-        "videos": digest([[[v.id, v.label] for v in part] for part in (parts.train, parts.validation)]),
+        "train_backbone": config.deciding(subsets.split),
+        "videos": digest([[[v.id, v.label] for v in part] for part in (subsets.train, subsets.validation)]),
         "classes": digest(list(source.class_names)),
         "init": None if origin is None else origin.digest,
         "ranks": ranks.count,
@@ -103,7 +105,7 @@ def _train(
             f"{target} is there and is not of this run; move it away, or name another folder with --out"
         )
     require_folder(Path(config.out), "--out")
-    cached = _cache(config, model, source, parts, ranks, progress)
+    cached = _cache(config, model, source, subsets, ranks, progress)
     shape = (config.validation_clips, config.clip_frames, config.size, config.size, 3)
     slots = max(1, min(2 * config.batch_size, MEMORY_BYTES // prod(shape)))
     with DecoderPool(config.decoders, shape=shape, slots=slots) as pool:
@@ -111,7 +113,7 @@ def _train(
             config,
             model.to(device),
             source,
-            parts,
+            subsets,
             pool,
             device=device,
             ranks=ranks,
@@ -120,12 +122,12 @@ def _train(
             failures=run_dir / "failures.jsonl",
         )
         best = fit(task, options, run_dir, config=settled, progress=progress, ranks=ranks)
-        ranks.wait()  # until the first has written it
+        ranks.wait()  # until the first one has written it
         model.load_state_dict(load_file(run_dir / "best.safetensors"))
-        tested = task.figures(parts.test, "test", progress=progress)["top1"] if parts.test else None
+        tested = task.figures(subsets.test, "test", progress=progress)["top1"] if subsets.test else None
         task.keep_failures()
-    trained_on = {video.id for video in parts.train}.union(origin.trained_on if origin else ())
-    extra = {"split": parts.split, "config": config.deciding(parts.split), "best": asdict(best)}
+    trained_on = {video.id for video in subsets.train}.union(origin.trained_on if origin else ())
+    extra = {"split": subsets.split, "config": config.deciding(subsets.split), "best": asdict(best)}
     if origin is not None:
         extra["init"] = {
             "path": origin.path,
@@ -133,7 +135,7 @@ def _train(
             "trained_on_known": bool(origin.trained_on),
         }
     if config.folds is not None:
-        extra["unseen"] = [video.id for video in parts.unseen]
+        extra["unseen"] = [video.id for video in subsets.unseen]
     info = WeightsInfo(
         model=config.model,
         class_names=source.class_names,
@@ -147,12 +149,13 @@ def _train(
         best_epoch=best.epoch,
         validation_top1=best.metrics.get("top1"),
         test_top1=tested,
-        trained_on=len(parts.train),
-        unseen=len(parts.unseen),
+        trained_on=len(subsets.train),
+        unseen=len(subsets.unseen),
         failed=task.failed,
     )
     if ranks.is_main:
-        # Both the run folder and the plain file can be given to `faster extract --weights`, and both say what they saw.
+        # `faster extract --weights` takes the run folder and the file; both record which videos the weights
+        # saw.
         save_weights(model, run_dir / "best.safetensors", info)
         save_weights(model, target, info)
         write_json(run_dir / "result.json", result.to_dict())
@@ -165,10 +168,10 @@ def _train(
 
 
 def choose_subsets(config: TrainBackboneConfig, source: Source) -> BackboneTrainingVideos:
-    """Which videos are trained on, validated, tested and left out.
+    """Return the videos to train on, to validate on, to test on and to leave out.
 
     Raises:
-        UsageError, SourceError: there is no such split, or it has too few labelled videos.
+        UsageError, SourceError: the split does not exist, or has too few labelled videos.
     """
     split = _split(config, source)
     videos = [video for video in source.videos if video.splits.get(split) == "train" and video.label >= 0]
@@ -198,7 +201,7 @@ def choose_subsets(config: TrainBackboneConfig, source: Source) -> BackboneTrain
 
 
 def _network(config: TrainBackboneConfig, source: Source) -> tuple[Backbone, WeightsInfo | None]:
-    """The network as training begins, and the facts of the weights that it starts from."""
+    """Return the network at the start of training, and the facts of its initial weights."""
     classes = len(source.class_names)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
@@ -220,13 +223,14 @@ def _cache(
     config: TrainBackboneConfig,
     model: Backbone,
     source: Source,
-    parts: BackboneTrainingVideos,
+    subsets: BackboneTrainingVideos,
     ranks: Ranks,
     progress: bool,
 ) -> dict[str, CacheEntry]:
-    """The cache's entry of each training and validation video that it holds, by id, once the first rank has filled it.
+    """Return the cache entry of each cached training and validation video, by id.
 
-    What cannot be cached is decoded when it is asked for, and fails there.
+    The first rank fills the cache before. A video that cannot be cached is decoded at each use, and fails
+    there.
     """
     if config.cache is None:
         return {}
@@ -238,7 +242,7 @@ def _cache(
     )
     entries = {
         video.id: cache.entry(video, source.root, clips=clips)
-        for videos, clips in ((parts.train, 0), (parts.validation, config.validation_clips))
+        for videos, clips in ((subsets.train, 0), (subsets.validation, config.validation_clips))
         for video in videos
     }
     failed: dict[str, str] = {}
@@ -253,7 +257,8 @@ def _labelled_source(config: TrainBackboneConfig) -> Source:
     source = config.read()
     if len({video.label for video in source.videos if video.label >= 0}) < 2:
         raise SourceError(
-            f"{config.place} labels fewer than two classes; training needs class folders or an annotation file"
+            f"{config.place} labels fewer than two classes; training "
+            "needs class folders or an annotation file"
         )
     return source
 
@@ -272,7 +277,10 @@ def _split(config: TrainBackboneConfig, source: Source) -> str:
 def _share_out(
     config: TrainBackboneConfig, videos: Sequence[VideoRecord]
 ) -> tuple[list[VideoRecord], list[VideoRecord]]:
-    """The training videos, and the share of each class, whole groups, that the best epoch is chosen on."""
+    """Return the training videos, and the validation share of each class, in complete groups.
+
+    The validation share chooses the best epoch.
+    """
     if not config.validation_share:
         return list(videos), []
     labels = np.array([video.label for video in videos], dtype=np.int32)
@@ -290,7 +298,7 @@ def _share_out(
 
 
 def _versions() -> dict[str, Any]:
-    """Of what decodes and computes: recorded, not compared."""
+    """Return the versions of the decoding and computing libraries: recorded, not compared."""
     names = ("torch", "av", "numpy")
     return {
         "faster": __version__,

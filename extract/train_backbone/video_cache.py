@@ -1,8 +1,9 @@
 """Decoded videos on disk, memory-mapped, so that training decodes each only once: `--cache uint8`.
 
-A training video lies as all its pictures, whole, the shorter side scaled to the largest that training draws (320/224 of
-the size): a random clip is then a few pictures, cut and scaled down once more. A validation video lies as its clips
-themselves. Each is one `.npy` file of uint8, named after all that decides its bytes, so that runs and splits share it.
+A training video is stored as all its complete pictures. Their shorter side is the largest that training draws
+(320/224 of the size), so a random clip is a few pictures, cut and scaled down once more. A validation video
+is stored as its clips. Each is one `.npy` file of uint8. Its name depends on all that decides its bytes, so
+runs and splits share it.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ from ..video.transforms import random_view, short_sides
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # of what the files hold
+_VERSION = 1  # of the file content
 _PART_FRAMES = 512  # of a long video, between two signs of life
 _FIX = "free some space, name another disk with --cache-folder, or leave out --cache"
-_ABANDONED_SECONDS = 600.0  # after so long a file that is being written has been left
+_ABANDONED_SECONDS = 600.0  # a file being written that has not changed for so long is abandoned
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheEntry:
-    """One video's file: all pictures of the video or segment, or, where `clips` is above 0, so many clips of it."""
+    """One video's file: all pictures of the video or segment, or `clips` clips of it if that is above 0."""
 
     id: str
     video: Path
@@ -67,7 +68,10 @@ class ClipCache:
         self._clip_frames, self._frame_stride, self._size = clip_frames, frame_stride, size
 
     def entry(self, video: VideoRecord, root: Path, *, clips: int = 0) -> CacheEntry:
-        """The file of a video below `root`, or of a segment of it: for training, or with `clips` those uniform clips of it."""
+        """Return the file of a video below `root`, or of a segment of it.
+
+        It is for training, or, with `clips`, holds so many uniform clips.
+        """
         path = root / video.path
         segment = {"start_seconds": video.start_seconds, "end_seconds": video.end_seconds}
         geometry = {"short_side": short_sides(self._size)[1]}
@@ -77,9 +81,9 @@ class ClipCache:
         try:
             found = path.stat()
             state = [found.st_size, found.st_mtime_ns]
-        except OSError:  # it will fail where it is decoded
+        except OSError:  # decoding it will fail
             state = []
-        # Not the canonical form, but that of the caches there are: another name would be another file.
+        # Not the canonical form, but that of existing caches: another name would be another file.
         key = json.dumps([_VERSION, str(path.resolve()), state, segment, geometry], sort_keys=True)
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
         return CacheEntry(
@@ -92,12 +96,12 @@ class ClipCache:
         )
 
     def fill(self, entries: Sequence[CacheEntry], *, decoders: int, progress: bool) -> dict[str, str]:
-        """Make the files that are not there or not whole, and return why videos have none, id → reason.
+        """Make the missing and incomplete files; return id → reason for videos without a file.
 
         Raises:
-            StorageError: the disk has not the room, told before anything is written, or it fails.
+            StorageError: the disk has too little room (checked before anything is written), or fails.
         """
-        missing = [entry for entry in entries if not _is_whole(entry.file)]
+        missing = [entry for entry in entries if not _is_complete(entry.file)]
         if not missing:
             logger.info(f"cache: {self.folder} holds all {counted(len(entries), 'video')}")
             return {}
@@ -145,13 +149,16 @@ class ClipCache:
         parent = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
         free = shutil.disk_usage(parent).free
         have = f", {there} {agreeing(there, 'is', 'are')} there" if there else ""
-        what = f"cache: {counted(videos, 'decoded video')} {agreeing(videos, 'takes', 'take')} {sized(needed)} in {self.folder}{have}; {sized(free)} are free"
+        what = (
+            f"cache: {counted(videos, 'decoded video')} {agreeing(videos, 'takes', 'take')} "
+            f"{sized(needed)} in {self.folder}{have}; {sized(free)} are free"
+        )
         if needed > free:
             raise StorageError(f"{what}: {_FIX}")
         logger.info(what)
 
     def _remove_abandoned(self) -> None:
-        """Remove what killed runs were writing."""
+        """Remove the unfinished files of killed runs."""
         for left in self.folder.glob(f".*{TEMPORARY_SUFFIX}"):
             if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
                 left.unlink(missing_ok=True)
@@ -160,14 +167,17 @@ class ClipCache:
 def load_measure(
     path: Path, *, out: NDArray[np.uint8], short_side: int, **segment: float | None
 ) -> LoadedVideo:
-    """(T, height, width) of a video's pictures of that shorter side, as its `starts`; no pixels."""
+    """Return (T, height, width) of a video's pictures at that shorter side, as `starts`; no pixels."""
     return _told(out, read_scaled(path, short_side=short_side, **segment)[0])
 
 
 def write_frames(
     path: Path, *, out: NDArray[np.uint8], file: Path, short_side: int, **segment: float | None
 ) -> Generator[LoadedVideo, NDArray[np.uint8], None]:
-    """Write all pictures of a video as one array (T, height, width, 3); a negative `frames` is an error of the disk."""
+    """Write all pictures of a video as one array (T, height, width, 3).
+
+    A negative `frames` in the result reports a disk error.
+    """
     shape, pictures = read_scaled(path, short_side=short_side, **segment)
     try:
         with _array_file(file, (*shape, 3)) as opened:
@@ -182,7 +192,7 @@ def write_frames(
 
 
 def write_clips(path: Path, *, out: NDArray[np.uint8], file: Path, **arguments: Any) -> LoadedVideo:
-    """Write what `load_clips` gives; a negative `frames` is an error of the disk."""
+    """Write the result of `load_clips`. A negative `frames` in the result reports a disk error."""
     loaded = load_clips(path, **arguments)
     try:
         with _array_file(file, loaded.clips.shape) as opened:
@@ -201,10 +211,10 @@ def load_cached_clip(
     frame_stride: int,
     size: int,
 ) -> LoadedVideo:
-    """`load_random_video` from a file that `write_frames` wrote: one random clip in one random view, in `out[:1]`.
+    """Load one random clip in one random view from a file of `write_frames`, into `out[:1]`.
 
-    The crop lies at whole pixels of the cached pictures, which are scaled down to `size` × `size` by bilinear
-    interpolation, as decoded ones are.
+    It replaces `load_random_video`. The crop is at integer pixels of the cached pictures. They are scaled
+    down to `size` × `size` by bilinear interpolation, as decoded ones are.
     """
     began = time.perf_counter()
     pictures = np.load(path, mmap_mode="r")
@@ -226,14 +236,14 @@ def load_cached_clip(
 
 
 def load_cached_clips(path: Path, *, out: NDArray[np.uint8]) -> LoadedVideo:
-    """The clips of a file that `write_clips` wrote."""
+    """Load the clips of a file of `write_clips`."""
     clips = np.load(path, mmap_mode="r")
     out[: len(clips)] = clips
     return _told(out, (0,) * len(clips))
 
 
-def _is_whole(file: Path) -> bool:
-    """Whether a file is there and as long as its header says: a copy or a full disk may have cut it."""
+def _is_complete(file: Path) -> bool:
+    """Whether a file is as long as its header says: an interrupted copy or a full disk may have cut it."""
     try:
         with file.open("rb") as opened:
             np.lib.format.read_magic(opened)
@@ -245,7 +255,7 @@ def _is_whole(file: Path) -> bool:
 
 @contextmanager
 def _array_file(file: Path, shape: tuple[int, ...]) -> Iterator[BinaryIO]:
-    """A `.npy` file of uint8 to be written in C order; it gets its name, whole and on the disk, at the end."""
+    """Open a `.npy` file of uint8 to write in C order; it gets its name at the end, complete and synced."""
     with replacing(file) as opened:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(opened, header)
@@ -253,7 +263,7 @@ def _array_file(file: Path, shape: tuple[int, ...]) -> Iterator[BinaryIO]:
 
 
 def _decoded(path: Path, pictures: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    """The pictures; an error of the system's while decoding is the video's, not the cache's disk's."""
+    """Yield the pictures. A system error while decoding belongs to the video, not to the cache's disk."""
     try:
         yield from pictures
     except OSError as error:
@@ -263,7 +273,7 @@ def _decoded(path: Path, pictures: Iterator[NDArray[np.uint8]]) -> Iterator[NDAr
 def _told(
     out: NDArray[np.uint8], starts: Sequence[int], *, frames: int = 0, more: bool = False
 ) -> LoadedVideo:
-    """A result without pixels of its own."""
+    """Return a result without pixels."""
     zeros = np.zeros(len(starts), dtype=np.int64)
     return LoadedVideo(
         clips=out,

@@ -1,1 +1,1 @@
-"""What a video file holds, its frames exactly, and the clips made of them."""
+"""The content of a video file: its exact frames, and the clips made of them."""

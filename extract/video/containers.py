@@ -1,6 +1,6 @@
-"""A video file opened safely: its container, its video stream, and the stream's packets.
+"""Open a video file safely: its container, its video stream, and the stream's packets.
 
-A "video" can be a playlist that names other files or the network. So a file is opened by Python and handed to
+A "video" can be a playlist that names other files or the network. So Python opens the file and passes it to
 FFmpeg as a stream of bytes, with no protocol allowed, and only real containers are recognised.
 """
 
@@ -30,7 +30,7 @@ CONTAINERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "asf", "flv", "ogg", "
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.video.VideoStream]]:
-    """A video file's container and its video stream, with one decoder thread.
+    """Open a video file's container and its video stream, with one decoder thread.
 
     Raises:
         VideoError: not a regular file, not a container, or no video in it.
@@ -50,10 +50,10 @@ def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.vid
         with container:
             stream = _video_stream(container, path)
             context = stream.codec_context
-            context.thread_count = 1  # frame threads hang for ever on some broken files
+            context.thread_count = 1  # frame threads hang forever on some broken files
             context.options = {"max_pixels": str(MAX_PIXELS)}
             if context.codec.canonical_name == "mjpeg":
-                # Else the part of a picture behind an error is whatever the memory held before.
+                # Otherwise the part of a picture after an error holds old memory content.
                 context.options |= {"err_detect": "explode"}
             yield container, stream
 
@@ -61,10 +61,13 @@ def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.vid
 def read_packets(
     container: av.container.InputContainer, stream: av.video.VideoStream
 ) -> Iterator[av.Packet[av.video.VideoStream]]:
-    """The stream's packets from the container's position to the end; empty ones, which would end a decoder, too."""
+    """Yield the stream's packets from the container's position to the end.
+
+    Empty packets, which would end a decoder, are included.
+    """
     for packet in container.demux(stream):
-        # PyAV ends with a packet to flush each stream. One that appeared late (in MPEG) can make it fail there,
-        # with an IndexError; ours was known from the start and comes before.
+        # PyAV ends with a packet to flush each stream. If a stream appeared late (in MPEG), this can fail
+        # with an IndexError; ours was known from the start and comes earlier.
         if packet.size == 0 and packet.pts is None and packet.dts is None:
             return
         yield packet
@@ -102,10 +105,10 @@ def _regular_file(path: Path) -> Iterator[BinaryIO]:
 
 
 class _File(io.BufferedReader):
-    """A file that answers a seek to an impossible place, as broken files ask for, as FFmpeg expects it."""
+    """A file that answers a seek to an impossible place as FFmpeg expects; broken files ask for this."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """As of any file, but -1 instead of an OSError."""
+        """Seek as any file, but return -1 instead of an OSError."""
         try:
             return super().seek(offset, whence)
         except OSError:

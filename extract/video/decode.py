@@ -1,7 +1,7 @@
-"""Exactly these frames of this video, as pictures, and the clips made of them.
+"""The exact frames of a video as pictures, and the clips made of them.
 
-Frame k is the k-th frame that decoding the whole file gives. A frame is decoded once, turned upright, scaled and
-cut, whatever the number of clips that hold it; a file that cannot give a frame is a `VideoError`. Clips can come in
+Frame k is the k-th frame that decoding the complete file gives. A frame is decoded, turned upright, scaled
+and cut once, even if many clips hold it. A file that cannot give a frame is a `VideoError`. Clips can come in
 parts, so that memory does not grow with their number.
 """
 
@@ -49,13 +49,14 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedVideo:
-    """M clips of L frames of one video, or of a part of it; `more` says that another part of it follows.
+    """M clips of L frames of one video, or of a part of it; `more` says that another part follows.
 
-    `clips` is uint8 (M, L, size, size, 3), red, green, blue. `starts` (M,) int64 are the clips' first frames in
-    the file, `times_seconds` (M,) float64 their times since the file's first frame, `padded` (M,) int64 how many
-    frames of each clip repeat the last. `frames` is T, of the segment where one was asked for; `fps` the file's.
-    `views` (M,) int64 is each clip's view, None where all are of one; `decode_seconds` what decoding took so far.
-    `left_out` frames at the file's start need pictures from before it; frames and times count from the one behind.
+    `clips` is uint8 (M, L, size, size, 3), red, green, blue. `starts` (M,) int64 are the clips' first frames
+    in the file. `times_seconds` (M,) float64 are their times since the file's first frame. `padded` (M,)
+    int64 is how many frames of each clip repeat the last one. `frames` is T, of the segment if one was
+    requested; `fps` is the file's. `views` (M,) int64 is each clip's view, None if all have the same.
+    `decode_seconds` is the decoding time so far. `left_out` frames at the file's start need pictures from
+    before it; frames and times count from the one behind them.
     """
 
     clips: NDArray[np.uint8]
@@ -73,10 +74,10 @@ class LoadedVideo:
 def read_frames(
     path: Path, indices: Sequence[int] | NDArray[np.int64], *, size: int | None = None
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield (index, picture) for each distinct index, ascending, whatever order they were asked in.
+    """Yield (index, picture) for each distinct index, ascending, for any order of `indices`.
 
-    A picture is uint8 (H, W, 3), upright: as large as the video, or with `size` the transform of testing,
-    `size` × `size`. Only one is held at a time.
+    A picture is uint8 (H, W, 3), upright: as large as the video, or `size` × `size` by the transform of
+    testing. Only one is in memory at a time.
 
     Raises:
         UsageError: an index that the video does not have.
@@ -97,12 +98,13 @@ def read_frames(
 def read_scaled(
     path: Path, *, short_side: int, start_seconds: float | None = None, end_seconds: float | None = None
 ) -> tuple[tuple[int, int, int], Iterator[NDArray[np.uint8]]]:
-    """(T, height, width) of a video, or of a segment of it, and its T pictures in order, whole.
+    """Return (T, height, width) of a video or segment, and its T complete pictures in order.
 
-    A picture is uint8 (height, width, 3), upright, its shorter side `short_side`; it holds until the next is asked for.
+    A picture is uint8 (height, width, 3), upright, with shorter side `short_side`; it is valid until the next
+    one is requested.
 
     Raises:
-        VideoError: as `load_clips`, or the pictures' size changes; also while the pictures are drawn.
+        VideoError: as `load_clips`, or the pictures' size changes; also while the pictures are read.
     """
     found = scan(path)
     first, frames = _segment(path, found.probe, start_seconds, end_seconds)
@@ -130,10 +132,10 @@ def load_clips(
     end_seconds: float | None = None,
     out: NDArray[np.uint8] | None = None,
 ) -> LoadedVideo:
-    """The uniform grid of `plan_clips` over a video, in the transform of testing, in one pass over the file.
+    """Load the uniform clips of `plan_clips` from a video, with the transform of testing, in one pass.
 
-    With `start_seconds` or `end_seconds` (since the first frame) only frames with start ≤ time < end are the
-    video. `out`, uint8 (clips, clip_frames, size, size, 3), is filled instead of a new array.
+    With `start_seconds` or `end_seconds` (since the first frame), the video consists of the frames with start
+    ≤ time < end. `out`, uint8 (clips, clip_frames, size, size, 3), is filled instead of a new array.
 
     Raises:
         UsageError: a count or size below 1, or an `out` that does not fit.
@@ -166,15 +168,15 @@ def stream_clips(
     views: Sequence[ViewDraw] = (),
     out: NDArray[np.uint8] | None,
 ) -> Generator[LoadedVideo, NDArray[np.uint8], None]:
-    """The clips of `load_clips` in parts, in order and still in one pass, however long the video is.
+    """Yield the clips of `load_clips` in parts, in order and in one pass, for a video of any length.
 
-    Each part fills the beginning of `out`, uint8 (any number, clip_frames, size, size, 3), and is followed by what is
-    sent as the next `out`. Beside it only the frames are kept that a part shares with the one before. The last part
-    comes when the rest of the video has been checked: until then a `VideoError` may end it. None as `out` makes one
-    part of all.
+    Each part fills the beginning of `out`, uint8 (any number, clip_frames, size, size, 3); the caller then
+    sends the next `out`. Outside `out`, only the frames that a part shares with the one before are kept. The
+    last part comes when the rest of the video has been checked: until then a `VideoError` may end it. With
+    `out` None, all clips are one part.
 
-    With `views` there are `clips` clips of each, still in one pass: in the order of their starts, and the parts say
-    which view each clip is of. Without, all are of the centre view.
+    With `views` there are `clips` clips of each view, still in one pass, in the order of their starts; the
+    parts give the view of each clip. Without it, all clips have the centre view.
 
     Raises:
         UsageError, VideoError: as `load_clips`, at the first part or a later one.
@@ -211,10 +213,10 @@ def load_random_video(
     end_seconds: float | None = None,
     out: NDArray[np.uint8] | None = None,
 ) -> LoadedVideo:
-    """One random clip in one random view of it (§4), as a video of one clip; of a segment too.
+    """Load one random clip in one random view of a video or segment (§4), as a video of one clip.
 
-    The start is uniform; the shorter side is drawn between `size`·256/224 and `size`·320/224; place of the crop
-    and mirroring are random, and the same for all frames.
+    The start is uniform. The shorter side is drawn between `size`·256/224 and `size`·320/224. The place of
+    the crop and the mirroring are random, and the same for all frames.
 
     Raises:
         UsageError: a count or size below 1, or an `out` that does not fit.
@@ -228,7 +230,7 @@ def load_random_video(
     upright = (found.probe.width, found.probe.height)
 
     def view_of(width: int, height: int) -> View:
-        if (width, height) != upright:  # the crop was drawn for one size; a change within a clip has no view
+        if (width, height) != upright:  # the crop was drawn for this size only
             raise VideoError(f"{path.name}: its picture's size changes from {upright} to {(width, height)}")
         return view
 
@@ -242,7 +244,7 @@ def load_random_video(
 def _segment(
     path: Path, probe: Probe, start_seconds: float | None, end_seconds: float | None
 ) -> tuple[int, int]:
-    """The first frame and the number of frames with start ≤ time < end."""
+    """Return the first frame and the number of frames with start ≤ time < end."""
     start = 0.0 if start_seconds is None else start_seconds
     end = np.inf if end_seconds is None else end_seconds
     first, last = np.searchsorted(probe.seconds, [start, end], side="left")
@@ -269,12 +271,12 @@ def _load(
 ) -> Generator[LoadedVideo, NDArray[np.uint8], None]:
     """Decode each frame of the plan once and copy it to all its places, a part of the clips at a time.
 
-    `video` are the frames of the file that the plan counts from 0. Clip i is in view `views[i]`, which has a painter;
-    the clips' starts ascend. `began` is when loading began, as `time.perf_counter` says.
+    `video` are the frames of the file that the plan counts from 0. Clip i has view `views[i]`, which has a
+    painter. The clips' starts ascend. `began` is the start of loading by `time.perf_counter`.
     """
     clips, clip_frames = plan.indices.shape
     shape = (clip_frames, size, size, 3)
-    # A picture is a frame in a view: one number says both, and ascends with the frame.
+    # A picture is a frame in a view: one number encodes both, and ascends with the frame.
     count = len(painters)
     pictures = (plan.indices + video.start) * count + views[:, None]
     needed = np.unique(pictures)
@@ -287,11 +289,12 @@ def _load(
             out = np.empty((clips, *shape), dtype=np.uint8)
         if out.shape[1:] != shape or not len(out) or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise UsageError(
-                f"out is {out.dtype} {out.shape}: it must be uint8 (clips, {', '.join(map(str, shape))}), contiguous"
+                f"out is {out.dtype} {out.shape}: it must be uint8 (clips, "
+                f"{', '.join(map(str, shape))}), contiguous"
             )
         part = slice(done, min(done + len(out), clips))
         done = part.stop
-        # The frames from here on are needed again.
+        # Later clips need the frames from here on.
         later = int(plan.starts[done]) + video.start if done < clips else video.stop
         here = out[: done - part.start]
         pixels = here.reshape(-1, *shape[1:])
@@ -309,7 +312,7 @@ def _load(
                 if index >= later:
                     kept[picture] = image.copy()
         if done == clips:
-            for _ in decoded:  # the rest of the video has no clip, but it is checked
+            for _ in decoded:  # the rest of the video is in no clip, but it is checked
                 raise AssertionError("frames beyond the last clip were asked for")
         spent += time.perf_counter() - began
         out = yield LoadedVideo(
@@ -330,7 +333,7 @@ def _load(
 
 
 def _places(indices: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Each distinct index, ascending, with the places that hold it."""
+    """Yield each distinct index, ascending, with the places that hold it."""
     places = np.argsort(indices, kind="stable")
     distinct, begins = np.unique(indices[places], return_index=True)
     for index, begin, end in zip(

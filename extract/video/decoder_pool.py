@@ -1,9 +1,9 @@
-"""A pool of decoder processes that hand over clips through shared memory, in order, and survive any video.
+"""A pool of decoder processes that return clips through shared memory, in order, and survive any video.
 
-Each process decodes one video at a time, with one thread. A video that makes its process crash or stall costs
-that process, which is replaced, and nothing else: its job ends as a `VideoFailure`. Pixels are written once, into
-one of a fixed number of slots that all processes share, and are never pickled. A video that does not fit a slot
-comes in parts.
+Each process decodes one video at a time, with one thread. If a video makes its process crash or hang, the
+process is replaced and the job ends as a `VideoFailure`; nothing else is affected. Pixels are written once,
+into one of a fixed number of shared slots, and are never pickled. A video that does not fit a slot comes in
+parts.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ from .shared_memory import Shape, Slots
 Key = TypeVar("Key")
 
 TIMEOUT_SECONDS = 120.0
-# A process that ends before it begins its job was not ended by the video: another one tries, so many times.
+# If a process ends before it begins its job, the video is not the cause: another process tries, so many
+# times.
 _START_ATTEMPTS = 3
-_START_SECONDS = 600.0  # of imports, which take minutes where many programs share few cores
-_STOP_SECONDS = 0.2  # so soon after `DecoderPool.stop` its `run` ends
+_START_SECONDS = 600.0  # for imports, which take minutes if many programs share few cores
+_STOP_SECONDS = 0.2  # after `DecoderPool.stop`, its `run` ends within this time
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeJob(Generic[Key]):
     """One video to load: `load(path, out=slot, **arguments)`, called in a decoder process.
 
-    `key` comes back with the result. `load` is a function at a module's top level; it fills `out` from its beginning
-    and returns a `LoadedVideo` whose clips lie there, as `load_clips` and `load_random_video` do. Or it is a
-    generator function that yields the video part by part and is sent the slot for the next one, as `stream_clips`
-    is. The arguments are pickled.
+    `key` is returned with the result. `load` is a function at a module's top level. It fills `out` from its
+    beginning and returns a `LoadedVideo` whose clips are there, as `load_clips` and `load_random_video` do.
+    It may also be a generator function that yields the video part by part and receives the slot for the next
+    one, as `stream_clips` does. The arguments are pickled.
     """
 
     key: Key
@@ -55,14 +56,15 @@ class DecodeJob(Generic[Key]):
 
 
 class DecoderPool:
-    """`workers` decoder processes around `slots` slots, each for clips of one video: `shape` (M, L, H, W, 3).
+    """`workers` decoder processes and `slots` slots, each for clips of one video: `shape` (M, L, H, W, 3).
 
-    Use it in a `with` statement. More slots than workers let decoding run ahead of the consumer. The memory is
-    slots × M·L·H·W·3 bytes, taken when first used; see `fit_slots`. The processes start with their first job. A video
-    of which a part takes longer than `timeout_seconds` is given up.
+    Use it in a `with` statement. With more slots than workers, decoding runs ahead of the consumer. The
+    memory is slots × M·L·H·W·3 bytes, allocated at the first use; see `fit_slots`. The processes start with
+    their first job. A video fails if one part takes longer than `timeout_seconds`.
 
     Raises:
-        UsageError: fewer than one worker or slot, no time, or a shape that is not five counts.
+        UsageError: fewer than one worker or slot, a timeout that is not positive, or a shape that is not five
+            counts.
     """
 
     def __init__(
@@ -75,7 +77,8 @@ class DecoderPool:
     ) -> None:
         if workers < 1 or slots < 1 or timeout_seconds <= 0 or len(shape) != 5 or min(shape) < 1:
             raise UsageError(
-                f"a pool of {workers} workers, {slots} slots of {shape}, {timeout_seconds} s: all must be positive"
+                f"a pool of {workers} workers, {slots} slots of {shape}, "
+                f"{timeout_seconds} s: all must be positive"
             )
         require_startable()
         self._timeout_seconds = timeout_seconds
@@ -89,10 +92,10 @@ class DecoderPool:
     ) -> Generator[tuple[Key, LoadedVideo | VideoFailure], None, None]:
         """Yield (key, result) for each job, in the jobs' order.
 
-        A video that its job loads in parts comes as several results with its key, one after another, all but the last
-        with `more`. If one of them is a `VideoFailure`, it is the last, and those before it do not count. A
-        result's clips are a view of its slot: they hold until the next result is asked for. Jobs are drawn as
-        slots become free. Leaving the loop early abandons the jobs drawn so far.
+        A video that is loaded in parts gives several successive results with its key, all but the last with
+        `more`. If one of them is a `VideoFailure`, it is the last, and the ones before it are void. A
+        result's clips are a view of its slot: they are valid until the next result is requested. Jobs are
+        drawn as slots become free. Leaving the loop early abandons the jobs drawn so far.
 
         Raises:
             UsageError: the pool is closed or already running, or its processes cannot start.
@@ -125,11 +128,11 @@ class DecoderPool:
             self._abandon()
 
     def stop(self) -> None:
-        """End soon a `run` that is under way in another thread; what it has not yielded is dropped."""
+        """Make a `run` in another thread end soon; results that it has not yielded are dropped."""
         self._stopping = True
 
     def close(self) -> None:
-        """End all processes, at once. Clips handed out earlier stay readable."""
+        """End all processes at once. Clips returned earlier stay readable."""
         for worker in self._workers:
             worker.stop()
         self._workers.clear()
@@ -144,10 +147,10 @@ class DecoderPool:
         self.close()
 
     def _dispatch(self, drawn: Iterator[DecodeJob[Key]], tickets: deque[_Ticket[Key]]) -> None:
-        """Hand out the free slots, to the oldest video first.
+        """Assign the free slots, to the oldest video first.
 
-        The last free slot is kept for the oldest video that is not over, unless that has one: all others' parts wait
-        until its parts have been taken, so it must be able to go on.
+        The last free slot is reserved for the oldest unfinished video, unless that holds one. The parts of
+        all others wait until its parts have been taken, so it must be able to continue.
         """
         decoding = [ticket for ticket in tickets if not ticket.is_over]
 
@@ -169,16 +172,16 @@ class DecoderPool:
                 worker.give(ticket)
 
     def _wait(self) -> None:
-        """Take what the busy processes send, until one has something to say or has had its time."""
+        """Receive from the busy processes until one sends something or reaches its timeout."""
         busy = [worker for worker in self._workers if worker.ticket is not None]
         patience = min(worker.deadline for worker in busy) - time.monotonic()
         wait([worker.pipe for worker in busy], min(max(patience, 0), _STOP_SECONDS))
         for worker in busy:
             try:
-                # What was sent comes before the deadline: the caller may have been away for long.
+                # Messages are read before the deadline is checked: the caller may have been away for long.
                 while worker.ticket is not None and worker.pipe.poll():
                     self._take(worker, worker.ticket, worker.pipe.recv())
-            except (EOFError, OSError):  # the process died; its pipe ended behind all that it had sent
+            except (EOFError, OSError):  # the process died; its pipe ended after all that it had sent
                 self._bury(worker)
                 continue
             if worker.ticket is not None and time.monotonic() >= worker.deadline:
@@ -187,7 +190,7 @@ class DecoderPool:
     def _take(
         self, worker: _Worker, ticket: _Ticket[Any], message: LoadedVideo | VideoFailure | None
     ) -> None:
-        """Note that the job has begun (None), a part of its video, or its failure."""
+        """Record that the job has begun (None), a part of its video, or its failure."""
         if message is None:
             worker.begun = True
             worker.deadline = time.monotonic() + self._timeout_seconds
@@ -204,7 +207,7 @@ class DecoderPool:
             worker.ticket = None
 
     def _fail(self, ticket: _Ticket[Any], reason: str) -> None:
-        """End a job. The parts of it that nobody has taken are void."""
+        """End a job as failed. Its parts that are not taken yet are void."""
         held = [ticket.slot, *(slot for _, slot in ticket.results)]
         self._free.extend(slot for slot in held if slot is not None)
         ticket.slot = None
@@ -212,7 +215,7 @@ class DecoderPool:
         ticket.waits, ticket.is_over = False, True
 
     def _bury(self, worker: _Worker, *, stuck: bool = False) -> None:
-        """Settle the job of a process that died or is stuck. The video is at fault only if its job had begun."""
+        """Finish the job of a process that died or hangs. The video failed only if its job had begun."""
         ticket, begun = worker.ticket, worker.begun
         end = worker.stop(kill=stuck)
         if ticket is None:
@@ -239,24 +242,24 @@ class DecoderPool:
 
 @dataclass(kw_only=True, eq=False)
 class _Ticket(Generic[Key]):
-    """A job on its way: the slot that is being filled, and what nobody has taken yet, with its slots."""
+    """A job in progress: its slot being filled, and the results that are not taken yet, with their slots."""
 
     job: DecodeJob[Key]
     worker: _Worker
     slot: int | None
     results: deque[tuple[LoadedVideo | VideoFailure, int | None]] = field(default_factory=deque)
-    waits: bool = False  # for a slot, to go on
+    waits: bool = False  # for a slot, to continue
     is_over: bool = False
     attempts: int = 0
 
     @property
     def holds_slot(self) -> bool:
-        """Whether it goes on without a free slot: it fills one, or one comes back when its results are taken."""
+        """Whether it continues without a free slot: it fills one, or its untaken results return one."""
         return self.slot is not None or bool(self.results)
 
 
 class _Worker:
-    """The parent's side of one decoder process, started when it is first given a job."""
+    """The parent's side of one decoder process. The process starts with its first job."""
 
     def __init__(self, slots: Slots) -> None:
         self.ticket: _Ticket[Any] | None = None
@@ -283,12 +286,12 @@ class _Worker:
         self._send(slot)
 
     def _send(self, message: object) -> None:
-        # A process that died while it waited is seen when it is waited for.
+        # If the process died while it waited, this is noticed in the wait for it.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.pipe.send(message)
 
     def stop(self, *, kill: bool = True) -> str:
-        """End the process, or let one that is ending end; say how it ended."""
+        """End the process, or wait for one that is ending; return how it ended."""
         process, self._process, self.ticket = self._process, None, None
         if process is None:
             return "not started"

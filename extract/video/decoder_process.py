@@ -1,4 +1,4 @@
-"""A decoder process: it loads the videos that come through a pipe into shared memory, and survives what they raise."""
+"""A decoder process: it loads videos from a pipe into shared memory, and survives their errors."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ Load = Callable[..., LoadedVideo | Generator[LoadedVideo, NDArray[np.uint8], Non
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFailure:
-    """Why a video has no clips, in one line."""
+    """The reason why a video has no clips, in one line."""
 
     reason: str
 
 
 def serve(pipe: Connection, slots: Slots) -> None:
-    """A decoder process: load what comes, until the parent's end of the pipe closes."""
+    """Run a decoder process: load each job until the parent's end of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()  # a decode that is stuck would never see the pipe close
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # by which Python ends such processes
+    end_with_parent()  # a decode that hangs would never see the pipe close
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # Python ends such processes with it
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             load, path, arguments, slot = pipe.recv()
@@ -51,7 +51,7 @@ def serve(pipe: Connection, slots: Slots) -> None:
 def _outcomes(
     load: Load, path: Path, arguments: dict[str, Any], out: NDArray[np.uint8]
 ) -> Generator[LoadedVideo | VideoFailure, NDArray[np.uint8], None]:
-    """What becomes of a video, part by part, without the pixels, which lie in the slots that are sent."""
+    """Yield the results of a video, part by part; the pixels are in the slots that are sent."""
     parts: Generator[LoadedVideo, NDArray[np.uint8], None] | None = None
     more = True
     while more:
@@ -67,7 +67,7 @@ def _outcomes(
             outcome = replace(loaded, clips=_NO_PIXELS)
         except VideoError as error:
             outcome = VideoFailure(reason=_one_line(str(error)))
-        except BaseException as error:  # the video's door: whatever a decoder raises is this video's failure
+        except BaseException as error:  # any error of a decoder is this video's failure
             outcome = VideoFailure(reason=_one_line(f"{type(error).__name__}: {error}"))
         out = yield outcome
 

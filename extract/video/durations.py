@@ -1,4 +1,4 @@
-"""How long videos are, told by a packet scan in decoder processes: a broken file costs itself only."""
+"""The durations of videos, from a packet scan in decoder processes: a broken file fails alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 def probe_durations(root: Path, paths: Sequence[str], *, progress: bool) -> dict[str, float]:
-    """Seconds of each video, to the end of its last frame; videos that cannot be read are left out and said.
+    """Return the seconds of each video, to the end of its last frame.
+
+    Unreadable videos are left out and reported.
 
     Args:
         root: folder that the paths are relative to.
@@ -45,7 +47,7 @@ def probe_durations(root: Path, paths: Sequence[str], *, progress: bool) -> dict
 
 
 def load_duration(path: Path, *, out: NDArray[np.uint8]) -> LoadedVideo:
-    """A video's number of frames and rate, and as its one time its duration; no pixels."""
+    """Return a video's number of frames and rate, and its duration as its only time; no pixels."""
     found = probe(path)
     frame_seconds = 1 / found.fps if found.fps else 0.0
     zero = np.zeros(1, dtype=np.int64)

@@ -1,9 +1,9 @@
-"""Decoded frames by index, equal to those of decoding the whole file.
+"""Decoded frames by index, equal to those of decoding the complete file.
 
-Where every frame has a timestamp of its own, decoding begins at the key frame before the frames that are asked for,
-and where these are few and far between, only the parts that hold them are decoded. Whatever looks irregular on the
-way (a frame missing, out of order, flagged corrupt) sends the file to the plain way: decode all of it and count. That
-either gives every frame, or it is a `VideoError` that says how many came.
+If every frame has its own timestamp, decoding begins at the key frame before the requested frames; if these
+are few and far between, only the parts that hold them are decoded. Any irregularity (a frame missing, out of
+order, flagged corrupt) sends the file to the reference method: decode all of it and count. That either gives
+every frame, or raises a `VideoError` with the number of frames.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from ...errors import VideoError
 from .containers import open_video, read_packets
 from .packets import KeyPacket, PacketScan
 
-# A jump ahead restarts the decoder, which costs it the frames it holds back: not worth it for fewer frames.
+# A jump ahead restarts the decoder and loses the frames it holds back: it does not pay off for fewer frames.
 _SEEK_FRAMES = 16
-# A video is decoded whole, and so checked whole, up to so many frames, or so many times the frames asked for.
-_WHOLE_FRAMES = 1024
-_WHOLE_TIMES = 8
+# A video is decoded completely, and so checked completely, up to so many frames, or so many times the
+# requested frames.
+_COMPLETE_FRAMES = 1024
+_COMPLETE_TIMES = 8
 
 
 def decode_frames(
@@ -32,9 +33,10 @@ def decode_frames(
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yield (index, frame) for the wanted indices, which are ascending and distinct.
 
-    `video` are the frames that make up the video, all of the file's by default; `wanted` lie in it. Those that are
-    not wanted are decoded too, so that damage is seen wherever it lies, if the video has up to 1,024 frames or up to
-    8 times as many as are wanted. In a longer one, or with `sparse`, only what the wanted frames need is decoded.
+    `video` are the frames that make up the video, by default all of the file's; `wanted` are among them. If
+    the video has up to 1,024 frames, or up to 8 times the wanted ones, the other frames are decoded too, so
+    that damage is seen anywhere. In a longer video, or with `sparse`, only the frames needed for the wanted
+    ones are decoded.
 
     Raises:
         VideoError: the decoder does not give these frames, or flags one as damaged.
@@ -42,33 +44,35 @@ def decode_frames(
     if not wanted:
         return
     video = range(found.probe.frames) if video is None else video
-    whole = not sparse and len(video) <= max(_WHOLE_FRAMES, _WHOLE_TIMES * len(wanted))
+    complete = not sparse and len(video) <= max(_COMPLETE_FRAMES, _COMPLETE_TIMES * len(wanted))
     given = 0
     if found.pts is not None:
         try:
-            for index, frame in _decode_by_time(path, found, wanted, video if whole else None):
+            for index, frame in _decode_by_time(path, found, wanted, video if complete else None):
                 yield index, frame
                 given += 1
             return
         except (_OutOfStepError, av.error.FFmpegError):
-            pass  # the whole file, counted, has the last word
+            pass  # decoding and counting the complete file decides
     yield from _decode_by_count(path, found, wanted[given:])
 
 
 class _OutOfStepError(Exception):
-    """The decoder did not give the frame that the timestamps promised next."""
+    """The decoder did not give the next frame by timestamp."""
 
 
 def _decode_by_time(
-    path: Path, found: PacketScan, wanted: Sequence[int], whole: range | None
+    path: Path, found: PacketScan, wanted: Sequence[int], complete: range | None
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decode by timestamps: all of `whole`, or only the parts that hold the wanted frames."""
+    """Decode by timestamps: all of `complete`, or only the parts that hold the wanted frames."""
     with open_video(path) as (container, stream):
-        for key, run in _runs(found, wanted) if whole is None else [(_begin(found, whole.start), wanted)]:
+        for key, run in (
+            _runs(found, wanted) if complete is None else [(_begin(found, complete.start), wanted)]
+        ):
             if key is not None:
                 container.seek(key.seek_to, stream=stream)
             expected = 0 if key is None else key.frame
-            stop = run[-1] + 1 if whole is None else whole.stop
+            stop = run[-1] + 1 if complete is None else complete.stop
             remaining = iter(run)
             target = next(remaining, None)
             for frame in _frames(container, stream, key, found.forgiven):
@@ -85,7 +89,7 @@ def _decode_by_time(
                 if index == target:
                     yield index, frame
                     target = next(remaining, None)
-                if expected == stop < found.probe.frames:  # at the file's end the decoder's last word counts
+                if expected == stop < found.probe.frames:  # at the file's end, what the decoder gives decides
                     break
             if expected != stop:
                 raise _OutOfStepError
@@ -118,15 +122,15 @@ def _decode_by_count(
 def _frames(
     container: av.container.InputContainer, stream: av.video.VideoStream, key: KeyPacket | None, forgiven: int
 ) -> Iterator[av.VideoFrame]:
-    """Decode from the container's position, or from the key packet, which comes at or after it, to the end.
+    """Decode from the container's position, or from the key packet at or after it, to the end.
 
     From the start, the decoder may refuse any of the first `forgiven` packets.
     """
-    waiting = key is not None
+    before_key = key is not None
     for number, packet in enumerate(read_packets(container, stream), start=1):
-        if waiting and key is not None and packet.pts == key.pts:
-            waiting = False
-        if not packet.size or waiting:
+        if before_key and key is not None and packet.pts == key.pts:
+            before_key = False
+        if not packet.size or before_key:
             continue
         try:
             yield from packet.decode()
@@ -154,6 +158,6 @@ def _runs(found: PacketScan, wanted: Sequence[int]) -> Iterator[tuple[KeyPacket 
 
 
 def _begin(found: PacketScan, frame: int, last: int = -1) -> KeyPacket | None:
-    """Where to jump to for a frame, after `last`; None where going on, or beginning at the start, is as good."""
+    """Return the key packet to seek to for a frame, after `last`; None if there is no need to seek."""
     nearest = found.key_before(frame)
     return nearest if nearest is not None and nearest.frame - last > _SEEK_FRAMES else None

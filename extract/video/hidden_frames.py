@@ -1,8 +1,8 @@
-"""How many frames a decoder gives for a packet of VP8, VP9 or AV1.
+"""The number of frames that a decoder gives for a packet of VP8, VP9 or AV1.
 
-These codecs have pictures that are decoded and never shown: later ones refer to them. Mostly such a picture lies in one
-packet with the next that is shown (VP9's superframes, AV1's temporal units), but some writers give it a packet of its
-own. What cannot be read here counts as one frame: the decoder has the last word.
+These codecs have pictures that are decoded and never shown: later ones refer to them. Usually such a picture
+is in one packet with the next shown one (VP9's superframes, AV1's temporal units), but some writers give it
+its own packet. Unreadable data counts as one frame: the decoder then decides.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _BESIDE = (_SEQUENCE_HEADER, _DELIMITER, _METADATA, _PADDING)
 
 
 class ShownFrames(Protocol):
-    """Counts one stream's frames, packet by packet."""
+    """A counter of one stream's frames, packet by packet."""
 
     def count(self, data: bytes) -> int:
-        """The number of frames that the next packet, `data`, which is not empty, gives."""
+        """Return the number of frames that the next packet gives; `data` is not empty."""
 
 
 def shown_frames(codec: str, extradata: bytes) -> ShownFrames | None:
-    """The counter for a stream, None for a codec that hides nothing.
+    """Return the counter for a stream; None for a codec without hidden pictures.
 
-    `codec` is FFmpeg's canonical name, `extradata` what the container keeps for the decoder.
+    `codec` is FFmpeg's canonical name; `extradata` is the container's data for the decoder.
     """
     if codec == "vp8":
         return _Vp8()
@@ -38,10 +38,11 @@ def shown_frames(codec: str, extradata: bytes) -> ShownFrames | None:
 
 
 def lost_frames(hidden: NDArray[np.int64], shown: NDArray[np.int64]) -> int:
-    """How many of the packets that show nothing have lost a picture to damage, by their timestamps, ascending.
+    """Return how many of the packets that show nothing lost a picture to damage.
 
-    A hidden picture takes no time: the next packet's picture is shown when it would be. One that is shown no more, such
-    as the one packed behind a hidden picture whose packet is damaged, leaves a gap.
+    Both arrays are timestamps, ascending. A hidden picture takes no time: the next packet's picture is shown
+    at its time. A lost picture leaves a gap, for example one packed behind a hidden picture in a damaged
+    packet.
     """
     followed = hidden[np.searchsorted(shown, hidden) < len(shown)]
     if not len(followed):
@@ -62,7 +63,7 @@ class _Vp9:
 
 
 def _vp9_begins(data: bytes) -> list[int]:
-    """Where the frames of a packet begin; a superframe lists their sizes at its end (VP9, annex B)."""
+    """Return where the frames of a packet begin; a superframe lists their sizes at its end (VP9, annex B)."""
     mark = data[-1]
     if mark & 0xE0 == 0xC0:
         count, width = (mark & 7) + 1, (mark >> 3 & 3) + 1
@@ -80,20 +81,20 @@ def _vp9_begins(data: bytes) -> list[int]:
 
 
 def _vp9_is_shown(first: int) -> bool:
-    """By a frame's first byte: marker, profile, show_existing_frame, frame_type, show_frame (VP9 6.2)."""
+    """Read a frame's first byte: marker, profile, show_existing_frame, frame_type, show_frame (VP9 6.2)."""
     if first >> 6 != 2:
         return True
-    if first & 0x30 == 0x30:  # profile 3 has a bit more; its show_frame is bit 0
+    if first & 0x30 == 0x30:  # profile 3 has one bit more; its show_frame is bit 0
         return bool(first & 0x04) or bool(first & 0x01)
     return bool(first & 0x08) or bool(first & 0x02)
 
 
 class _Av1:
-    """Counts an AV1 stream's frames; of spatial layers one is given."""
+    """A counter of an AV1 stream's frames; of the spatial layers, one counts."""
 
     def __init__(self, extradata: bytes) -> None:
         self._always_shown = False
-        for kind, _, body in _av1_units(extradata[4:]):  # behind four bytes of the container's own
+        for kind, _, body in _av1_units(extradata[4:]):  # after four bytes of the container
             self._note(kind, body)
 
     def count(self, data: bytes) -> int:
@@ -115,7 +116,7 @@ class _Av1:
 
 
 def _av1_units(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """The units of a packet: type, spatial layer, the beginning of what they hold (AV1 5.3)."""
+    """Yield the units of a packet: type, spatial layer, the beginning of the content (AV1 5.3)."""
     at = 0
     while at < len(data):
         head, at = data[at], at + 1
@@ -134,7 +135,7 @@ def _av1_units(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _leb128(data: bytes, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits, and where it ends; far too large where it is cut off."""
+    """Return a number in groups of seven bits, and where it ends; a far too large one if it is cut off."""
     value = 0
     for place in range(8):
         if at == len(data):

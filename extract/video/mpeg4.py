@@ -1,9 +1,9 @@
-"""How many frames a decoder gives for a packet of MPEG-4 part 2.
+"""The number of frames that a decoder gives for a packet of MPEG-4 part 2.
 
 Old AVI files "pack" two pictures (VOPs) into one packet and put a placeholder, a VOP that is not coded or a
-single byte, where the second belongs. A decoder keeps the second until the next packet comes, so that one at
-the very end is never given. A VOP that is not coded never gives a frame (ISO/IEC 14496-2, 6.2.3 and 6.2.5). It is
-short: a long packet that seems to hold no picture is a damaged one, and counts.
+single byte, where the second belongs. A decoder keeps the second until the next packet, so one at the very
+end is never given. A VOP that is not coded never gives a frame (ISO/IEC 14496-2, 6.2.3 and 6.2.5). It is
+short: a long packet that seems to hold no picture is damaged, and counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PLACEHOLDER_BYTES = 64
 
 
 class Mpeg4Pictures:
-    """Counts one stream's frames, packet by packet; its headers may stand in the extradata or in a packet."""
+    """A counter of one stream's frames, packet by packet; headers may be in the extradata or in a packet."""
 
     def __init__(self, extradata: bytes) -> None:
         self._time_bits: int | None = None
@@ -29,14 +29,14 @@ class Mpeg4Pictures:
         self._coded(extradata)
 
     def count(self, data: bytes) -> int:
-        """The number of frames that the next packet, `data`, gives."""
+        """Return the number of frames that the next packet gives."""
         coded = self._coded(data) or int(len(data) > _PLACEHOLDER_BYTES)
         frames = self._kept + min(coded, 1)
         self._kept = max(coded - 1, 0)
         return frames
 
     def _coded(self, data: bytes) -> int:
-        # A VOP before any header counts as coded: the decoder has the last word.
+        # A VOP before any header counts as coded: the decoder then decides.
         pictures = 0
         for code, payload in _units(data):
             if code in _VOL:
@@ -47,13 +47,13 @@ class Mpeg4Pictures:
                 if coded and self._references < 2:
                     kind = payload[0] >> 6 if payload else _I
                     self.leading += kind == _B and self._references == 1
-                    if kind != _B:  # a stream that begins otherwise has no such pictures
+                    if kind != _B:  # a stream with another beginning has no such pictures
                         self._references += 1 if kind == _I or self._references else 2
         return pictures
 
 
 class _Bits:
-    """Reads a header's bits; zeros follow its end."""
+    """A reader of a header's bits; zeros follow its end."""
 
     def __init__(self, data: bytes) -> None:
         head = data[:64]
@@ -73,13 +73,13 @@ def _units(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _time_increment_bits(bits: _Bits) -> int:
-    """The length of a VOP's time field, from a video object layer's header."""
+    """Return the length of a VOP's time field, from a video object layer's header."""
     bits.read(1 + 8)
     version = 1
     if bits.read(1):
         version = bits.read(4)
         bits.read(3)
-    if bits.read(4) == 15:  # the pixels' aspect is written out
+    if bits.read(4) == 15:  # the pixel aspect ratio is explicit
         bits.read(8 + 8)
     if bits.read(1):
         bits.read(2 + 1)

@@ -1,11 +1,9 @@
-"""A video file opened safely, and its frames counted from its packets.
+"""A video file's frames, counted from its packets.
 
-Headers lie about the number of frames, so every packet is read (not decoded) once. A frame's index is the rank
-of its timestamp. Packets that show nothing do not count: packets that an edit list discards, the hidden reference
-frames of VP8, VP9 and AV1, MPEG-4's placeholders. Nor do frames at the start that need pictures from before it.
-
-A "video" can be a playlist that names other files or the network. So a file is opened by Python and handed to
-FFmpeg as a stream of bytes, with no protocol allowed, and only real containers are recognised.
+The number of frames in headers can be wrong, so every packet is read (not decoded) once. A frame's index is
+the rank of its timestamp. Packets that show nothing do not count: packets that an edit list discards, the
+hidden reference frames of VP8, VP9 and AV1, MPEG-4's placeholders. Frames at the start that need pictures
+from before it do not count either. Files are opened safely, see `containers`.
 """
 
 from __future__ import annotations
@@ -32,20 +30,20 @@ from .mpeg4 import Mpeg4Pictures
 from .pictures import orientation
 from .stream_starts import StreamStart
 
-_TRIAL_FRAMES = 32  # in so many a decoder's order shows
-_SETTLED_SECONDS = 0.1  # file systems' clocks are finer
+_TRIAL_FRAMES = 32  # a decoder's order shows within so many frames
+_SETTLED_SECONDS = 0.1  # clocks of file systems are finer
 
 _State = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What a video holds: number of frames, mean rate, size as shown (after rotation), the frames' times.
+    """The facts of a video: number of frames, mean rate, size as shown (after rotation), frame times.
 
-    `pts_seconds` is float64 (frames,), ascending, as the file says; it need not begin at 0. `fps` is the mean
-    over the timestamps; with one frame, the header's, 0.0 where it has none. Where a container keeps no usable
-    presentation times (AVI with reordered frames), both follow from the header's rate. `left_out` says how many
-    frames at the file's start cannot be decoded, because they need pictures from before it; the others count from 0.
+    `pts_seconds` is float64 (frames,), ascending, from the file; it need not begin at 0. `fps` is the mean
+    over the timestamps; with one frame, the header's, or 0.0 without one. If a container has no usable
+    presentation times (AVI with reordered frames), both follow from the header's rate. `left_out` frames at
+    the file's start cannot be decoded, because they need pictures from before it; the others count from 0.
     """
 
     frames: int
@@ -57,14 +55,14 @@ class Probe:
 
     @property
     def seconds(self) -> NDArray[np.float64]:
-        """The frames' times since the first frame: float64 (frames,), to the nanosecond."""
+        """Return the frames' times since the first frame: float64 (frames,), to the nanosecond."""
         seconds: NDArray[np.float64] = np.round(self.pts_seconds - self.pts_seconds[0], 9)
         return seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyPacket:
-    """A packet at which decoding can begin: the index and pts of the frame it shows, and where to seek."""
+    """A packet at which decoding can begin: index and pts of the frame it shows, and where to seek."""
 
     frame: int
     pts: int
@@ -73,11 +71,12 @@ class KeyPacket:
 
 @dataclass(frozen=True, kw_only=True)
 class PacketScan:
-    """A probe and what decoding needs.
+    """A probe, and the data that decoding needs.
 
-    `pts` are the frames' timestamps, int64 (frames,), ascending, where every frame has its own; else None, and
-    there is no seeking. `keys` are the key packets, int64 (keys, 3): frame, pts, seek_to, by frame; see `KeyPacket`.
-    Of the file's first `forgiven` packets, which come before the first picture, the decoder may refuse any.
+    `pts` are the frames' timestamps, int64 (frames,), ascending, if every frame has its own; else None, and
+    seeking is not possible. `keys` are the key packets, int64 (keys, 3): frame, pts, seek_to, sorted by
+    frame; see `KeyPacket`. The decoder may refuse any of the file's first `forgiven` packets, which come
+    before the first picture.
     """
 
     probe: Probe
@@ -86,14 +85,14 @@ class PacketScan:
     forgiven: int = 0
 
     def index_of(self, pts: int | None) -> int:
-        """The index of the frame with this timestamp, -1 where there is none."""
+        """Return the index of the frame with this timestamp, -1 without one."""
         if self.pts is None or pts is None:
             return -1
         index = int(np.searchsorted(self.pts, pts))
         return index if index < len(self.pts) and self.pts[index] == pts else -1
 
     def key_before(self, frame: int) -> KeyPacket | None:
-        """The last key packet that shows `frame` or one before it."""
+        """Return the last key packet that shows `frame` or an earlier frame."""
         row = int(np.searchsorted(self.keys[:, 0], frame, side="right")) - 1
         if row < 0:
             return None
@@ -102,7 +101,9 @@ class PacketScan:
 
 
 def scan(path: Path) -> PacketScan:
-    """Read all packets of a video, decode its first picture. The last file's result is kept: its segments share it.
+    """Read all packets of a video and decode its first picture.
+
+    The last file's result is kept: its segments share it.
 
     Raises:
         VideoError: nothing in the file can be used as a video, or it ends before its own index does.
@@ -112,7 +113,7 @@ def scan(path: Path) -> PacketScan:
     if state is not None and _last is not None and _last[0] == state:
         return _last[1]
     found = _scan(path)
-    # What was written a moment ago can be written again without a newer time, so that the change would not be seen.
+    # A file written a moment ago can be written again without a newer time; the change would not be seen.
     if (
         state is not None
         and time.time() - max(state[-2:]) / 1e9 > _SETTLED_SECONDS
@@ -126,7 +127,7 @@ _last: tuple[_State, PacketScan] | None = None
 
 
 def _state_of(path: Path) -> _State | None:
-    """Which file this is, and when it was changed."""
+    """Return the identity of the file and its time of change."""
     try:
         status = path.stat()
     except OSError:
@@ -150,14 +151,14 @@ def _scan(path: Path) -> PacketScan:
         if first is None:
             raise VideoError(f"{path.name}: no picture of its {packets.pictures} frames can be decoded")
         listed = len(stream.index_entries)
-        # MP4 and MOV list every sample up front; fewer were there to be read.
+        # MP4 and MOV list every sample in advance; fewer could be read.
         if container.format.name.startswith("mov") and packets.read < listed:
             raise VideoError(f"{path.name}: cut short, it holds {packets.read} of {listed} frames")
         return packets.scan(first, reorders_untimed=container.format.name == "avi", path=path)
 
 
 def probe(path: Path) -> Probe:
-    """Count a video's frames and read their times, by its packets.
+    """Count a video's frames and read their times, from its packets.
 
     Raises:
         VideoError: nothing in the file can be used as a video.
@@ -166,13 +167,13 @@ def probe(path: Path) -> Probe:
 
 
 class _Packets:
-    """Gathers what the packets of one stream say about its frames."""
+    """Collects what the packets of one stream say about its frames."""
 
     def __init__(self, stream: av.video.VideoStream) -> None:
         self.stream = stream
         self.read = 0
         self.pictures = 0
-        # Eight bytes a number: a long video has many packets.
+        # Eight bytes per number: a long video has many packets.
         self._pts = array("q")
         self._hidden = array("q")
         self._keys = array("q")  # pts, seek_to, pts, seek_to, …
@@ -180,7 +181,7 @@ class _Packets:
         codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata or b""
         self._mpeg4 = Mpeg4Pictures(extradata) if codec == "mpeg4" else None
         self._shown = shown_frames(codec, extradata)
-        self._hides_in_time = codec in ("vp9", "av1")  # of VP8, damage cannot be told
+        self._hides_in_time = codec in ("vp9", "av1")  # for VP8, damage cannot be recognised
         is_mov = stream.container.format.name.startswith("mov")
         marked = is_mov and len(stream.index_entries) > 0 and stream.index_entries[0].is_keyframe
         self._start = StreamStart(codec, extradata, marked=marked)
@@ -189,7 +190,7 @@ class _Packets:
         self._trying = self._in_order = True
 
     def add(self, packet: av.Packet[av.video.VideoStream]) -> None:
-        """The next packet; it is decoded too as long as the stream's start is not clear."""
+        """Add the next packet; it is decoded too until the stream's start is clear."""
         self.read += 1
         if self._first is None:
             self._start.add(packet)
@@ -209,10 +210,10 @@ class _Packets:
                 self._trying = self._first is None and self._start.may_refuse
                 if self._trying:
                     self._forgiven = self.read
-                    self.stream.codec_context.flush_buffers()  # it can hold a part of the packet, and take no other
+                    self.stream.codec_context.flush_buffers()  # it may hold part of the packet
 
     def finish(self) -> av.VideoFrame | None:
-        """After the last packet: the first picture, None where there is none that can be decoded."""
+        """Return the first picture, after the last packet; None if no picture can be decoded."""
         if self._trying and self._first is None:
             self._take(self.stream.codec_context.decode(None))
         return self._first
@@ -225,15 +226,15 @@ class _Packets:
             if frame.pts is not None and self._first.pts is not None:
                 self._in_order &= frame.pts >= self._first.pts
         if self._first is not None:
-            # Frames that should come before the first picture: left out, or does their turn come later?
-            lacks = self._first.pts is not None and min(self._pts, default=0) < self._first.pts
-            self._trying = lacks and self._in_order and self._given < _TRIAL_FRAMES
+            # Frames before the first picture: are they left out, or does their turn come later?
+            has_missing = self._first.pts is not None and min(self._pts, default=0) < self._first.pts
+            self._trying = has_missing and self._in_order and self._given < _TRIAL_FRAMES
 
     def scan(self, first: av.VideoFrame, *, reorders_untimed: bool, path: Path) -> PacketScan:
         context = self.stream.codec_context
         pts = np.unique(np.array(self._pts, dtype=np.int64))
         self.pictures += lost_frames(np.array(self._hidden, dtype=np.int64), pts)
-        # AVI has no presentation times; those that FFmpeg makes up are wrong where frames are reordered.
+        # AVI has no presentation times; those that FFmpeg makes up are wrong if frames are reordered.
         timed = (
             self._one_each and len(pts) == self.pictures and not (reorders_untimed and context.has_b_frames)
         )

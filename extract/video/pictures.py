@@ -23,10 +23,10 @@ _RIGHT_ANGLE = 1000  # a matrix that is a thousand times more upright, or turned
 
 
 def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """How a stored picture is turned to be shown: (transpose, flip rows, flip columns), in this order.
+    """Return how a stored picture is turned: (transpose, flip rows, flip columns), in this order.
 
     Raises:
-        VideoError: turned by an angle that is no multiple of 90°, or by none at all: the header is damaged.
+        VideoError: the angle is not a multiple of 90°, or the matrix is no rotation: the header is damaged.
     """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(matrix, Buffer):
@@ -38,7 +38,7 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
         return False, d < 0, a < 0
     if max(abs(a), abs(d)) * _RIGHT_ANGLE < across:
         return True, b < 0, c < 0
-    # A rotation's rows are at right angles, and neither is zero.
+    # A rotation's rows are orthogonal, and neither is zero.
     if not (a or b) or not (c or d) or abs(a * c + b * d) * 100 > a * a + b * b:
         raise VideoError(f"the rotation in its header makes no sense (a matrix of {a}, {b}, {c}, {d})")
     raise VideoError(f"turned by {frame.rotation}°: only multiples of 90° are applied")
@@ -51,8 +51,8 @@ def _unknown_type(kind: type[Type], value: Any) -> Type:
     return member
 
 
-# PyAV refuses all that lies beside a picture where it does not know the type of one thing (views of MV-HEVC, and whatever
-# decoders will attach next). Nobody asks for such a thing: it gets a name.
+# PyAV refuses all side data of a picture if it does not know the type of one item (views of MV-HEVC, and
+# types of future decoders). Such items are not used here: they get a name.
 Type._missing_ = classmethod(_unknown_type)  # type: ignore[assignment,method-assign]
 
 
@@ -69,7 +69,7 @@ class Painter:
         self._scaler = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        """The frame's picture, uint8 (H, W, 3), not contiguous; valid until the frame goes."""
+        """Return the frame's picture, uint8 (H, W, 3), not contiguous; valid as long as the frame."""
         transpose, flip_rows, flip_columns = orientation(frame)
         width, height = (frame.height, frame.width) if transpose else (frame.width, frame.height)
         view = (

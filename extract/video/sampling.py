@@ -1,8 +1,8 @@
-"""Which frames make which clip: the uniform grid of testing, and the random clip of stage one's training.
+"""The frames of each clip: uniform clips for testing, and one random clip for backbone training.
 
-A video has T frames, a clip L of them. Clip i of M starts at frame min(⌊i·T/M⌋, T − span), where a clip's span
-is (L − 1)·stride + 1 frames. 256 frames in 32 clips of 8 lie end to end; shorter videos' clips overlap; a video
-shorter than a clip repeats its last frame.
+A video has T frames, a clip L of them. Clip i of M starts at frame min(⌊i·T/M⌋, T − span), where a clip's
+span is (L − 1)·stride + 1 frames. 256 frames in 32 clips of 8 lie end to end; clips of shorter videos
+overlap; a video shorter than a clip repeats its last frame.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from ...errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class ClipPlan:
-    """The frames of M clips: `starts` (M,), `indices` (M, L), and how many of each clip's are repeats, `padded` (M,).
+    """The frames of M clips.
 
-    All are int64; indices lie in [0, T).
+    They are `starts` (M,), `indices` (M, L), and `padded` (M,), the number of repeated frames of each clip.
+    All are int64; indices are in [0, T).
     """
 
     starts: NDArray[np.int64]
@@ -30,9 +31,9 @@ class ClipPlan:
 def plan_clips(
     frames: int, *, clips: int, clip_frames: int, frame_stride: int = 1, offset: float = 0.0
 ) -> ClipPlan:
-    """The uniform grid: `clips` clips of `clip_frames` frames over a video of `frames` frames.
+    """Return the uniform plan: `clips` clips of `clip_frames` frames over a video of `frames` frames.
 
-    `offset`, from 0 to below 1, moves all clips by that share of the distance from clip to clip.
+    `offset`, in [0, 1), moves all clips by that share of the distance from clip to clip.
 
     Raises:
         UsageError: a count below 1.
@@ -46,7 +47,7 @@ def plan_clips(
 def random_clip(
     rng: np.random.Generator, frames: int, *, clip_frames: int, frame_stride: int = 1
 ) -> ClipPlan:
-    """One clip at a random place, every start equally likely (the paper's §4: training of the backbones).
+    """Return one clip at a random place, with every start equally likely (§4: backbone training).
 
     Raises:
         UsageError: a count below 1.
@@ -56,7 +57,7 @@ def random_clip(
 
 
 def random_start(rng: np.random.Generator, frames: int, *, clip_frames: int, frame_stride: int = 1) -> int:
-    """The first frame of one random clip: uniform over the starts at which the clip fits, 0 where none does.
+    """Return the first frame of one random clip: uniform over the starts that fit, 0 if none fits.
 
     Raises:
         UsageError: a count below 1.

@@ -1,6 +1,6 @@
 """Memory that decoder processes share with the consumer: a fixed number of slots, bounded in bytes.
 
-The memory has no name, so nothing is left behind however the program ends.
+The memory has no name, so nothing is left behind in whatever way the program ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ...errors import UsageError
 
 MEMORY_BYTES = 512 << 20
-"""What the slots of one pool may take together, unless said otherwise."""
+"""Default for the total memory of one pool's slots."""
 
 Shape = tuple[int, int, int, int, int]
 """(clips, L, H, W, 3) of a slot."""
@@ -32,11 +32,12 @@ def fit_slots(
     batch_clips: int = 1,
     memory_bytes: int = MEMORY_BYTES,
 ) -> tuple[Shape, int]:
-    """The shape of a slot and the number of slots for videos of `clips` clips of (L, H, W, 3), in `memory_bytes`.
+    """Return a slot's shape and the number of slots for videos of `clips` clips, within `memory_bytes`.
 
-    There is a slot for each worker, one for the consumer and one that waits for it. A slot holds all clips of a video
-    if these fit, else a part of them: as many whole batches of `batch_clips` as fit, or if not even one does, as
-    many clips as fit, and one at least. Where single clips do not fit so many times, there are fewer slots.
+    A clip is (L, H, W, 3). There is a slot for each worker, one for the consumer and one ready for it. A slot
+    holds all clips of a video if these fit, else a part of them: as many complete batches of `batch_clips` as
+    fit, or, if not even one fits, as many clips as fit, and at least one. If single clips do not fit so many
+    times, there are fewer slots.
 
     Raises:
         UsageError: one clip takes more than `memory_bytes`.
@@ -45,7 +46,8 @@ def fit_slots(
     slots = min(workers + 2, memory_bytes // clip_bytes)
     if slots < 1:
         raise UsageError(
-            f"a clip of {clip_shape[0]} frames of {clip_shape[2]}×{clip_shape[1]} pixels takes {clip_bytes >> 20} MiB, "
+            f"a clip of {clip_shape[0]} frames of {clip_shape[2]}×{clip_shape[1]} pixels takes "
+            f"{clip_bytes >> 20} MiB, "
             f"decoding has {memory_bytes >> 20} MiB: take a smaller --size or --clip-frames"
         )
     part = min(clips, memory_bytes // (slots * clip_bytes))
@@ -55,7 +57,7 @@ def fit_slots(
 
 
 class Slots:
-    """`count` slots of one shape, uint8, for all processes that are given this object."""
+    """`count` slots of one shape, uint8, for all processes that receive this object."""
 
     def __init__(self, descriptor: int, shape: tuple[int, ...], count: int) -> None:
         self._descriptor = descriptor
@@ -66,13 +68,13 @@ class Slots:
 
     @classmethod
     def create(cls, shape: tuple[int, ...], count: int) -> Slots:
-        """New slots; their memory is taken when it is first written."""
+        """Create new slots; their memory is allocated at the first write."""
         descriptor = os.memfd_create("faster-clips", os.MFD_CLOEXEC)
         os.ftruncate(descriptor, _stride(shape) * count)
         return cls(descriptor, shape, count)
 
     def view(self, slot: int) -> NDArray[np.uint8]:
-        """A slot as an array."""
+        """Return a slot as an array."""
         if self._memory is None:
             raise UsageError("this pool of decoders is closed")
         flat = np.frombuffer(
@@ -81,7 +83,7 @@ class Slots:
         return flat.reshape(self._shape)
 
     def close(self) -> None:
-        """Give up the memory; it goes with the last view of it."""
+        """Release the memory; it is freed with its last view."""
         if self._memory is not None:
             self._memory = None
             os.close(self._descriptor)

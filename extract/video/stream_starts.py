@@ -1,10 +1,11 @@
-"""Where a stream may begin: which of its first frames a decoder leaves out because they need pictures from before it.
+"""The start of a stream: the first frames that a decoder leaves out because they need earlier pictures.
 
-A file that was cut out of another, or out of a broadcast, can begin at a picture that others, shown before it and stored
-behind it, refer past (HEVC's CRA with its RASL pictures, an open group of pictures of H.264, MPEG-1, MPEG-2 and MPEG-4); at a
-picture from which the others are only mended little by little (H.264's gradual refresh); or in the midst of a group. A
-decoder gives nothing until it has what a picture needs. That is no damage: the video begins at the first picture that
-is given. A picture that the decoder should have given and did not is damage, here as elsewhere.
+A file cut out of another one, or out of a broadcast, can begin in three ways. First, at a picture with
+others, shown before it and stored behind it, that refer past it (HEVC's CRA with its RASL pictures, an open
+group of pictures of H.264, MPEG-1, MPEG-2 and MPEG-4). Second, at a picture from which the others are
+repaired step by step (H.264's gradual refresh). Third, in the middle of a group. A decoder gives nothing
+until it has what a picture needs. That is no damage: the video begins at the first picture that is given. A
+picture that the decoder should have given and did not is damage, here as elsewhere.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 import av
 import av.video
 
-_RASL = (8, 9)  # HEVC's pictures that are skipped where decoding begins at the key picture before them
+_RASL = (8, 9)  # HEVC's pictures that are skipped if decoding begins at the key picture before them
 _IRAP = range(16, 22)  # HEVC's pictures at which decoding can begin
 _IDR = 5  # H.264's
 _RECOVERY_POINT = 6  # the kind of message (SEI) in H.264
@@ -22,29 +23,29 @@ _SEI = 6
 
 
 class StreamStart:
-    """What a stream's packets say of its start, up to the one with which the first picture is given."""
+    """The facts of a stream's start, from its packets up to the one that gives the first picture."""
 
     def __init__(self, codec: str, extradata: bytes, *, marked: bool) -> None:
-        """`marked` says that the container's index calls the first picture a key picture."""
+        """Prepare for a stream. `marked`: the container's index calls the first picture a key picture."""
         self._codec, self._marked = codec, marked
-        # Units have their length in front in MP4 and Matroska, else a mark.
+        # Units begin with their length in MP4 and Matroska, else with a start code.
         at = {"h264": 4, "hevc": 21}.get(codec, 0)
         in_lengths = at > 0 and len(extradata) > at and extradata[0] == 1
         self._length_bytes = (extradata[at] & 3) + 1 if in_lengths else 0
         self._begun = False
         self.is_late = False
-        """Whether it begins in the midst of a group: with pictures before any key picture."""
+        """Whether it begins in the middle of a group: with pictures before any key picture."""
         self._key: int | None = None  # pts of the first key picture
-        self._limit: int | None = None  # pts from which on each picture is given
-        self._refreshes = False  # from the first key picture on, up to the next
+        self._limit: int | None = None  # pts from which each picture is given
+        self._refreshes = False  # from the first key picture to the next
 
     def add(self, packet: av.Packet[av.video.VideoStream]) -> None:
-        """The next packet, in the order of the file."""
+        """Add the next packet, in the order of the file."""
         if not packet.size:
             return
         is_key = packet.is_keyframe
         if not self._begun:
-            # What damage left of a key picture is no start in the midst of a group.
+            # The damaged rest of a key picture is not a start in the middle of a group.
             is_key = is_key or self._marked or self._is_key(bytes(packet))
             self._begun, self.is_late = True, not is_key
         if packet.pts is None:
@@ -61,19 +62,20 @@ class StreamStart:
             and packet.pts < self._limit
             and self._hevc_kind(bytes(packet)) not in _RASL
         ):
-            self._limit = packet.pts  # RADL: decoding from the key picture on gives it
+            self._limit = packet.pts  # RADL: decoding from the key picture gives it
 
     @property
     def may_refuse(self) -> bool:
-        """Whether the decoder of a sound file can end with an error at a packet before the first key picture."""
-        return self.is_late and not self._length_bytes  # with all its headers it leaves out, and says nothing
+        """Whether the decoder of an undamaged file can fail at a packet before the first key picture."""
+        # If the container holds the headers, the decoder skips such packets without an error.
+        return self.is_late and not self._length_bytes
 
     def may_lack(self, pts: int) -> bool:
-        """Whether a sound file's decoder can leave out the picture with this timestamp, as all before it."""
+        """Whether an undamaged file's decoder can leave out this timestamp's picture, and all before it."""
         return self._limit is None or pts < self._limit
 
     def _is_key(self, data: bytes) -> bool:
-        """Whether a packet says itself that nothing before it is needed."""
+        """Whether a packet itself says that nothing before it is needed."""
         if self._codec == "h264":
             return any(unit[0] & 31 == _IDR for unit in self._units(data))
         if self._codec == "hevc":
@@ -81,15 +83,15 @@ class StreamStart:
         if self._codec == "vp8":
             return not data[0] & 1
         if self._codec == "vp9":
-            return data[0] & 0x0C == 0  # neither one shown again nor one that refers to others
+            return data[0] & 0x0C == 0  # neither shown again nor referring to others
         return False
 
     def _hevc_kind(self, data: bytes) -> int:
-        """The type of a packet's first slice."""
+        """Return the type of a packet's first slice."""
         return next((unit[0] >> 1 & 63 for unit in self._units(data) if unit[0] >> 1 & 63 < 32), -1)
 
     def _recovery_frames(self, data: bytes) -> int:
-        """After how many frames H.264's pictures are right, where decoding begins at this packet; 0 at once."""
+        """Return after how many frames H.264's pictures are right if decoding begins here; 0 for at once."""
         for unit in self._units(data):
             if unit[0] & 31 == _SEI:
                 found = _recovery_count(unit[1:].replace(b"\0\0\3", b"\0\0"))
@@ -98,7 +100,7 @@ class StreamStart:
         return 0
 
     def _units(self, data: bytes) -> Iterator[bytes]:
-        """The beginnings of a packet's units, without their marks or lengths; none is empty."""
+        """Yield the beginnings of a packet's units, without start codes or lengths; none is empty."""
         if self._length_bytes:
             at = 0
             while (begin := at + self._length_bytes) < len(data):
@@ -114,11 +116,11 @@ class StreamStart:
 
 
 def _recovery_count(messages: bytes) -> int | None:
-    """The count of the recovery point among H.264's messages, None where there is none (ITU-T H.264, D.1.8)."""
+    """Return the recovery point's count among H.264's messages; None without (ITU-T H.264, D.1.8)."""
     at = 0
     while at + 2 < len(messages):
         numbers = []
-        for _ in range(2):  # the kind and the size, each in bytes of 255 and a last one below
+        for _ in range(2):  # the kind and the size, each as bytes of 255 and a last smaller one
             number = 0
             while at < len(messages) and messages[at] == 255:
                 number, at = number + 255, at + 1
@@ -129,7 +131,7 @@ def _recovery_count(messages: bytes) -> int | None:
         kind, size = numbers
         if kind == _RECOVERY_POINT:
             bits = int.from_bytes(messages[at : at + 8].ljust(8, b"\0"), "big")
-            zeros = 64 - bits.bit_length()  # an Exp-Golomb number: as many zeros as bits behind the first one
+            zeros = 64 - bits.bit_length()  # an Exp-Golomb number: as many zeros as bits after the first one
             return (bits >> (63 - 2 * zeros)) - 1 if zeros < 32 else None
         at += size
     return None

@@ -1,9 +1,9 @@
 """The geometry of the paper's views (§4): shorter side and crop in testing and training, and normalisation.
 
-Testing: the shorter side is scaled to 256 and the central 224×224 is cut. Training: the shorter side is
-drawn from 256 to 320, and a random 224×224 is cut and flipped half of the time. Other sizes scale both.
-Augmented views of an extraction are drawn from (seed, video, view) alone. What is drawn fits a picture of any size and
-a video of any length, so a view can be told again without the file.
+Testing: the shorter side is scaled to 256 and the central 224×224 is cut. Training: the shorter side is drawn
+from 256 to 320, and a random 224×224 is cut and flipped half of the time. Other sizes scale both. The
+augmented views of an extraction are drawn from (seed, video, view) alone. A draw fits pictures of any size
+and videos of any length, so a view can be computed again without the file.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ REFERENCE_SIZE = 224
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """What is done to every frame of a view: scale the shorter side to `short_side`, cut `size` × `size` pixels.
+    """The transform of every frame of a view: scale the shorter side, cut `size` × `size` pixels.
 
-    It is a part of a store's provenance, as `to_dict` writes it.
+    The shorter side is scaled to `short_side`. The transform is a part of a store's provenance, as `to_dict`
+    writes it.
     """
 
     size: int
@@ -38,13 +39,13 @@ class Transform:
     interpolation: str = "bilinear"
 
     def to_dict(self) -> dict[str, int | str]:
-        """The fields as JSON types."""
+        """Return the fields as JSON types."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """The picture's part that is kept: scaled to (`width`, `height`), cut at (`left`, `top`), mirrored if `flip`."""
+    """The kept part of a picture: scaled to (`width`, `height`), cut at (`left`, `top`), perhaps flipped."""
 
     width: int
     height: int
@@ -54,7 +55,7 @@ class View:
 
 
 def check_size(size: int) -> int:
-    """`size` itself.
+    """Return `size` itself.
 
     Raises:
         UsageError: a picture cannot have that size.
@@ -65,18 +66,18 @@ def check_size(size: int) -> int:
 
 
 def centre_transform(size: int = REFERENCE_SIZE) -> Transform:
-    """The transform of testing for frames of `size` × `size` pixels: shorter side `size`·256/224, centre crop."""
+    """Return the test transform for `size` × `size` pixels: shorter side `size`·256/224, centre crop."""
     return Transform(size=check_size(size), short_side=round(size * TEST_SHORT_SIDE / REFERENCE_SIZE))
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """(width, height) after the shorter side was scaled to `short_side`, in the same proportions."""
+    """Return (width, height) with the shorter side scaled to `short_side`, in the same proportions."""
     shorter = min(width, height)
     return round(width * short_side / shorter), round(height * short_side / shorter)
 
 
 def centre_view(width: int, height: int, transform: Transform) -> View:
-    """The central view of a picture of `width` × `height` pixels."""
+    """Return the central view of a picture of `width` × `height` pixels."""
     scaled_width, scaled_height = scaled_size(width, height, transform.short_side)
     return View(
         width=scaled_width,
@@ -87,7 +88,7 @@ def centre_view(width: int, height: int, transform: Transform) -> View:
 
 
 def random_view(rng: np.random.Generator, width: int, height: int, size: int) -> View:
-    """A random view of a picture of `width` × `height` pixels, `size` × `size` pixels large (§4)."""
+    """Draw a random view, `size` × `size` pixels large, of a picture of `width` × `height` pixels (§4)."""
     shortest, longest = (round(check_size(size) * side / REFERENCE_SIZE) for side in TRAIN_SHORT_SIDES)
     short_side = int(rng.integers(shortest, longest + 1))
     scaled_width, scaled_height = scaled_size(width, height, short_side)
@@ -101,11 +102,11 @@ def random_view(rng: np.random.Generator, width: int, height: int, size: int) ->
 
 
 def normalise(clips: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """(B, L, H, W, 3) uint8 pixels as (B, 3, L, H, W) float32, (pixel/255 − mean)/std, on the pixels' device.
+    """Normalise (B, L, H, W, 3) uint8 to (B, 3, L, H, W) float32, (pixel/255 − mean)/std, on its device.
 
     `mean` and `std` are per channel (red, green, blue), for pixels between 0 and 1.
     """
-    # Contiguous as floats, after the move of the channels: a quarter of the bytes are moved as uint8.
+    # Convert to float after the channels are moved: moving uint8 is a quarter of the bytes.
     pixels = clips.permute(0, 4, 1, 2, 3).contiguous().float()
     shift = pixels.new_tensor(mean).mul_(255).view(1, 3, 1, 1, 1)
     scale = pixels.new_tensor(std).mul_(255).view(1, 3, 1, 1, 1)
@@ -114,13 +115,13 @@ def normalise(clips: torch.Tensor, mean: Sequence[float], std: Sequence[float]) 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewDraw:
-    """How one view of one video is taken.
+    """The drawn values of one view of one video.
 
     Attributes:
         short_side: pixels that the picture's shorter side is scaled to.
-        across, down: where the crop lies, from 0 (left, top) to below 1 (right, bottom); None is the centre.
+        across, down: place of the crop, from 0 (left, top) to below 1 (right, bottom); None is the centre.
         flip: whether it is mirrored.
-        offset: how far the grid of clips is moved, from 0 to below 1 of the distance from clip to clip.
+        offset: shift of all clips, from 0 to below 1 of the distance from clip to clip.
     """
 
     short_side: int
@@ -130,7 +131,7 @@ class ViewDraw:
     offset: float = 0.0
 
     def view_of(self, width: int, height: int, size: int) -> View:
-        """The part of a picture of `width` × `height` pixels, upright, that is kept: `size` × `size` pixels."""
+        """Return the kept part of an upright picture of `width` × `height` pixels: `size` × `size`."""
         scaled_width, scaled_height = scaled_size(width, height, self.short_side)
         return View(
             width=scaled_width,
@@ -142,11 +143,11 @@ class ViewDraw:
 
 
 def draw_view(video: str, view: int, *, seed: int, size: int) -> ViewDraw:
-    """View `view` of the video with that id, for frames of `size` × `size` pixels.
+    """Draw view `view` of the video with that id, for frames of `size` × `size` pixels.
 
-    View 0 is the centre view (§4: shorter side 256, centre crop 224). The others are drawn as in training (§4): shorter
-    side uniform from 256 to 320 (of 224; other sizes scale both), crop anywhere, mirrored half of the time; and the grid of
-    clips is moved by a uniform share of the distance from clip to clip.
+    View 0 is the centre view (§4: shorter side 256, centre crop 224). The others are drawn as in training
+    (§4): shorter side uniform from 256 to 320 (for 224; other sizes scale both), crop anywhere, mirrored half
+    of the time. All clips are moved by a uniform share of the distance from clip to clip.
     """
     if view == 0:
         return ViewDraw(short_side=centre_transform(size).short_side)
@@ -163,7 +164,7 @@ def draw_view(video: str, view: int, *, seed: int, size: int) -> ViewDraw:
 
 
 def short_sides(size: int) -> tuple[int, int]:
-    """The least and the largest shorter side of an augmented view."""
+    """Return the least and the largest shorter side of an augmented view."""
     shortest, longest = (round(size * side / REFERENCE_SIZE) for side in TRAIN_SHORT_SIDES)
     return shortest, longest
 

@@ -1,1 +1,1 @@
-"""A frozen network made ready to run: folded, rewritten, in its precision."""
+"""Frozen networks, ready to run: folded, rewritten, and in their precision."""

@@ -1,4 +1,4 @@
-"""A backbone made ready to run: norms folded, fixed batch shapes, float16 maps."""
+"""A backbone that is ready to run: norms folded, fixed batch shapes, float16 maps."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ DeviceMapsAndLogits = tuple[Tensor, Tensor | None]
 class FrozenBackbone:
     """A copy of a backbone (`.backbone`) that only infers: evaluation mode, no gradients, batch norms folded.
 
-    Clips run in passes of one fixed number of clips, the last one padded, so that the shapes that the kernels see never
-    change and a clip's result has the same bits whatever else is in the call. Another number, device or number of
-    threads may change last bits.
+    Clips run in passes of one fixed number of clips, and the last pass is padded. So the kernels always see
+    the same shapes, and a clip's result has the same bits with any other clips in the call. Another pass
+    size, device or number of threads may change the last bits.
 
     Args:
-        backbone: stays as it is.
+        backbone: is not changed.
         device: where it runs.
-        batch_clips: the most clips of a pass; on the CPU a pass has fewer where their maps are large.
-        precision: one of `PRECISIONS`; auto is bf16 where the device has it in hardware and the network takes it.
-        compiled: on a GPU, compile at the first pass of each shape. Where that fails, a RuntimeWarning is given, and
-            the network runs uncompiled. The CPU's way needs no compilation.
+        batch_clips: the most clips of a pass; on the CPU a pass has fewer if their maps are large.
+        precision: one of `PRECISIONS`; auto is bf16 if the device has it in hardware and the network takes
+            it.
+        compiled: on a GPU, compile at the first pass of each shape. If that fails, a RuntimeWarning is given
+            and the network runs uncompiled. The CPU's form needs no compilation.
 
     Attributes:
-        precision: what multiplications round to: "bf16", "float32", or "tf32" where a GPU's are set to it.
+        precision: the type that multiplications round to: "bf16", "float32", or "tf32" if a GPU is set to it.
 
     Raises:
-        UsageError: batch_clips is below 1, or no such precision.
+        UsageError: batch_clips is below 1, or the precision is unknown.
         WeightsError: a weight is not finite.
     """
 
@@ -67,9 +68,7 @@ class FrozenBackbone:
         frozen = copy.deepcopy(backbone).eval().requires_grad_(False)
         fold_norms(frozen)
         for name, value in frozen.state_dict().items():
-            if not bool(
-                torch.isfinite(value).all()
-            ):  # its maps may be finite all the same: a fused ReLU drops NaN
+            if not bool(torch.isfinite(value).all()):  # its maps may still be finite: a fused ReLU drops NaN
                 raise WeightsError(
                     f"the network's {name} is not finite, or its norm's variance is below zero"
                 )
@@ -85,10 +84,11 @@ class FrozenBackbone:
     def __call__(
         self, clips: NDArray[np.uint8] | Tensor, *, first_clip: int = 0
     ) -> tuple[NDArray[np.float16], NDArray[np.float32] | None]:
-        """Maps and logits of clips: (n, L, H, W, 3) uint8 → (n, l, h, w, c) float16, (n, K) float32.
+        """Return maps and logits of clips: (n, L, H, W, 3) uint8 → (n, l, h, w, c) float16, (n, K) float32.
 
-        Logits are None where the backbone has no classifier. Raises VideoError where a value is not finite or does not
-        fit float16 (±65504), naming the first such clip, counted from `first_clip`; UsageError for another type or shape.
+        Logits are None if the backbone has no classifier. Raises VideoError if a value is not finite or does
+        not fit float16 (±65504); it names the first such clip, counted from `first_clip`. Raises UsageError
+        for another type or shape.
         """
         frames = torch.as_tensor(clips)
         if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3 or not len(frames):
@@ -105,15 +105,18 @@ class FrozenBackbone:
         return maps, np.concatenate(logits) if logits else None
 
     def pass_clips(self, clip_frames: int, size: int) -> int:
-        """Clips of each pass, for clips of `clip_frames` frames of size×size pixels: at most `batch_clips`."""
+        """Return the clips per pass, at most `batch_clips`.
+
+        The clips have `clip_frames` frames of size×size pixels.
+        """
         if self.device.type != "cpu" or not isinstance(self._forward, FastForward):
             return self.batch_clips
         return min(self.batch_clips, self._forward.clips_in_cache(clip_frames, size))
 
     def warm_up(self, clip_frames: int, size: int) -> None:
-        """One pass of black clips of `clip_frames` frames of size×size pixels: the first of a shape packs or compiles.
+        """Run one pass of black clips of `clip_frames` frames of size×size pixels, once per shape.
 
-        Done once a shape.
+        The first pass of a shape packs weights or compiles.
         """
         if (clip_frames, size) in self._warm:
             return
@@ -122,9 +125,10 @@ class FrozenBackbone:
         self._run(black, 0, self.pass_clips(clip_frames, size))
 
     def require_clips_apart(self, clip_frames: int, size: int) -> None:
-        """Refuse a network whose result for a clip depends on the clips beside it, or on chance: tried on noise, once a shape.
+        """Refuse a network whose result for a clip depends on the other clips or on chance.
 
-        This package's networks and those of the libraries do not. Raises UsageError.
+        It is tried on noise, once per shape. The networks of this package and of the libraries pass. Raises
+        UsageError.
         """
         known = isinstance(self._forward, FastForward) or isinstance(self.backbone, LibraryBackbone)
         if known or (clip_frames, size) in self._apart:
@@ -139,12 +143,15 @@ class FrozenBackbone:
             _alike(a[0], b[0]) for a, b in zip(one, other, strict=True) if a is not None and b is not None
         ):
             raise UsageError(
-                "the network gives a clip other values beside other clips, or another time; maps must be of the clip alone: "
-                "in eval() it must neither norm over the batch nor drop at random"
+                "the network gives a clip other values beside other clips, or another time; maps must be of "
+                "the clip alone: in eval() it must neither norm over the batch nor drop at random"
             )
 
     def linear_head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Weight (K, c) and bias (K,) of the classifier; None where it is not one linear layer on the mean map."""
+        """Return weight (K, c) and bias (K,) of the classifier.
+
+        None if the classifier is not one linear layer on the mean map.
+        """
         if type(self.backbone).classify is not Backbone.classify or not isinstance(
             self.backbone.fc, nn.Linear
         ):
@@ -155,7 +162,7 @@ class FrozenBackbone:
         )
 
     def map_shape(self, clip_frames: int, size: int) -> MapShape:
-        """(l, h, w, c) of the map of a clip of `clip_frames` frames of size×size pixels."""
+        """Return (l, h, w, c) of the map of a clip of `clip_frames` frames of size×size pixels."""
         features = meta_copy(self.backbone).features
         clip = torch.empty(1, 3, clip_frames, size, size, device="meta")
         with torch.no_grad():
@@ -163,21 +170,24 @@ class FrozenBackbone:
         return (l, h, w, c)
 
     def gflops(self, clip_frames: int, size: int) -> float:
-        """GFLOPs of the map of a clip of `clip_frames` frames of size×size pixels, as `faster.runtime.flop_counter` counts."""
+        """Return the GFLOPs of one clip's map, counted as in `faster.runtime.flop_counter`.
+
+        The clip has `clip_frames` frames of size×size pixels.
+        """
         return gflops(self.backbone.features, torch.empty(1, 3, clip_frames, size, size, device="meta"))
 
     @torch.inference_mode()
     def _run(
         self, frames: Tensor, first: int, each: int
     ) -> tuple[NDArray[np.float16], NDArray[np.float32] | None]:
-        """A pass of at most `each` clips, padded to so many; `first` is the first one's place in the call."""
+        """Run a pass of at most `each` clips, padded to `each`; `first` is the first clip's index."""
         n = len(frames)
         if n < each:
             frames = torch.cat([frames, frames[-1:].expand(each - n, *frames.shape[1:])])
         # Pixels cross to the device as bytes and become floats there.
         maps, logits = self._compute(frames.to(self.device, non_blocking=True))
         half = maps[:n].to(torch.float16)
-        if not bool(half.abs().amax() < torch.inf):  # nor where one is not a number
+        if not bool(half.abs().amax() < torch.inf):  # False for NaN too
             raise VideoError(_not_finite(maps[:n], first))
         if logits is not None and logits.shape != (len(frames), self.backbone.num_classes):
             raise UsageError(
@@ -199,7 +209,7 @@ class FrozenBackbone:
                 raise
             except (
                 RuntimeError
-            ) as error:  # whatever the compiler lacks; the network's own faults come again below
+            ) as error:  # any error of the compiler; the network's own errors appear again below
                 reason = str(error).strip().partition("\n")[0] or type(error).__name__
                 warnings.warn(
                     f"the backbone runs uncompiled, and slower: {reason}", RuntimeWarning, stacklevel=2
@@ -223,29 +233,29 @@ class _AsItIs(nn.Module):
 
 
 def _forward(backbone: Backbone, device: torch.device, precision: str) -> FastForward | _AsItIs:
-    """The fastest form of a folded backbone on a device."""
+    """Return the fastest form of a folded backbone on a device."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     onednn = device.type == "cpu" and has_onednn(dtype)
     return fast_forward(backbone, dtype=dtype, onednn=onednn) or _AsItIs(backbone, dtype)
 
 
 def _compile(forward: nn.Module) -> Callable[[Tensor], DeviceMapsAndLogits]:
-    """The module compiled for each shape at its first call; what was compiled is kept on disk for other runs."""
+    """Compile the module for each shape at its first call. The disk cache keeps the result for other runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faster" / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
     return torch.compile(forward, dynamic=False)
 
 
 def fold_norms(module: nn.Module) -> None:
-    """Fold, in place, each batch norm that directly follows a convolution in an `nn.Sequential` into it.
+    """Fold each batch norm that directly follows a convolution in an `nn.Sequential` into it, in place.
 
-    The module must be in evaluation mode. Other norms, as of a network of the user's own, stay as they are: only in a
-    sequence is it certain that nothing else reads the convolution's output.
+    The module must be in evaluation mode. Other norms, as in a user's network, stay: only in a sequence is it
+    certain that nothing else reads the convolution's output.
     """
     for parent in list(module.modules()):
         if not isinstance(parent, nn.Sequential) or type(parent).forward is not nn.Sequential.forward:
             continue
-        # Not named_children, which leaves out a module's second place and so makes false neighbours.
+        # Not named_children: it leaves out the second place of a shared module and so makes false neighbours.
         for (conv_name, conv), (norm_name, norm) in pairwise(list(parent._modules.items())):
             if type(conv) is nn.Conv3d and type(norm) is nn.BatchNorm3d and norm.track_running_stats:
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
@@ -253,16 +263,19 @@ def fold_norms(module: nn.Module) -> None:
 
 
 def _alike(one: NDArray[np.floating], other: NDArray[np.floating]) -> bool:
-    """Whether two results are the same but for the order of sums, on their own scale."""
+    """Whether two results are equal but for the order of sums, relative to their scale."""
     scale = float(np.abs(one).max())
     return bool(np.abs(one.astype(np.float32) - other).max() <= 1e-2 * scale)
 
 
 def _not_finite(maps: Tensor, first: int) -> str:
-    """What is wrong with maps of which some do not fit float16."""
+    """Describe the error in maps that do not all fit float16."""
     largest = maps.abs().amax(dim=(1, 2, 3, 4))
     clip = int((~(largest.to(torch.float16) < torch.inf)).nonzero()[0])
     value = float(largest[clip])
     if np.isfinite(value):
-        return f"the map of clip {first + clip} overflows float16: its largest value is {value:.4g}, float16 ends at 65504"
+        return (
+            f"the map of clip {first + clip} overflows float16: its largest value is {value:.4g}, "
+            "float16 ends at 65504"
+        )
     return f"the map of clip {first + clip} holds values that are not finite"

@@ -1,8 +1,8 @@
-"""The package's own networks as libraries run them fastest: every convolution but 3×3×3 in two dimensions.
+"""The package's own networks in the libraries' fastest form: all convolutions but 3×3×3 run in 2D.
 
-A map lies as (B, T, H, W, C) in memory, always. Seen without moving a byte as B·T pictures it takes the 1×k×k
-convolutions; seen as B pictures of T × H·W it takes the k×1×1 ones. R2D's stem, 8 frames at stride 8, is a 2D
-convolution of the 24 channels of 8 frames. The plain network (`ResNet3D.features`) is the oracle.
+A map is always (B, T, H, W, C) in memory. Without moving a byte, the 1×k×k convolutions see it as B·T
+pictures, and the k×1×1 ones as B pictures of T × H·W. R2D's stem (8 frames at stride 8) is a 2D convolution
+over the 24 channels of 8 frames. The reference is `ResNet3D.features`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..networks.plans import require_frames
 from ..networks.resnet3d import Block
 
 CACHE_BYTES = 16 << 20
-"""Of the stem's output, the largest map of a pass: beyond, the CPU's caches and allocator make passes slower."""
+"""Upper bound for the stem's output in one pass: larger maps do not suit the CPU's caches and allocator."""
 
 
 class FastForward(nn.Module):
@@ -41,13 +41,13 @@ class FastForward(nn.Module):
         self.classify = network.classify
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Maps and logits. Raises UsageError where L is not a multiple of 8."""
+        """Return maps and logits. Raises UsageError if L is not a multiple of 8."""
         require_frames(frames.shape[1])
         maps = self.layers(self.pixels(frames))
         return maps, self.classify(maps.float())
 
     def clips_in_cache(self, clip_frames: int, size: int) -> int:
-        """Clips of a pass, a power of two, whose largest map is no more than `CACHE_BYTES`; at least one."""
+        """Return the clips per pass: the largest power of two with maps within `CACHE_BYTES`, at least 1."""
         t, h, w = self._stem_stride
         places = (clip_frames // t) * math.ceil(size / h) * math.ceil(size / w)
         clip_bytes = max(1, places * self._stem_channels * self._dtype.itemsize)
@@ -55,10 +55,10 @@ class FastForward(nn.Module):
 
 
 def fast_forward(network: Backbone, *, dtype: torch.dtype, onednn: bool) -> FastForward | None:
-    """A folded network in this form; None where it, or a layer of it, is not this package's.
+    """Return a folded network in this form; None if it, or one of its layers, is not this package's.
 
-    With `onednn`, convolutions are those of oneDNN on packed weights, with ReLU and the residual's sum inside; the
-    weights are then read from `network` once more whenever the shape of the clips changes.
+    With `onednn`, convolutions are oneDNN's on packed weights, fused with ReLU and the residual's sum. The
+    weights are then read from `network` again each time the shape of the clips changes.
     """
     known = (
         isinstance(network, ResNet3D)
@@ -70,7 +70,7 @@ def fast_forward(network: Backbone, *, dtype: torch.dtype, onednn: bool) -> Fast
 
 
 def _count_flops() -> None:
-    """Tell PyTorch's counter what oneDNN's fused convolutions cost, which it would take for nothing."""
+    """Tell PyTorch's counter the cost of oneDNN's fused convolutions, which it would count as zero."""
 
     def alone(x: list[int], weight: list[int], *args: Any, out_shape: list[int], **kwargs: Any) -> int:
         return conv_flop_count(x, weight, out_shape)
@@ -90,12 +90,15 @@ _count_flops()
 
 
 def has_onednn(dtype: torch.dtype) -> bool:
-    """Whether oneDNN's fused convolutions can be had on this CPU. Warns where this PyTorch has others than are known here."""
+    """Whether oneDNN's fused convolutions are available on this CPU.
+
+    Warns if this PyTorch has other signatures than the known ones.
+    """
     if not torch._C._has_mkldnn:
         return False
     if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    try:  # the operators are private, and may change
+    try:  # the operators are private and may change
         x = torch.zeros(1, 1, 1, 1, 1, dtype=dtype)
         conv = _Conv(nn.Conv3d(1, 1, 1).requires_grad_(False), relu=True, dtype=dtype, onednn=True)
         conv(conv(x), x)
@@ -111,7 +114,10 @@ def has_onednn(dtype: torch.dtype) -> bool:
 
 
 class Pixels(nn.Module):
-    """uint8 (B, L, H, W, 3) → normalised (B, L/group, H, W, 3·group): a group's frames are one picture's channels."""
+    """uint8 (B, L, H, W, 3) → normalised (B, L/group, H, W, 3·group).
+
+    The frames of a group become the channels of one picture.
+    """
 
     scale: Tensor
     shift: Tensor
@@ -125,10 +131,10 @@ class Pixels(nn.Module):
         self.register_buffer("shift", (-mean / std).repeat(group).to(device))
 
     def forward(self, frames: Tensor) -> Tensor:
-        """The pixels of clips."""
+        """Return the pixels of clips."""
         if not self._clip_by_clip:
             return self._normalised(frames).to(self._dtype)
-        # A clip's floats stay in the cache.
+        # One clip's floats fit in the cache.
         clips, frame_count, height, width, _ = frames.shape
         shape = (clips, frame_count // self._group, height, width, len(self.scale))
         pixels = torch.empty(shape, dtype=self._dtype)
@@ -141,17 +147,17 @@ class Pixels(nn.Module):
             groups = frames.reshape(len(frames), -1, self._group, *frames.shape[2:])
             frames = torch.cat(groups.unbind(2), dim=-1)
         width, channels = frames.shape[-2:]
-        # Whole rows at once: three channels alone are too short a loop.
+        # Complete rows at once: a loop over three channels alone is too short.
         rows = frames.flatten(-2).float().mul_(self.scale.repeat(width)).add_(self.shift.repeat(width))
         return rows.view(*rows.shape[:-1], width, channels)
 
 
 class _Conv(nn.Module):
-    """A convolution, and with it the ReLU after it or the sum with a residual and the ReLU after that."""
+    """A convolution, fused with the ReLU after it, or with the sum with a residual and its ReLU."""
 
     def __init__(self, conv: nn.Conv3d, *, relu: bool, dtype: torch.dtype, onednn: bool) -> None:
         super().__init__()
-        self._source = [conv]  # in a list, so that its weights are not this module's too
+        self._source = [conv]  # in a list, so that its weights are not registered in this module too
         self._relu, self._dtype, self._onednn = relu, dtype, onednn
         kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
         assert not isinstance(padding, str)
@@ -181,7 +187,7 @@ class _Conv(nn.Module):
         return y.view(*y.shape[:2], *x.shape[2:4], y.shape[-1]) if self._form == "time" else y
 
     def _seen(self, x: Tensor) -> Tensor:
-        """A map as the convolution takes it: the same bytes, channels last in memory and second by name."""
+        """View a map as the convolution takes it: same bytes, channels last in memory and second by name."""
         if self._form == "pictures":
             x = x.flatten(0, 1)
         elif self._form == "time":
@@ -189,7 +195,7 @@ class _Conv(nn.Module):
         return x.movedim(-1, 1)
 
     def _weight(self) -> Tensor:
-        """The convolution's weight in the form's dimensions."""
+        """Return the convolution's weight in the dimensions of this form."""
         weight = self._source[0].weight
         if tiles(self._source[0]):
             weight = weight.transpose(1, 2).flatten(1, 2)
@@ -229,7 +235,7 @@ class _Conv(nn.Module):
 
 
 class _Block(nn.Module):
-    """A residual block; its last convolution adds the shortcut."""
+    """A residual block. Its last convolution adds the shortcut."""
 
     def __init__(self, block: Block, dtype: torch.dtype, onednn: bool) -> None:
         super().__init__()
@@ -246,7 +252,7 @@ class _Block(nn.Module):
 
 
 class _MaxPool(nn.Module):
-    """The maximum of 3×3 places at stride 2, of values that are not negative."""
+    """The maximum of 3×3 places at stride 2, for values that are not negative."""
 
     def __init__(self, onednn: bool) -> None:
         super().__init__()
@@ -257,13 +263,14 @@ class _MaxPool(nn.Module):
             pictures = F.max_pool2d(x.flatten(0, 1).movedim(-1, 1), 3, 2, 1)
             pooled = pictures.movedim(1, -1)
             return pooled.reshape(*x.shape[:2], *pooled.shape[1:])
-        # PyTorch's is three times as slow on the CPU. Values that are not negative are ordered as their bits are.
-        whole = torch.int16 if x.dtype is torch.bfloat16 else torch.int32
-        return _halved(_halved(x.view(whole), 2), 3).view(x.dtype)
+        # PyTorch's is three times slower on the CPU. Values that are not negative have the same order as
+        # their bits.
+        integers = torch.int16 if x.dtype is torch.bfloat16 else torch.int32
+        return _halved(_halved(x.view(integers), 2), 3).view(x.dtype)
 
 
 def _halved(x: Tensor, dim: int) -> Tensor:
-    """The maximum of places 2i − 1, 2i and 2i + 1 along a dimension, for every i."""
+    """Return the maximum of places 2i − 1, 2i and 2i + 1 along a dimension, for every i."""
     before = (slice(None),) * dim
     even, odd = x[(*before, slice(0, None, 2))], x[(*before, slice(1, None, 2))]
     places, pairs = even.shape[dim], odd.shape[dim]
@@ -276,17 +283,17 @@ def _halved(x: Tensor, dim: int) -> Tensor:
 
 
 def tiles(conv: nn.Conv3d) -> bool:
-    """Whether each output takes a group of frames that no other takes."""
+    """Whether each output reads its own group of frames, shared with no other output."""
     return conv.kernel_size[0] == conv.stride[0] > 1 and conv.padding[0] == 0
 
 
 def stages(network: ResNet3D) -> list[nn.Module]:
-    """What makes the map, in order."""
+    """Return the modules that make the map, in order."""
     return [network.conv1, network.pool1, network.res2, network.res3, network.res4, network.res5]
 
 
 def flat_layers(modules: list[nn.Module]) -> Iterator[nn.Module]:
-    """The layers and blocks of nested sequences, without those that do nothing."""
+    """Yield the layers and blocks of nested sequences, without identities."""
     for module in modules:
         if type(module).forward is nn.Sequential.forward:
             yield from flat_layers(list(module.children()))
@@ -317,7 +324,7 @@ def _is_known(layer: nn.Module) -> bool:
 
 
 def _sequence(modules: list[nn.Module], dtype: torch.dtype, onednn: bool) -> nn.Sequential:
-    """Known layers, each ReLU within the convolution before it."""
+    """Build the known layers, with each ReLU in the convolution before it."""
     layers = list(flat_layers(modules))
     sequence = nn.Sequential()
     for i, layer in enumerate(layers):

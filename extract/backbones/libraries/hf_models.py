@@ -1,7 +1,7 @@
 """Video transformers of Hugging Face as backbones: VideoMAE and V-JEPA 2, by repository or folder.
 
-`hf:MCG-NJU/videomae-base-finetuned-kinetics` · `hf:./my-videomae`. The name is that of a checkpoint: its config.json
-says what is built, and its model.safetensors are the weights where none are named.
+`hf:MCG-NJU/videomae-base-finetuned-kinetics` · `hf:./my-videomae`. The name is a checkpoint: its config.json
+defines the network, and its model.safetensors are the default weights.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ PRETRAINING_ONLY = ("decoder.", "encoder_to_decoder.", "mask_token")
 
 
 class VideoTransformer(LibraryBackbone):
-    """A transformer over tubelets of frames, whose tokens are folded back into a map.
+    """A transformer over tubelets of frames. Its tokens are folded back into a map.
 
-    Frame size and clip length are the config's. Frames are four apart, as VideoMAE's are on Kinetics-400.
+    The config sets frame size and clip length. The stride is four frames, as for VideoMAE on Kinetics-400.
     """
 
     frame_stride = 4
@@ -45,18 +45,18 @@ class VideoTransformer(LibraryBackbone):
             self.class_names = tuple(names)
 
     def run(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The last layer's tokens, folded back, and the classifier's logits."""
+        """Return the last layer's tokens, folded back, and the classifier's logits."""
         tokens, logits = self.tokens_and_logits(x.transpose(1, 2).contiguous())
         return tokens.reshape(len(x), -1, *self._grid, self.channels), logits
 
     def translate(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The state as transformers itself would load it: its files have had other names in its older versions.
+        """Rename the state as transformers itself does on loading: its older versions used other names.
 
-        What only pretraining needs, VideoMAE's decoder, is left out.
+        The parts that only pretraining needs, such as VideoMAE's decoder, are left out.
         """
         transformers, kind = require("transformers", EXTRA), cast(Any, type(self.network))
         verbosity = transformers.logging.get_verbosity()
-        transformers.logging.set_verbosity_error()  # what does not fit is said by an error
+        transformers.logging.set_verbosity_error()  # what does not fit is reported by an error
         try:
             loaded, told = kind.from_pretrained(
                 None,
@@ -79,16 +79,16 @@ class VideoTransformer(LibraryBackbone):
 
     @abstractmethod
     def tokens_and_logits(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Frames (B, L, 3, H, W) to the last layer's tokens (B, tokens, c), and logits (B, K)."""
+        """Return the last layer's tokens (B, tokens, c) and logits (B, K) for frames (B, L, 3, H, W)."""
 
 
 class VideoMAE(VideoTransformer):
-    """VideoMAE, with its classifier or as it was pretrained; its position embeddings are of one clip length."""
+    """VideoMAE, with its classifier or as pretrained. Its position embeddings fix the clip length."""
 
     fixed_frames = True
 
     def tokens_and_logits(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As VideoMAEForVideoClassification does: the classifier of the tokens' normalised mean."""
+        """Run as VideoMAEForVideoClassification does: the classifier of the tokens' normalised mean."""
         net: Any = self.network
         if self.num_classes is None:
             return net(frames).last_hidden_state, None
@@ -98,10 +98,10 @@ class VideoMAE(VideoTransformer):
 
 
 class VJEPA2(VideoTransformer):
-    """V-JEPA 2's encoder, with the attentive classifier of a fine-tuned checkpoint or without; any clip length."""
+    """V-JEPA 2's encoder, with or without a fine-tuned checkpoint's attentive classifier; any clip length."""
 
     def tokens_and_logits(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As VJEPA2ForVideoClassification does: the predictor is not run."""
+        """Run as VJEPA2ForVideoClassification does, without the predictor."""
         net: Any = self.network
         if self.num_classes is None:
             return net(frames, skip_predictor=True).last_hidden_state, None
@@ -110,21 +110,22 @@ class VJEPA2(VideoTransformer):
 
 
 _KINDS: dict[str, tuple[type[VideoTransformer], str, str]] = {
-    # by the config's model_type: without and with a classifier
+    # by the config's model_type: class without and with a classifier
     "videomae": (VideoMAE, "VideoMAEModel", "VideoMAEForVideoClassification"),
     "vjepa2": (VJEPA2, "VJEPA2Model", "VJEPA2ForVideoClassification"),
 }
 
 
 def known_names() -> list[str]:
-    """None by name: any repository or folder with such a checkpoint."""
+    """Return no names: any repository or folder with such a checkpoint is allowed."""
     return []
 
 
 def build(name: str, num_classes: int | None) -> LibraryBackbone:
-    """The network of the checkpoint called `name`, freshly initialised; only its config.json is read.
+    """Return the network of the checkpoint called `name`, freshly initialised; only its config.json is read.
 
-    Raises UsageError where there is no such checkpoint, it is of another kind, or transformers is not installed.
+    Raises UsageError if the checkpoint does not exist or is of another kind, or if transformers is not
+    installed.
     """
     transformers = require("transformers", EXTRA)
     try:
@@ -143,7 +144,7 @@ def build(name: str, num_classes: int | None) -> LibraryBackbone:
 
 
 def pretrained(name: str) -> Path:
-    """The checkpoint's model.safetensors: in its folder, or fetched from the hub into the library's own cache."""
+    """Return the checkpoint's model.safetensors: from its folder, or from the hub by the library's cache."""
     transformers = require("transformers", EXTRA)
     try:
         return Path(transformers.utils.cached_file(name, "model.safetensors"))
@@ -152,7 +153,7 @@ def pretrained(name: str) -> Path:
 
 
 def _clip_of(config: Any) -> tuple[int, int]:
-    """(L, pixels of a frame's side)."""
+    """Return (L, pixels of a frame's side)."""
     if config.model_type == "vjepa2":
         return int(config.frames_per_clip), int(config.crop_size)
     return int(config.num_frames), int(config.image_size)

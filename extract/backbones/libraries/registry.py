@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Library:
-    """Where networks come from.
+    """One library of networks.
 
     Attributes:
-        prefix: before the colon of a name. package: what is imported. extra: the optional dependency that brings it.
-        module: of this package, with `build(name, num_classes)`, `known_names()` and `pretrained(name)`.
-        offers: what can be named, for a person. example: a whole name.
+        prefix: before the colon of a name. package: what is imported. extra: the optional dependency with it.
+        module: module of this package with `build(name, num_classes)`, `known_names()` and
+            `pretrained(name)`.
+        offers: the possible names, for a person. example: a complete name.
     """
 
     prefix: str
@@ -44,7 +45,7 @@ class Library:
 
     @property
     def installed(self) -> bool:
-        """Whether it is there, told without importing it."""
+        """Whether it is installed, found without importing it."""
         return importlib.util.find_spec(self.package) is not None
 
 
@@ -80,20 +81,23 @@ LIBRARIES = {
 
 
 def split_name(model: str) -> tuple[Library, str] | None:
-    """The library and the network's name in it; None where the model is of none of them."""
+    """Return the library and the network's name in it; None if the model is of no library."""
     prefix, colon, name = model.partition(":")
     return (LIBRARIES[prefix], name) if colon and prefix in LIBRARIES else None
 
 
 def build(library: Library, name: str, num_classes: int | None) -> LibraryBackbone:
-    """The library's network, freshly initialised. Raises UsageError where it is not installed or has no such network."""
+    """Return the library's network, freshly initialised.
+
+    Raises UsageError if the library is not installed or has no such network.
+    """
     backbone: LibraryBackbone = _module(library).build(name, num_classes)
     backbone.name = f"{library.prefix}:{name}"
     return backbone
 
 
 def pretrained(model: str) -> str | Path | None:
-    """Where the model's library keeps its weights: a file that is a part of the name, or a URL to say; None without."""
+    """Return where the library keeps a model's weights: the checkpoint's file or a URL; None without."""
     found = split_name(model)
     if found is None:
         return None
@@ -103,7 +107,7 @@ def pretrained(model: str) -> str | Path | None:
 
 
 def require(package: str, extra: str) -> Any:
-    """The package, imported. Raises UsageError that names the command that installs it."""
+    """Import the package. Raises UsageError with the command that installs it."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -113,7 +117,7 @@ def require(package: str, extra: str) -> Any:
 
 
 def unknown(model: str, known: Iterable[str]) -> UsageError:
-    """For a name that the library does not have: the nearest ones."""
+    """Return the error for a name that the library does not have, with the nearest names."""
     prefix, _, name = model.partition(":")
     near = " or ".join(f"{prefix}:{other}" for other in nearest(name, known, most=3))
     hint = f"did you mean {near}?" if near else f"{LIBRARIES[prefix].offers} can be named"

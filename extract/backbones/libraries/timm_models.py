@@ -1,6 +1,7 @@
-"""timm's image networks as cheap backbones, over one frame of every eight: `timm:resnet18`.
+"""timm's image networks as cheap backbones, over one frame in eight: `timm:resnet18`.
 
-The frame taken is the fifth of each eight, so that l = L/8 as in the paper's networks, and a clip costs L/8 images.
+The network takes the fifth frame of each eight. So l = L/8 as in the paper's networks, and a clip costs L/8
+images.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .registry import require, unknown
 class Image(LibraryBackbone):
     """An image network of timm, through its `forward_features` and `forward_head`.
 
-    Frame size and normalisation are those that its weights are published with. Logits are the mean of the frames'.
+    Frame size and normalisation are those of its published weights. Logits are the mean over the frames.
     """
 
     def __init__(self, network: nn.Module, num_classes: int | None) -> None:
@@ -28,11 +29,11 @@ class Image(LibraryBackbone):
         published = given.pretrained_cfg
         self.mean, self.std = tuple(published["mean"]), tuple(published["std"])
         self.size = int(published["input_size"][-1])
-        classifier = published["classifier"]  # several, where a network was distilled
+        classifier = published["classifier"]  # several, if the network was distilled
         self.classifier_key = f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"
 
     def run(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The frames' maps, and the mean of their logits."""
+        """Return the frames' maps and the mean of their logits."""
         net: Any = self.network
         frames = x[:, :, TEMPORAL_REDUCTION // 2 :: TEMPORAL_REDUCTION]
         out = net.forward_features(frames.transpose(1, 2).flatten(0, 1))
@@ -43,7 +44,7 @@ class Image(LibraryBackbone):
         return maps, net.forward_head(out).reshape(len(x), -1, self.num_classes).mean(1)
 
     def _places(self, out: Tensor) -> Tensor:
-        """What `forward_features` gives, as (n, h, w, c)."""
+        """Return the output of `forward_features` as (n, h, w, c)."""
         if out.ndim == 4:
             return out if getattr(self.network, "output_fmt", "NCHW") == "NHWC" else out.movedim(1, -1)
         tokens = out[:, int(getattr(self.network, "num_prefix_tokens", 0)) :]
@@ -56,12 +57,12 @@ class Image(LibraryBackbone):
 
 
 def known_names() -> list[str]:
-    """Every network that timm has; thousands."""
+    """Return every network that timm has (thousands)."""
     return list(require("timm", "timm").list_models())
 
 
 def build(name: str, num_classes: int | None) -> LibraryBackbone:
-    """The network called `name`, freshly initialised. Raises UsageError where there is none, or no timm."""
+    """Return the network called `name`, freshly initialised. Raises UsageError without it or without timm."""
     timm = require("timm", "timm")
     if not timm.is_model(name):
         raise unknown(f"timm:{name}", timm.list_models())
@@ -69,7 +70,7 @@ def build(name: str, num_classes: int | None) -> LibraryBackbone:
 
 
 def pretrained(name: str) -> str | None:
-    """The URL of timm's own default weights."""
+    """Return the URL of timm's own default weights."""
     published = require("timm", "timm").get_pretrained_cfg(name)
     if published is None or not published.hf_hub_id:
         return None

@@ -1,8 +1,8 @@
 """torchvision's video networks as backbones: `torchvision:r2plus1d_18`.
 
-Each runs the layers of its own forward pass; the map is what its classifier pools. Frame size, normalisation and
-frame rate are those that torchvision's Kinetics-400 weights are documented with: a stride of 2 stands for 15
-frames a second, one of 4 for 7.5, of videos of 30.
+Each runs the layers of its own forward pass; the map is the input of its classifier's pooling. Frame size,
+normalisation and frame rate follow the documentation of torchvision's Kinetics-400 weights: for videos of 30
+frames a second, a stride of 2 gives 15 frames a second, and a stride of 4 gives 7.5.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class _Video(LibraryBackbone):
-    """A network whose classifier is the module (or the sequence that ends in it) called `head`."""
+    """A network whose classifier is the module called `head`, or a sequence that ends in it."""
 
     head = "fc"
     frame_stride = 2
@@ -32,29 +32,32 @@ class _Video(LibraryBackbone):
             setattr(network, self.head, nn.Identity())
 
     def logits(self, pooled: Tensor) -> Tensor | None:
-        """What the head makes of what it is given, None without one."""
+        """Return the head's output; None without a head."""
         return None if self.num_classes is None else getattr(self.network, self.head)(pooled)
 
 
 class VideoResNet(_Video):
-    """r3d_18, mc3_18 and r2plus1d_18 of Tran et al. [36]: 16 frames of 112×112, l = L/8 (mc3_18: L, averaged)."""
+    """r3d_18, mc3_18 and r2plus1d_18 of Tran et al. [36]: 16 frames of 112×112.
+
+    l = L/8; mc3_18 has l = L, averaged to L/8.
+    """
 
     clip_frames, size = 16, 112
 
     def run(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The output of layer4, and fc of its mean."""
+        """Return the output of layer4, and fc of its mean."""
         net: Any = self.network
         maps = net.layer4(net.layer3(net.layer2(net.layer1(net.stem(x)))))
         return maps.movedim(1, -1), self.logits(net.avgpool(maps).flatten(1))
 
 
 class S3D(_Video):
-    """S3D: any length from 16 frames on; its last average pool needs maps of 7×7, so frames of 224×224 or more."""
+    """S3D: 16 frames or more, of 224×224 pixels or more: its last average pool needs maps of 7×7."""
 
     head, size = "classifier", 224
 
     def run(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The output of `features`, and the mean of the classifier over its pooled places."""
+        """Return the output of `features`, and the mean of the classifier over its pooled places."""
         net: Any = self.network
         maps = net.features(x)
         scores = self.logits(net.avgpool(maps))
@@ -62,7 +65,10 @@ class S3D(_Video):
 
 
 class MViT(_Video):
-    """MViTv2-S: 16 frames of 224×224 and no others; the map is of its patch tokens, the logits of its class token."""
+    """MViTv2-S: exactly 16 frames of 224×224.
+
+    The map comes from its patch tokens, the logits from its class token.
+    """
 
     head, frame_stride = "head", 4
     clip_frames, size = 16, 224
@@ -70,7 +76,7 @@ class MViT(_Video):
     mean, std = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 
     def run(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The tokens after the last norm, folded back, and the head of the class token."""
+        """Return the tokens after the last norm, folded back, and the head of the class token."""
         net: Any = self.network
         tokens = net.pos_encoding(net.conv_proj(x).flatten(2).transpose(1, 2))
         places = (net.pos_encoding.temporal_size, *net.pos_encoding.spatial_size)
@@ -81,14 +87,14 @@ class MViT(_Video):
 
 
 class Swin3D(_Video):
-    """Video Swin-T: 32 frames of 224×224; attention is in windows, so other lengths and sizes run too."""
+    """Video Swin-T: 32 frames of 224×224. Attention is in windows, so other lengths and sizes run too."""
 
     head = "head"
     clip_frames, size = 32, 224
     mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def run(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The output of the last norm, and the head of its mean."""
+        """Return the output of the last norm, and the head of its mean."""
         net: Any = self.network
         maps = net.norm(net.features(net.pos_drop(net.patch_embed(x))))
         return maps, self.logits(maps.mean((1, 2, 3)))
@@ -105,12 +111,15 @@ _KINDS: dict[str, type[_Video]] = {
 
 
 def known_names() -> list[str]:
-    """What can be named."""
+    """Return the possible names."""
     return sorted(_KINDS)
 
 
 def build(name: str, num_classes: int | None) -> LibraryBackbone:
-    """The network called `name`, freshly initialised. Raises UsageError where there is none, or no torchvision."""
+    """Return the network called `name`, freshly initialised.
+
+    Raises UsageError if it does not exist or torchvision is not installed.
+    """
     if name not in _KINDS:
         raise unknown(f"torchvision:{name}", _KINDS)
     video = require("torchvision.models.video", "torchvision")
@@ -119,7 +128,7 @@ def build(name: str, num_classes: int | None) -> LibraryBackbone:
 
 
 def pretrained(name: str) -> str | None:
-    """The URL of torchvision's own weights for Kinetics-400."""
+    """Return the URL of torchvision's own weights for Kinetics-400."""
     video = require("torchvision.models.video", "torchvision")
     weights = next(
         (value for key, value in vars(video).items() if key.lower() == f"{name}_weights".lower()), None
@@ -128,13 +137,13 @@ def pretrained(name: str) -> str | None:
 
 
 def _inputs(head: nn.Module) -> int:
-    """Channels that the classifier takes: of its last layer."""
+    """Return the input channels of the classifier's last layer."""
     layer = list(head.modules())[-1]
     return int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)  # type: ignore[arg-type]
 
 
 def _classifier_key(network: nn.Module, head: str) -> str:
-    """Name of the classifier's weight in the network's state dict."""
+    """Return the name of the classifier's weight in the network's state dict."""
     return next(
         name for name in network.state_dict() if name.startswith(f"{head}.") and name.endswith(".weight")
     )

@@ -1,1 +1,1 @@
-"""The networks of the project's own, built in PyTorch."""
+"""The project's own networks in PyTorch."""

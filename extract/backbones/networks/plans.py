@@ -1,6 +1,6 @@
-"""The plans of Table 1's networks without torch: which layers they have, and so what they cost.
+"""The plans of Table 1's networks without torch: their layers and so their costs.
 
-`resnet3d` builds the networks from these tables; a test holds the costs to those that are counted in the networks.
+`resnet3d` builds the networks from these tables. A test compares the costs with counts from the networks.
 """
 
 from __future__ import annotations
@@ -29,32 +29,39 @@ KINDS = ("r2d", "r2plus1d", "r3d")
 
 
 def require_frames(clip_frames: int) -> None:
-    """Raise UsageError where these networks take no clips of so many frames."""
+    """Raise UsageError if these networks take no clips of `clip_frames` frames."""
     if clip_frames % TEMPORAL_REDUCTION:
         raise UsageError(
-            f"a clip of {counted(clip_frames, 'frame')}; this network takes a multiple of {TEMPORAL_REDUCTION}"
+            f"a clip of {counted(clip_frames, 'frame')}; this network "
+            f"takes a multiple of {TEMPORAL_REDUCTION}"
         )
 
 
 def mid_channels(in_channels: int, out_channels: int) -> int:
-    """Channels between the two halves of a (2+1)D convolution with as many weights as the 3×3×3 one ([36] §3.5)."""
+    """Return the channels between the two halves of a (2+1)D convolution ([36] §3.5).
+
+    The pair then has as many weights as the 3×3×3 convolution.
+    """
     return 27 * in_channels * out_channels // (9 * in_channels + 3 * out_channels)
 
 
 def stem_mid_channels(width: int) -> int:
-    """Channels between the two halves of the (2+1)D stem: 45 of 64, at any width."""
+    """Return the channels between the two halves of the (2+1)D stem: 45 for 64, in proportion."""
     return max(1, round(45 * width / STEM_WIDTH))
 
 
 def padding(kernel: Size) -> Size:
-    """What keeps a size but for the stride. An even kernel (R2D's stem, 8 frames at stride 8) tiles and needs none."""
+    """Return the padding with which only the stride changes the size.
+
+    An even kernel (R2D's stem, 8 frames at stride 8) tiles the frames and needs none.
+    """
     t, h, w = (k // 2 if k % 2 else 0 for k in kernel)
     return t, h, w
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanCost:
-    """What one clip costs up to its res5 map, and how many weights that takes, without a classifier."""
+    """The cost of one clip up to its res5 map, and the number of weights, without a classifier."""
 
     multiply_adds: int
     parameters: int
@@ -87,7 +94,7 @@ def _strided(size: Size, kernel: Size, stride: Size) -> Size:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkPlan:
-    """One network of the family: kind "r2d", "r2plus1d" or "r3d", its depth, and the channels of its stem."""
+    """One network of the family: kind "r2d", "r2plus1d" or "r3d", its depth, and its stem's channels."""
 
     kind: str
     depth: int
@@ -95,7 +102,10 @@ class NetworkPlan:
 
     @lru_cache(maxsize=256)  # noqa: B019 - plans are few, small and never change
     def cost(self, clip_frames: int, size: int) -> PlanCost:
-        """Of one clip of `clip_frames` frames of size×size pixels; UsageError where it takes no such clips."""
+        """Return the cost of one clip of `clip_frames` frames of size×size pixels.
+
+        Raises UsageError if the network takes no such clips.
+        """
         require_frames(clip_frames)
         here, multiply_adds, parameters = (clip_frames, size, size), 0, 0
 
@@ -122,7 +132,7 @@ class NetworkPlan:
         return PlanCost(multiply_adds=multiply_adds, parameters=parameters, map_shape=(*here, channels))
 
     def _blocks(self) -> Iterator[tuple[int, int]]:
-        """(planes, stride) of each block from res2 to res5."""
+        """Yield (planes, stride) of each block from res2 to res5."""
         blocks = BOTTLENECK_BLOCKS.get(self.depth) or BASIC_BLOCKS[self.depth]
         for stage, count in enumerate(blocks):
             for block in range(count):
@@ -137,7 +147,7 @@ class NetworkPlan:
         return _Conv(3, mid, (1, 7, 7), (1, 2, 2)), _Conv(mid, self.width, (3, 1, 1))
 
     def _conv(self, in_channels: int, out_channels: int, stride: int) -> tuple[_Conv, ...]:
-        """What stands for the 3×3×3 convolution."""
+        """Return the layers in place of the 3×3×3 convolution."""
         if self.kind == "r2d":
             return (_Conv(in_channels, out_channels, (1, 3, 3), (1, stride, stride)),)
         if self.kind == "r3d":
@@ -157,4 +167,4 @@ PLANS = {
     f"{kind}{depth}": NetworkPlan(kind=kind, depth=depth) for kind in KINDS for depth in BOTTLENECK_BLOCKS
 }
 PLANS["r2plus1d34"] = NetworkPlan(kind="r2plus1d", depth=34)
-"""Name → the network's plan at the full width; all of them exist as `<name>-w<width>` too."""
+"""Name → the network's plan at full width. Each also exists as `<name>-w<width>`."""

@@ -1,8 +1,9 @@
-"""3D residual networks: R2D, R(2+1)D and R3D of FASTER's Table 1, at any width, and R(2+1)D-34 of Tran et al. [36].
+"""3D residual networks: R2D, R(2+1)D and R3D of FASTER's Table 1, and R(2+1)D-34 of Tran et al. [36].
 
-All of them reduce time by 8 and space by 32 on the way to res5; R2D does all of the former in its stem. The
-bottleneck networks follow Table 1 literally: the stride sits on the 3×3 and the 3×1×1 convolutions, a strided
-1×1×1 shortcut stands where the shape changes, and pool1 follows conv1. R(2+1)D-34 has basic blocks and no pool1.
+They exist at any width. All reduce time by 8 and space by 32 up to res5; R2D reduces time in its stem alone.
+The bottleneck networks follow Table 1 literally: the stride is on the 3×3 and the 3×1×1 convolutions, a
+strided 1×1×1 shortcut is used if the shape changes, and pool1 follows conv1. R(2+1)D-34 has basic blocks and
+no pool1.
 """
 
 from __future__ import annotations
@@ -50,12 +51,12 @@ class Block(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What tells R2D, R(2+1)D and R3D apart."""
+    """The differences between R2D, R(2+1)D and R3D."""
 
     stem: Callable[[int], nn.Module]
     """conv1 for a stem width."""
     conv: Callable[[int, int, int], nn.Module]
-    """What stands for the 3×3×3 convolution: (in_channels, out_channels, stride)."""
+    """The layers in place of the 3×3×3 convolution: (in_channels, out_channels, stride)."""
     strides_time: bool
     """Whether res3, res4 and res5 halve time as well."""
 
@@ -152,9 +153,12 @@ class ResNet3D(Backbone):
         return stage
 
     def _initialise(self) -> None:
-        """He's normal for convolutions; each block starts as its shortcut (last norm's scale 0), which trains better."""
+        """Initialise convolutions with He's normal, and each block as its shortcut (last norm's scale 0).
+
+        Starting from the shortcut trains better.
+        """
         if next(self.parameters()).is_meta:
-            return  # there is nothing to fill, and trying to has torch import its compiler: seconds of every start
+            return  # nothing to fill; filling would import torch's compiler, which takes seconds
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -167,9 +171,9 @@ class ResNet3D(Backbone):
                 nn.init.zeros_(last_norm.weight)
 
     def features(self, x: Tensor) -> Tensor:
-        """The res5 map: (B, 3, L, H, W) float, normalised → (B, L/8, h, w, c).
+        """Return the res5 map: (B, 3, L, H, W) float, normalised → (B, L/8, h, w, c).
 
-        Raises UsageError where L is not a multiple of 8 (every network of the family ends at L/8).
+        Raises UsageError if L is not a multiple of 8 (every network of the family ends at L/8).
         """
         require_frames(x.shape[2])
         x = self.pool1(self.conv1(x))
@@ -178,5 +182,8 @@ class ResNet3D(Backbone):
 
 
 def resnet3d(kind: str, depth: int, num_classes: int | None, *, width: int = STEM_WIDTH) -> ResNet3D:
-    """A member of the family: kind "r2d", "r2plus1d" or "r3d", depth a key of the tables above, stem width."""
+    """Build a member of the family.
+
+    `kind` is "r2d", "r2plus1d" or "r3d", `depth` a key of the tables above, `width` the stem's channels.
+    """
     return ResNet3D(KINDS[kind], depth, width=width, num_classes=num_classes)

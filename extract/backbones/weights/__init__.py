@@ -1,1 +1,1 @@
-"""Weights: found, fetched, read without running anything, and loaded strictly."""
+"""Weights: found, downloaded, read without running code from the file, and loaded strictly."""

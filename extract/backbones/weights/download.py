@@ -1,4 +1,4 @@
-"""Weights from a URL: fetched once into a cache, whole or not at all, and known by their SHA-256."""
+"""Weights from a URL: downloaded once into a cache, complete or not at all, and checked by SHA-256."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt")
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """A file of the cache, where it came from, and its SHA-256."""
+    """A file of the cache, its URL, and its SHA-256."""
 
     path: Path
     url: str
@@ -33,23 +33,23 @@ class Download:
 
 
 def is_url(place: object) -> bool:
-    """Whether this is a URL of any scheme, and no file's path."""
+    """Whether this is a URL of any scheme, and not a file's path."""
     return "://" in str(place)
 
 
 def fetch(url: str, *, cache: Path | None = None, progress: bool = True) -> Download:
-    """The file at `url`, from the cache where it is there and whole, else fetched into it.
+    """Return the file at `url`, from the cache if it is there and complete, else downloaded into it.
 
-    Beside each file lies its SHA-256, which is compared whenever it is used again. A name that ends in a part of it, as
-    `r3d_18-b3b3357e.pth`, is held to it.
+    The cache keeps each file's SHA-256 next to it, and compares it at each use. If the name ends in a part of
+    the SHA-256, as in `r3d_18-b3b3357e.pth`, the file must match it.
 
     Args:
-        url: http or https; so are the addresses that it is redirected to.
+        url: http or https, also for all redirections.
         cache: the folder; by default `faster/weights` in $XDG_CACHE_HOME or ~/.cache.
         progress: show a progress bar.
 
     Raises:
-        WeightsError: another scheme or suffix; no answer, a cut or another file.
+        WeightsError: another scheme or suffix; no answer; an incomplete or different file.
         StorageError: the cache cannot be written.
     """
     parts = urlsplit(url)
@@ -78,18 +78,18 @@ def fetch(url: str, *, cache: Path | None = None, progress: bool = True) -> Down
 
 
 def cache_folder() -> Path:
-    """Where fetched weights lie."""
+    """Return the folder of downloaded weights."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faster" / "weights"
 
 
 def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _receive(url: str, file: BinaryIO, folder: Path, shown: str | None) -> str:
-    """Write what the URL gives to `file`, which lies in `folder`; its SHA-256."""
+    """Write the URL's content to `file`, which is in `folder`; return its SHA-256."""
     sha, received = hashlib.sha256(), 0
     try:
         request = urllib.request.Request(url, headers={"User-Agent": f"faster-video/{__version__}"})
@@ -113,7 +113,7 @@ def _receive(url: str, file: BinaryIO, folder: Path, shown: str | None) -> str:
 
 
 def _write(descriptor: int, part: bytes, folder: Path) -> None:
-    """Write all of it. Raises StorageError, so that a full disk is not taken for a fault of the network."""
+    """Write all of `part`. Raises StorageError, so that a full disk is not reported as a network error."""
     try:
         while part:
             part = part[os.write(descriptor, part) :]
@@ -122,7 +122,7 @@ def _write(descriptor: int, part: bytes, folder: Path) -> None:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Of http and https alone: urllib's own also follows redirections to ftp."""
+    """Return an opener for http and https only: urllib's own also follows redirections to ftp."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -138,7 +138,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _require_named(sha256: str, name: str, url: str) -> None:
-    """Raise WeightsError where the name's own part of a SHA-256 is another file's."""
+    """Raise WeightsError if the SHA-256 does not match the part of it in the name."""
     named = re.search(r"-([0-9a-f]{8,64})\.", name)
     if named and not sha256.startswith(named[1]):
         raise WeightsError(

@@ -1,7 +1,8 @@
-"""Weights of backbones: finding a model's file, loading it strictly, saving it with its facts beside it.
+"""Weights of backbones: find a model's file, load it strictly, save it with its facts.
 
-A weights file is `<name>.safetensors`, with its facts (`WeightsInfo`) beside it in `<name>.safetensors.json`. Files
-of other people (`.safetensors`, `.pth`, `.pt`) have no JSON; they load too, see `state_dicts`, and from URLs as well.
+A weights file is `<name>.safetensors`; its facts (`WeightsInfo`) are in `<name>.safetensors.json` next to it.
+Files from elsewhere (`.safetensors`, `.pth`, `.pt`) have no JSON; they load too, see `state_dicts`, also from
+URLs.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ from .download import SUFFIXES, fetch, is_url
 from .state_dicts import StateDict, fit_names, read_state, require_fits
 
 RANDOM_SEED = 0
-"""Seed of the weights that `allow_random` gives."""
+"""Seed of the weights for `allow_random`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsInfo:
-    """What is known of a backbone's weights."""
+    """The facts of a backbone's weights."""
 
     model: str
     digest: str = ""
-    """Hex SHA-256 of the weights themselves, see `weights_digest`; set when they are saved or loaded."""
+    """Hex SHA-256 of the weights themselves, see `weights_digest`; set on saving and loading."""
     path: str | None = None
-    """The file they came from."""
+    """The file they were loaded from."""
     random: bool = False
     """Whether they are random: for smoke tests and timing only."""
     seed: int | None = None
     class_names: tuple[str, ...] | None = None
     """Names of the classifier's classes, in its order."""
     trained_on: tuple[str, ...] = ()
-    """Ids of the videos that training saw."""
+    """Ids of the videos seen in training."""
     clip_frames: int | None = None
     """L in training."""
     size: int | None = None
@@ -53,14 +54,14 @@ class WeightsInfo:
     """Other facts of the training, as JSON values."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values, without `path`, which is only where they lie now."""
+        """Return JSON values, without `path`, which is only the current location."""
         values = asdict(self)
         del values["path"]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> WeightsInfo:
-        """Back from `to_dict`. Raises ValueError where keys are unknown or lacking."""
+        """Invert `to_dict`. Raises ValueError if keys are unknown or missing."""
         if "digest" not in values or "path" in values:
             raise ValueError('no "digest"' if "digest" not in values else "unknown keys ['path']")
         return read_as(cls, values, refuse_unknown=True)
@@ -74,14 +75,16 @@ def load_weights(
     num_classes: int | None = None,
     search: str | Path = "weights",
 ) -> tuple[Backbone, WeightsInfo]:
-    """The backbone called `model` with its weights, in evaluation mode on the CPU.
+    """Return the backbone called `model` with its weights, in evaluation mode on the CPU.
 
-    `path` is a weights file, a URL of one, or a run folder that holds `best.safetensors`; without it, `search` is
-    searched for `<model>.*`, and then the checkpoint that an `hf:` model is named after. The classifier has as many classes as the file's (`num_classes` for networks of the user's, whose
-    file does not tell). With `allow_random`, and only where no file is found, the weights are random, always the
-    same, and there is no classifier, so that no meaningless logits come out.
+    `path` is a weights file, its URL, or a run folder that holds `best.safetensors`. Without it, the file is
+    `<model>.*` in `search`, or else in the checkpoint that an `hf:` model is named after. The classifier has
+    as many classes as the file (`num_classes` is for a user's network, whose file does not tell). With
+    `allow_random`, and only if no file is found, the weights are random but always the same. There is then no
+    classifier, so that no meaningless logits come out.
 
-    Raises UsageError for an unknown model; WeightsError where nothing is found, or where the file is damaged or not of exactly this network.
+    Raises UsageError for an unknown model. Raises WeightsError if nothing is found, or if the file is damaged
+    or does not fit this network exactly.
     """
     require_known(model)
     source: dict[str, Any] = {}
@@ -98,13 +101,14 @@ def load_weights(
         if not allow_random:
             if theirs is not None:
                 raise WeightsError(
-                    f"no weights for {model} in {search}/; its library's own are at `--weights {theirs}`, or go on with "
-                    "random ones with `--allow-random`"
+                    f"no weights for {model} in {search}/; its library's own are at `--weights {theirs}`, "
+                    "or go on with random ones with `--allow-random`"
                 )
             raise WeightsError(
-                f"no weights for {model} in {search}/: train them with `faster train-backbone --model {model}`, put a file "
-                f"at {Path(search) / file_stem(model)}.safetensors, name one with `--weights FILE`, or go on with random "
-                "ones with `--allow-random`"
+                f"no weights for {model} in {search}/: train them with `faster train-backbone --model "
+                f"{model}`, put a file "
+                f"at {Path(search) / file_stem(model)}.safetensors, name one with `--weights FILE`, or go "
+                "on with random ones with `--allow-random`"
             )
         return random_weights(model)
 
@@ -128,24 +132,29 @@ def load_weights(
 
 
 def random_weights(model: str) -> tuple[Backbone, WeightsInfo]:
-    """The backbone called `model` with random weights, always the same, and no classifier, in evaluation mode."""
+    """Return the backbone called `model` with random weights (always the same) and no classifier.
+
+    It is in evaluation mode.
+    """
     backbone = _build(model, None)
     digest = weights_digest(backbone.state_dict())
     return backbone.eval(), WeightsInfo(model=model, digest=digest, random=True, seed=RANDOM_SEED)
 
 
 def save_weights(backbone: Backbone, path: str | Path, info: WeightsInfo) -> WeightsInfo:
-    """Write `path` (`….safetensors`) and its facts beside it (`….safetensors.json`), each whole or not at all; returns the facts as saved.
+    """Write `path` (`….safetensors`) and its facts (`….safetensors.json`); return the facts as saved.
 
-    The digest is of the backbone's weights, whatever `info` says. Raises WeightsError for another suffix, or where the
-    class names do not fit the classifier; StorageError where the disk fails.
+    Each file is written completely or not at all. The digest is always computed from the backbone's weights,
+    not taken from `info`. Raises WeightsError for another suffix, or if the class names do not fit the
+    classifier; StorageError if the disk fails.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"weights are saved as .safetensors, not as {path.name}")
     if info.class_names is not None and len(info.class_names) != backbone.num_classes:
         raise WeightsError(
-            f"{counted(len(info.class_names), 'class name')} for a classifier of {backbone.num_classes} classes"
+            f"{counted(len(info.class_names), 'class name')} for a "
+            f"classifier of {backbone.num_classes} classes"
         )
     state = backbone.state_dict()
     info = replace(info, digest=weights_digest(state), path=str(path))
@@ -155,9 +164,9 @@ def save_weights(backbone: Backbone, path: str | Path, info: WeightsInfo) -> Wei
 
 
 def find_weights(model: str, folder: str | Path = "weights") -> Path | None:
-    """`folder/<model>` with the suffix .safetensors, .pth or .pt ('/' and ':' in the name are '-'); None without any.
+    """Return `folder/<model>` with the suffix .safetensors, .pth or .pt; None if there is none.
 
-    Raises WeightsError where there are several.
+    '/' and ':' in the model's name become '-'. Raises WeightsError if there are several.
     """
     stem = file_stem(model)
     found = [path for suffix in SUFFIXES if (path := Path(folder) / f"{stem}{suffix}").is_file()]
@@ -170,7 +179,10 @@ def find_weights(model: str, folder: str | Path = "weights") -> Path | None:
 
 
 def weights_digest(state: StateDict) -> str:
-    """Hex SHA-256 over name, dtype, shape and bytes of each tensor, by name: the same whatever file they lie in."""
+    """Return the hex SHA-256 over name, dtype, shape and bytes of each tensor, sorted by name.
+
+    It does not depend on the file format.
+    """
     sha = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -180,10 +192,11 @@ def weights_digest(state: StateDict) -> str:
 
 
 def _given(path: Path) -> Path:
-    """The file that the user's path means. Raises WeightsError where it means none."""
+    """Return the file for a user's path. Raises WeightsError if there is none."""
     if path.is_dir() and (path / "config.json").exists() and not (path / "result.json").exists():
         raise WeightsError(
-            f"{path} is not finished: which videos its weights saw is written at the end; run its command again, it goes on"
+            f"{path} is not finished: which videos its weights saw is written at "
+            "the end; run its command again, it goes on"
         )
     file = path / "best.safetensors" if path.is_dir() else path
     if not file.is_file():
@@ -196,7 +209,7 @@ def _given(path: Path) -> Path:
 
 
 def _librarys_own(model: str, allow_random: bool) -> str | Path | None:
-    """Where the library of a model keeps its weights: a file to load, or a URL to say; None where there is none."""
+    """Return where the model's library keeps its weights: a file to load or a URL to show; None without."""
     try:
         return pretrained(model)
     except WeightsError:
@@ -206,18 +219,18 @@ def _librarys_own(model: str, allow_random: bool) -> str | Path | None:
 
 
 def _build(model: str, num_classes: int | None) -> Backbone:
-    """Build with the fixed seed, leaving the caller's random numbers as they were."""
+    """Build with the fixed seed, without changing the caller's random state."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(
             RANDOM_SEED
-        )  # this one only: torch.manual_seed touches the GPUs' as well
+        )  # the CPU's only: torch.manual_seed would touch the GPUs' as well
         return build(model, num_classes)
 
 
 def _classes(
     model: str, path: Path, state: StateDict, info: WeightsInfo | None, asked: int | None
 ) -> int | None:
-    """The classifier's classes by file, facts and caller, all of which must agree. Raises WeightsError."""
+    """Return the number of classes; file, facts and caller must agree, else WeightsError is raised."""
     key = on_meta(model).classifier_key if model.partition(":")[0] in LIBRARIES else Backbone.classifier_key
     weight = state.get(key)
     says = {
@@ -241,7 +254,7 @@ def _info_path(path: Path) -> Path:
 
 
 def _read_info(path: Path) -> WeightsInfo | None:
-    """The facts beside a weights file, None where there are none. Raises WeightsError where they cannot be read."""
+    """Return the facts for a weights file; None without any. Raises WeightsError if they cannot be read."""
     beside = _info_path(path)
     if not beside.is_file():
         return None

@@ -1,4 +1,4 @@
-"""What a file of pickled objects holds, without making any of them; and how its tensors are saved alone."""
+"""Inspect a file of pickled objects without creating any; advise how to save its tensors alone."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from ....terminal.text import counted
 
 MOST_NAMED = 4
-LEGACY_PICKLES = 4  # a magic number, the protocol, the system, and then what was saved
+LEGACY_PICKLES = 4  # magic number, protocol, system, and then the saved object
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_REFUSED = re.compile(r"\bGLOBAL ([\w.]+)")  # in what torch says
+_REFUSED = re.compile(r"\bGLOBAL ([\w.]+)")  # in torch's message
 _OF_TENSORS = re.compile(r"(torch\.(_utils\.|[A-Za-z0-9]+Storage$|[a-z0-9]+$|Size$)|collections\.)")
 
 
 def other_objects(path: Path, refusal: str = "") -> list[str]:
-    """Full names of the classes and functions that a file needs beside those of tensors, ascending; [] where none is known.
+    """Return the full names of other classes and functions than tensors' that a file needs, ascending.
 
-    The pickle's codes are read, and none is carried out. `refusal` is what torch said of the file.
+    [] if none is known. The pickle's opcodes are read and never executed. `refusal` is torch's error message
+    for the file.
     """
     names: set[str] = set()
     try:
@@ -34,13 +35,13 @@ def other_objects(path: Path, refusal: str = "") -> list[str]:
             names.update(get_unsafe_globals_in_checkpoint(path))
         elif path.suffix != ".safetensors":
             names.update(name for name in _legacy_globals(path) if not _OF_TENSORS.match(name))
-    except Exception:  # a damaged file: torch's refusal says what it may
+    except Exception:  # a damaged file: torch's message may still tell
         names.clear()
     return sorted(names or _REFUSED.findall(refusal))
 
 
 def _legacy_globals(path: Path) -> set[str]:
-    """Of a file as PyTorch wrote it before 1.6: pickles one after the other."""
+    """Return the globals of a file in the format before PyTorch 1.6: pickles one after the other."""
     names = set()
     with path.open("rb") as file:
         for _ in range(LEGACY_PICKLES):
@@ -51,23 +52,26 @@ def _legacy_globals(path: Path) -> set[str]:
 
 
 def saved_anew(path: Path, loaded: Any = None) -> str:
-    """What to do: one command that saves the tensors alone; of what was `loaded` without running anything, in the same way."""
-    plain = str(path.with_name(f"{path.stem}-tensors.pth"))
+    """Return the advice for the user: one command that saves the tensors alone.
+
+    If `loaded` was read safely, the command reads the file in the same safe way.
+    """
+    target = str(path.with_name(f"{path.stem}-tensors.pth"))
     inner = "lambda: d.get('state_dict', d.get('model', d))"
     if isinstance(loaded, Mapping) and (wrapped := _wrapped(loaded)):
         inner = f"lambda: d[{wrapped!r}]"
     code = (
         f"import torch; d = torch.load({str(path)!r}, 'cpu', weights_only={loaded is not None}); "
         f"d = getattr(d, 'state_dict', {inner})(); "
-        f"torch.save({{k: v for k, v in d.items() if torch.is_tensor(v)}}, {plain!r})"
+        f"torch.save({{k: v for k, v in d.items() if torch.is_tensor(v)}}, {target!r})"
     )
     word = shlex.quote(code) if re.search(r'["$`\\!]', code) else f'"{code}"'
     trust = "" if loaded is not None else "if you trust the file, "
-    return f"{trust}save its tensors alone: python -c {word}; then --weights {shlex.quote(plain)}"
+    return f"{trust}save its tensors alone: python -c {word}; then --weights {shlex.quote(target)}"
 
 
 def _wrapped(loaded: Mapping[Any, Any]) -> str | None:
-    """The key under which most tensors lie, where they lie under a key."""
+    """Return the key under which most tensors are; None if they are not under a key."""
     counts = {
         key: sum(isinstance(tensor, Tensor) for tensor in value.values())
         for key, value in loaded.items()
@@ -78,7 +82,7 @@ def _wrapped(loaded: Mapping[Any, Any]) -> str | None:
 
 
 def shown(loaded: Any) -> str:
-    """What was read in place of a state dict, for a person."""
+    """Describe, for a person, an object that was read instead of a state dict."""
     if not isinstance(loaded, Mapping):
         return f"one {type(loaded).__name__}"
     others = [
@@ -89,13 +93,16 @@ def shown(loaded: Any) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first of the names, and how many more there are."""
+    """Return the first names, and how many more there are."""
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
 
 
 def reason_of(error: Exception) -> str:
-    """The line of a reader's error that says what is wrong, without a terminal's codes and advice on how to trust."""
+    """Return the line of a reader's error that gives the reason.
+
+    Terminal codes and the advice to trust the file are removed.
+    """
     text = _ESCAPES.sub("", str(error)).strip()
     _, mark, after = text.rpartition("WeightsUnpickler error: ")
     lines = after.splitlines()

@@ -1,4 +1,4 @@
-"""Other people's weights files: what is in them, and under which of a network's names it belongs."""
+"""State dicts in weights files from elsewhere: read them, and map their names to a network's own."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .pickled import listed, other_objects, reason_of, saved_anew, shown
 StateDict = Mapping[str, Tensor]
 
 WRAPPERS = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put before every name."""
+"""The prefixes that DataParallel and torch.compile put before every name."""
 
 COUNTS = ".num_batches_tracked"
 NORM_EPSILON = 1e-5
 IG65M_EPSILON = 1e-3
 
-# torchvision's VideoResNet of (2+1)D convolutions → ResNet3D with basic blocks, a name's beginning at a time.
+# torchvision's VideoResNet with (2+1)D convolutions → ResNet3D with basic blocks, by name prefix.
 _STEM = {
     "stem.0.": "conv1.0.conv.",
     "stem.1.": "conv1.0.norm.",
@@ -41,7 +41,7 @@ _IN_BLOCK = {
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file: bare, or under "state_dict" or "model", without a wrapper's prefix.
+    """Return the state dict in a file: bare, or under "state_dict" or "model", without a wrapper's prefix.
 
     Nothing in the file is ever executed. Raises WeightsError for anything else.
     """
@@ -50,7 +50,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             loaded: Any = safetensors.torch.load_file(path)
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader has no exception type of its own for a file that is not one
+    except Exception as error:  # torch's reader has no exception type of its own for invalid files
         if objects := other_objects(path, str(error)):
             raise WeightsError(
                 f"{path} cannot be read as weights: it holds other Python objects beside tensors "
@@ -58,7 +58,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 f"code in it, so nothing of it was read; {saved_anew(path)}"
             ) from error
         raise WeightsError(f"{path} cannot be read as weights: {reason_of(error)}") from error
-    whole = loaded
+    content = loaded
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
@@ -67,8 +67,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
     ):
         raise WeightsError(
-            f'{path} holds no state dict, names with tensors, bare or under "state_dict" or "model", but {shown(loaded)}'
-            + (f"; {saved_anew(path, whole)}" if _has_tensors(loaded) else "")
+            f'{path} holds no state dict, names with tensors, bare or under "state_dict" or "model", but '
+            f"{shown(loaded)}" + (f"; {saved_anew(path, content)}" if _has_tensors(loaded) else "")
         )
     state = dict(loaded)
     for prefix in WRAPPERS:
@@ -78,21 +78,21 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _has_tensors(loaded: Any) -> bool:
-    """Whether there is anything to save, in what was read or one level deeper."""
+    """Whether there is a tensor to save, here or one level deeper."""
     values = list(loaded.values()) if isinstance(loaded, Mapping) else []
     deeper = [inner for value in values if isinstance(value, Mapping) for inner in value.values()]
     return any(isinstance(value, Tensor) for value in values + deeper)
 
 
 def fit_names(state: StateDict, backbone: Backbone) -> dict[str, Tensor]:
-    """The state under the network's own names, where its layout is known; what is not stays as it is.
+    """Rename the state to the network's own names if its layout is known; leave the rest as it is.
 
-    - A library's own: as it writes its files.
-    - torchvision's R(2+1)D with basic blocks onto our `r2plus1d34`, and with it IG-65M's
-      (github.com/moabitcoin/ig65m-pytorch), whose first blocks of layers 2 to 4 have mid-channels 288, 576 and 1152 in
-      their second convolution, as ours. Their batch norm adds 1e-3 to the variance and ours 1e-5: the difference goes
-      into the running variance, which gives the same outputs.
-    - Counts of batches, which older files do not have and no output depends on.
+    - A library's own files: as the library writes them.
+    - torchvision's R(2+1)D with basic blocks to our `r2plus1d34`, and so IG-65M's
+      (github.com/moabitcoin/ig65m-pytorch). IG-65M's first blocks of layers 2 to 4 have 288, 576 and 1152
+      mid-channels in their second convolution, as ours. Their batch norm adds 1e-3 to the variance and ours
+      1e-5: the difference is added to the running variance, which gives the same outputs.
+    - Counts of batches: older files do not have them, and no output depends on them.
     """
     fitted = dict(state)
     if isinstance(backbone, LibraryBackbone):
@@ -110,7 +110,10 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def require_fits(state: StateDict, backbone: Backbone, model: str, path: Path) -> None:
-    """Raises WeightsError where names, shapes or types differ or values mean nothing: counts, and the first three of each."""
+    """Raise WeightsError if names, shapes or types differ or values are not finite.
+
+    The message gives the counts and the first three of each.
+    """
     own: StateDict = backbone.state_dict()
     both = [name for name in own if name in state]
     problems = {
@@ -126,7 +129,7 @@ def require_fits(state: StateDict, backbone: Backbone, model: str, path: Path) -
             for name in both
             if own[name].is_floating_point() and state[name].dtype not in FLOATS
         ],
-        # Fused layers make a zero of NaN, so that maps would look sound.
+        # Fused layers turn NaN into zero, so maps would look valid.
         "not finite": [name for name in both if not bool(torch.isfinite(state[name].float()).all())],
         "below zero": [
             name for name in both if name.endswith("running_var") and bool((state[name].float() < 0).any())
@@ -144,7 +147,7 @@ def require_fits(state: StateDict, backbone: Backbone, model: str, path: Path) -
 
 
 def _own_name(name: str) -> str:
-    """A name of torchvision's VideoResNet as ResNet3D's; itself where it is none."""
+    """Return ResNet3D's name for a name of torchvision's VideoResNet; other names are returned unchanged."""
     block = re.fullmatch(r"layer([1-4])\.(\d+)\.(.+)", name)
     start, rest, table = (
         (f"res{int(block[1]) + 1}.{block[2]}.", block[3], _IN_BLOCK) if block else ("", name, _STEM)
