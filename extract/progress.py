@@ -200,11 +200,12 @@ class ExtractSummary:
         if self.extracted:
             slow = ", ".join(f"{video} {seconds:.2f} s" for video, seconds in self.slowest)
             lines.append(
-                f"  {self.whole:,} of {counted(self.videos, 'video')} {agreeing(self.whole, 'is', 'are')} "
+                f"  {self.whole:,} of {counted(self.videos, 'video')} {agreeing(self.videos, 'is', 'are')} "
                 f"whole; {size_text(self.written_bytes)} written"
                 + (f"; slowest to decode: {slow}" if slow else "")
             )
-            lines.append(f"  {self.advice}")
+            if self.whole:
+                lines.append(f"  {self.advice}")
         if self.cut_videos:
             lines.append(
                 f"  {counted(self.cut_videos, 'video')} cut out of longer ones: "

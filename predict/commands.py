@@ -94,7 +94,7 @@ def predict_command(
             write_predictions(out, done)
     if exit_probability is not None or budget_gflops is not None:
         click.echo(_saved(done), err=quiet)
-    where = f"predictions: {out}" if failed < len(done) else "no predictions"
+    where = f"predictions: {out}" if failed < len(done) else f"no predictions{_older(out)}"
     click.echo(where + (f"; {failed:,} of {counted(len(done), 'video')} failed" if failed else ""), err=quiet)
     if failed:
         raise click.exceptions.Exit(3)
@@ -130,6 +130,10 @@ def export_model_command(run: str, out: Path, as_json: bool) -> None:
     for name in exported.files:
         click.echo(f"{exported.folder / name}  {(exported.folder / name).stat().st_size / 1e6:.1f} MB")
     click.echo(f"described in {exported.folder / exported.description}")
+
+
+def _older(out: Path) -> str:
+    return f"; {out} is from an earlier run" if out.exists() else ""
 
 
 def _line(prediction: Prediction) -> str:

@@ -119,7 +119,8 @@ class ConfigSetting:
             for each in value:
                 self._check_one(each)
         elif not self.single and not (value is None and self.optional):
-            raise self._error(value, "it must be a tuple")
+            example = f", as {(value,)!r}" if isinstance(value, self.kind) else ""
+            raise self._error(value, f"it must be a tuple{example}")
         elif value is not None or not self.optional:
             self._check_one(value)
 
@@ -150,6 +151,10 @@ class ConfigSetting:
             is_number = isinstance(value, number) and not isinstance(value, bool)
             if not is_number or not self._is_within(value):
                 noun = "a whole number" if self.kind is int and self.scale is None else "a number"
+                if isinstance(value, str):
+                    with suppress(ValueError):  # a text that reads like a number is shown as a text
+                        self.kind(value)
+                        shown = repr(value)
                 raise self._error(
                     shown, f"it must be {', '.join(filter(None, [noun * (not is_number), self.range]))}"
                 )

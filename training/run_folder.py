@@ -17,6 +17,7 @@ from ..runtime.atomic import TEMPORARY_SUFFIX, replace
 from ..runtime.canonical_json import as_json_types, indented_json
 from ..runtime.file_names import require_text
 from ..terminal.outputs import require_folder
+from ..terminal.text import counted
 
 
 def init_run_dir(run_dir: Path, config: Mapping[str, Any]) -> None:
@@ -37,11 +38,16 @@ def init_run_dir(run_dir: Path, config: Mapping[str, Any]) -> None:
     there, asked = _flat(read_json(path)), _flat(config)
     keys = [k for k in there.keys() | asked.keys() if k.split(".")[0] != "versions"]
     digests = {k for k in keys if _is_digest(there.get(k)) or _is_digest(asked.get(k))}
-    changed = sorted(
+    differing = sorted(
         # An option that did not exist in the version which began the folder counts as off.
         (k for k in keys if _on(there.get(k)) != _on(asked.get(k))),
         key=lambda k: (k in digests, k.count("."), k),
     )
+    # A setting can stand at several places: under its own name, and in what follows from it.
+    leaves: dict[tuple[str, str, str], str] = {}
+    for k in differing:
+        leaves.setdefault((k.split(".")[-1], str(there.get(k)), str(asked.get(k))), k)
+    changed = list(leaves.values())
     if changed:
         shown = "; ".join(
             f"{k} differs" if k in digests else f"{k} is {there.get(k)} there, {asked.get(k)} asked"
@@ -95,9 +101,16 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise RunError(
             f"{path} is missing: this is no run folder; name one that a training command made"
+            + _runs_inside(path.parent)
         ) from None
     except (ValueError, OSError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
+
+
+def _runs_inside(folder: Path) -> str:
+    """Return a hint where a folder holds run folders."""
+    runs = sum(1 for _ in folder.glob("*/config.json"))
+    return f"; {counted(runs, 'run')} are in it: {folder}/*" if runs > 1 else ""
 
 
 def write_json(path: Path, value: Any) -> None:

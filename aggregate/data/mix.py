@@ -261,9 +261,11 @@ def choose_split(store: Store, name: str | None) -> str:
     """Return the named split, or the only one, or the first by name. Raises DataError if there is none."""
     names = store.videos.split_names
     if not names:
+        no_labels = "" if store.class_names else " and no labels"
         raise DataError(
-            f"{store.path} names no split; extract from a source that does (an annotation file, or folders "
+            f"{store.path} names no split{no_labels}; extract from a source that does (an annotation file, or folders "
             "train/ and test/ of class folders)"
+            + (f", or give it labels as `faster inspect {store.path}` says" if no_labels else "")
         )
     if name is not None and name not in names:
         raise DataError(

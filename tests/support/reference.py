@@ -12,8 +12,8 @@ HEAD = """# Every command
 
 Made from the commands' own help by `make reference`; a test holds it to them.
 
-Exit codes: 0 complete · 2 the command cannot mean that · 3 finished, but no video (extract) or not every video (predict) could be used ·
-65 bad source, weights, store or run · 74 input/output · 75 stopped by a signal, run again · 130 Ctrl-C.
+Exit codes: 0 complete · 2 the command cannot mean that · 3 finished, but videos could not be
+used: all of them, or more than `--max-failed` allows (extract), or any (predict) · 65 bad source, weights, store or run · 74 input/output · 75 stopped by a signal, run again · 130 Ctrl-C.
 """
 
 

@@ -120,9 +120,10 @@ def test_a_bad_value_has_one_error_for_python_and_the_command(
 
 def test_what_only_python_can_get_wrong_is_refused_too() -> None:
     for values, message in (
-        ({"models": "a"}, r"--model is a; it must be a tuple"),
+        ({"models": "a"}, r"--model is a; it must be a tuple, as \('a',\)"),
         ({"models": None}, r"--model is None; it must be a tuple"),
         ({"views": None}, "--views is None; it must be a whole number"),
+        ({"views": "3"}, "--views is '3'; it must be a whole number"),
         ({"views": True}, "--views is True; it must be a whole number"),
         ({"hidden": -1.0}, "hidden is -1.0; it must be at least 0"),
     ):
