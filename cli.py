@@ -36,7 +36,7 @@ COMMANDS = {
     "train-backbone": (
         "extract.train_backbone.commands",
         "train_backbone_command",
-        "Stage one: train a backbone on the same sources.",
+        "Train a backbone on the same sources.",
     ),
     "train-agg": ("aggregate.commands", "train_agg_command", "Train an aggregator on a store's maps."),
     "evaluate": ("aggregate.commands", "evaluate_command", "A trained run's figures on a part of a split."),

@@ -6,12 +6,10 @@ newer PyTorch, remove its workaround.
 Three more workarounds are in other modules, seen with PyTorch 2.13.0 (oneDNN 3.12.0):
 
 - `extract/train_backbone/resnet3d_training.py`, `task.py`: in bf16 on a CPU with AVX-512, the gradient of
-Conv3d's
-  weight is wrong, not a number, or never returns, if no window of the kernel lies completely within the
-  clip's frames: 2 frames, 3 in time, padding 1.
+  Conv3d's weight is wrong, not a number, or never returns, if no window of the kernel lies completely within
+  the clip's frames: 2 frames, 3 in time, padding 1.
 - `training/distributed.py`: a process group that is made before the import of
-`torch.distributed.nn.functional` is
-  kept forever.
+  `torch.distributed.nn.functional` is kept forever.
 - `aggregate/models/cpu_kernels.py`: oneDNN multiplies with a slice of a matrix's columns by its slowest code.
 """
 

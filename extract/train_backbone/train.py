@@ -210,7 +210,7 @@ def _network(config: TrainBackboneConfig, source: Source) -> tuple[Backbone, Wei
     if model.num_classes != classes:
         raise UsageError(
             f"{config.model} has a classifier of {model.num_classes} classes, the source {classes}; "
-            "stage one needs a network that sets num_classes to what it is given"
+            "backbone training needs a network that sets num_classes to what it is given"
         )
     if config.init is None:
         return model, None
