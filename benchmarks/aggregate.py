@@ -115,15 +115,15 @@ def large_products() -> dict[str, Callable[[int], object]]:
 
 
 def measure_training(clips: int, turns: int) -> dict[str, Any]:
-    """Ratios to the Conv3d loop and to `plain`, and the share of the large product's rate."""
+    """Ratios to the Conv3d loop and to `reference`, and the share of the large product's rate."""
     aggregator, loop = make_aggregator(), ConvLoop(CHANNELS, CLASSES)
     batch = make_batch(VIDEOS, clips)
     maps = batch.dense(torch.float32)
     as_convolved = maps.permute(1, 0, 5, 2, 3, 4).contiguous()
     contenders: dict[str, Callable[[int], object]] = {
         "Conv3d loop": lambda turn: train(loop, lambda: F.cross_entropy(loop(as_convolved), batch.labels)),
-        "plain": lambda turn: train(
-            aggregator, lambda: F.cross_entropy(fast_gru.plain(aggregator, maps), batch.labels)
+        "reference": lambda turn: train(
+            aggregator, lambda: F.cross_entropy(fast_gru.reference(aggregator, maps), batch.labels)
         ),
         "float32": lambda turn: train(aggregator, lambda: aggregator.loss(batch)),
         "bf16": lambda turn: train(aggregator, lambda: aggregator.loss(batch), bf16=True),
@@ -135,8 +135,8 @@ def measure_training(clips: int, turns: int) -> dict[str, Any]:
         "turns": turns,
         "float32 / Conv3d loop": ratio(seconds, "float32", "Conv3d loop"),
         "bf16 / Conv3d loop": ratio(seconds, "bf16", "Conv3d loop"),
-        "float32 / plain": ratio(seconds, "float32", "plain"),
-        "bf16 / plain": ratio(seconds, "bf16", "plain"),
+        "float32 / reference": ratio(seconds, "float32", "reference"),
+        "bf16 / reference": ratio(seconds, "bf16", "reference"),
         "share of mm, bf16": ratio(seconds, "bf16", "mm bf16", work=products),
         "share of mm, float32": ratio(seconds, "float32", "mm float32", work=products),
         "share of oneDNN, float32": ratio(seconds, "float32", "oneDNN float32", work=products),

@@ -123,7 +123,7 @@ def fill(path: Path, *, shares: dict[int, float], died: bool = False) -> None:
     for key in store.models:
         features = store.features(*key)
         template = _template(features, size)
-        lacking = {shard for shard, _ in features.lacking()}
+        lacking = {shard for shard, _ in features.pending()}
         for task, share in tqdm(shares.items(), desc=key[0], unit="task"):
             mine = [s for s in range(shards) if s in lacking and TaskShare(index=task, count=TASKS).holds(s)]
             done = round(share * len(mine))
