@@ -69,7 +69,7 @@ types: $(VENV)/.installed
 	MYPYPATH=build/types $(RUN)/python -m mypy -p faster --exclude 'faster/(tests|benchmarks|examples|build|\.venv)/'
 	# Of the benchmarks, only that what they name is still there.
 	MYPYPATH=build/types:benchmarks $(RUN)/python -m mypy --config-file= --ignore-missing-imports --implicit-reexport \
-		--explicit-package-bases $(addprefix --disable-error-code=,misc arg-type union-attr func-returns-value name-defined) \
+		--explicit-package-bases $(addprefix --disable-error-code=,misc arg-type union-attr func-returns-value name-defined list-item) \
 		benchmarks/*.py benchmarks/ucf6/*.py
 
 reference: $(VENV)/.installed

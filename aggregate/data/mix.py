@@ -263,8 +263,8 @@ def choose_split(store: Store, name: str | None) -> str:
     if not names:
         no_labels = "" if store.class_names else " and no labels"
         raise DataError(
-            f"{store.path} names no split{no_labels}; extract from a source that does (an annotation file, or folders "
-            "train/ and test/ of class folders)"
+            f"{store.path} names no split{no_labels}; extract from a source that does (an annotation file, "
+            "or folders train/ and test/ of class folders)"
             + (f", or give it labels as `faster inspect {store.path}` says" if no_labels else "")
         )
     if name is not None and name not in names:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def train_backbone_command(as_json: bool, **options: Any) -> None:
     """Train a backbone on SOURCE and write weights/MODEL.safetensors, where extract finds it.
 
-    The first of the paper's two stages (§4): one random clip of each video an epoch, random scale, crop and flip, SGD with
-    a cosine schedule; the best epoch is chosen on a share of the train part. Run again, it goes on where it
-    was stopped.
+    The first of the paper's two stages (§4): one random clip of each video an epoch, random scale, crop and
+    flip, SGD with a cosine schedule; the best epoch is chosen on a share of the train part. Run again, it
+    goes on where it was stopped.
 
     \b
     Examples:

@@ -45,8 +45,8 @@ def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.vid
         except av.error.FFmpegError as error:
             allowed = ", ".join(CONTAINERS)
             raise VideoError(
-                f"{path.name}: no video container that can be read ({error.strerror}): it is cut off, damaged, "
-                f"or none of {allowed}"
+                f"{path.name}: no video container that can be read ({error.strerror}): it is cut off, "
+                f"damaged, or none of {allowed}"
             ) from error
         with container:
             stream = _video_stream(container, path)
